@@ -1,0 +1,359 @@
+"""The checkpoint folder: written whole or not at all, read only after every file in it has been checked.
+
+A checkpoint is a plain Hugging Face folder (`config.json`, `model.safetensors`, tokenizer files) plus a manifest,
+`lc_finetune.json`, which records what `config.json` does not: the task, the lengths used in training, the metrics,
+the origin of base model and data, and the SHA-256 of each file that is loaded. A folder without the manifest loads
+too, if its weights are safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lc_finetune.errors import CheckpointError, ConfigError
+from lc_finetune.labels import LabelSet
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "lc_finetune.json"
+FORMAT_VERSION = 1
+"""The manifest's version. A folder of a newer one is refused; this release reads version 1."""
+
+TASKS = ("text-classification", "token-classification")
+Task = Literal["text-classification", "token-classification"]
+TagUnit = Literal["piece", "first"]
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
+# What `from_pretrained` reads from the top of a folder; hashed when present.
+LOADED = (
+    "config.json",
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+)
+LIBRARIES = ("lc-finetune", "torch", "transformers", "tokenizers", "onnxruntime", "langchain-core")
+
+
+class Manifest(BaseModel):
+    """The content of `lc_finetune.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format_version: int = FORMAT_VERSION
+    task: Task
+    max_length: int = Field(gt=2, description="Pieces in one window, special tokens included, as in training.")
+    stride: int = Field(ge=0, description="Pieces shared by neighbouring windows of a longer text.")
+    tag_unit: TagUnit | None = Field(
+        default=None, description="Tokens that carry tags: every piece, or the first of each word; None if no tagger."
+    )
+    metrics: dict[str, Any] = Field(default_factory=dict, description="Per split: its size and figures.")
+    base_model: str | None = None
+    base_revision: str | None = None
+    data_fingerprint: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file that is loaded.")
+    calibration: list[dict[str, Any]] = Field(default_factory=list, description="Keyed by backend and precision.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A validated folder. `manifest` is None for a plain Hugging Face folder."""
+
+    path: Path
+    manifest: Manifest | None
+    config: Mapping[str, Any]
+    task: Task
+    labels: LabelSet
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics recorded in training: split → figures."""
+        return dict(self.manifest.metrics) if self.manifest else {}
+
+    @cached_property
+    def digest(self) -> str:
+        """Identify the content, so that a folder trained anew is never taken for the old one."""
+        content = hashlib.sha256()
+        for name, sha in sorted(self._loaded_digests().items()):
+            content.update(f"{name}={sha}\n".encode())
+        return content.hexdigest()
+
+    def _loaded_digests(self) -> Mapping[str, str]:
+        if self.manifest and self.manifest.files:
+            return {**self.manifest.files, MANIFEST: sha256(self.path / MANIFEST)}
+        return {name: sha256(self.path / name) for name in _loaded_files(self.path)}
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
+        """Validate a folder, or fetch one from the Hugging Face Hub and validate that.
+
+        No weight is read into a model; each file named in the manifest is checked against its SHA-256.
+
+        Args:
+            source: A folder, or a Hub id such as `"organisation/model"`.
+            revision: Branch, tag or commit, for a Hub id only.
+
+        Raises:
+            CheckpointError: If the folder is missing, incomplete, altered, half-written, pickled, or for a task
+                that this package does not serve.
+        """
+        folder = _local_folder(source, revision)
+        config = _read_json(folder / "config.json", folder)
+        _check_weights(folder)
+        _check_tokenizer(folder)
+        manifest = _read_manifest(folder)
+        task = manifest.task if manifest else _task_of(config, folder)
+        if manifest:
+            _check_files(folder, manifest)
+        else:
+            _say_plain_once(folder)
+        if "id2label" not in config:
+            raise CheckpointError(
+                f"{folder}: expected id2label in config.json, found none. Save the model with its label names."
+            )
+        return cls(folder, manifest, config, task, LabelSet.from_id2label(config["id2label"]))
+
+
+def sha256(path: Path) -> str:
+    """Hash a file without reading it into memory at once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Name the versions of the libraries that shape a checkpoint's behaviour."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write `lc_finetune.json` with the present digests of the files and versions of the libraries."""
+    complete = manifest.model_copy(
+        update={
+            "files": {name: sha256(folder / name) for name in _loaded_files(folder)},
+            "versions": manifest.versions or library_versions(),
+        }
+    )
+    write_text_atomically(folder / MANIFEST, complete.model_dump_json(indent=2) + "\n")
+    return complete
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a file through a sibling and a rename, so that no reader ever sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def refuse_existing(final: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that holds something.
+
+    Raises:
+        ConfigError: If `final` is a file, or a folder with content and `overwrite` is False.
+    """
+    if final.exists() and not final.is_dir():
+        raise ConfigError(f"Expected an output folder, found the file {final}. Name another one.")
+    if final.is_dir() and any(final.iterdir()) and not overwrite:
+        raise ConfigError(
+            f"Expected a new or empty output folder, found {final} with content. "
+            "Name another one, or pass --overwrite to replace it."
+        )
+
+
+@contextmanager
+def staged_folder(final: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a private temporary sibling of `final` that takes its name when the block ends without an error.
+
+    A folder already there is replaced only with `overwrite`, by two renames: the old one stays whole until the new
+    one is whole.
+
+    Raises:
+        ConfigError: As `refuse_existing`.
+    """
+    refuse_existing(final, overwrite=overwrite)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.writing-"))
+    try:
+        yield staging
+        os.chmod(staging, 0o755)
+        _replace_folder(staging, final)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace_folder(staging: Path, final: Path) -> None:
+    if not final.exists():
+        os.rename(staging, final)
+        return
+    retired = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.old-"))
+    os.rename(final, retired / final.name)
+    try:
+        os.rename(staging, final)
+    except BaseException:
+        os.rename(retired / final.name, final)
+        raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _local_folder(source: str | os.PathLike[str], revision: str | None) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"Expected no revision for the folder {folder}, found {revision!r}. Leave it out.")
+        return folder
+    name = os.fspath(source)
+    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise CheckpointError(
+            f"Expected a checkpoint folder, found nothing usable at {name}. "
+            "Train one with `python -m lc_finetune.train --output-dir …`, or give a Hub id (organisation/model)."
+        )
+    return _from_hub(name, revision)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = [*LOADED, MANIFEST, "model-*.safetensors", "onnx/*", "openvino/*", "scope.safetensors"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (OSError, ValueError) as error:  # hub errors descend from OSError, a malformed id is a ValueError
+        at = f" at revision {revision!r}" if revision else ""
+        raise CheckpointError(
+            f"Expected a checkpoint folder or a model on the Hugging Face Hub, could not get {name!r}{at} "
+            f"({type(error).__name__}). Check the name, your network and, for a private model, HF_TOKEN."
+        ) from error
+
+
+def _read_json(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: expected {path.name}, found no such file. Is this a checkpoint?") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path}: expected JSON, found a file that cannot be read as such. Copy the checkpoint again."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}.")
+    return content
+
+
+def _loaded_files(folder: Path) -> list[str]:
+    shards = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
+    return [name for name in (*LOADED, *shards) if (folder / name).is_file()]
+
+
+def _check_weights(folder: Path) -> None:
+    if (folder / WEIGHTS).is_file() or (folder / WEIGHTS_INDEX).is_file():
+        return
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if pickled:
+        raise CheckpointError(
+            f"{folder}: expected {WEIGHTS}, found pickled weights ({', '.join(pickled)}), which are never loaded "
+            "because unpickling can run code. Save the model again with `save_pretrained` (safetensors)."
+        )
+    raise CheckpointError(f"{folder}: expected {WEIGHTS}, found no such file. Copy the checkpoint again.")
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(
+            f"{folder}: expected tokenizer.json, found no such file. Load the tokenizer with AutoTokenizer and "
+            "save it into the folder with `save_pretrained`."
+        )
+
+
+def _read_manifest(folder: Path) -> Manifest | None:
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    content = _read_json(path, folder)
+    found = content.get("format_version")
+    if not isinstance(found, int) or not 1 <= found <= FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: expected a format version from 1 to {FORMAT_VERSION}, found {found!r}. "
+            "Upgrade lc-finetune to read newer checkpoints."
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{path}: field {field!r}: {first['msg']}. The manifest was altered.") from error
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise CheckpointError(f"{folder / MANIFEST}: expected plain file names, found the path {name!r}.")
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: expected {name}, found no such file. Copy the checkpoint again.")
+        if sha256(path) != expected:
+            raise CheckpointError(
+                f"{path}: expected the SHA-256 recorded in {MANIFEST}, found another: the file was truncated or "
+                "altered. Copy the checkpoint again, or train it anew."
+            )
+    unlisted = [name for name in _loaded_files(folder) if name not in manifest.files]
+    if unlisted:
+        raise CheckpointError(
+            f"{folder}: expected only the files named in {MANIFEST}, found {', '.join(unlisted)} as well, "
+            "which would be loaded unchecked. Remove them."
+        )
+
+
+def _task_of(config: Mapping[str, Any], folder: Path) -> Task:
+    architectures = config.get("architectures") or []
+    for suffix, task in (("ForSequenceClassification", TASKS[0]), ("ForTokenClassification", TASKS[1])):
+        if any(str(name).endswith(suffix) for name in architectures):
+            return task  # type: ignore[return-value]
+    raise CheckpointError(
+        f"{folder}: expected a model for sequence or token classification, found {architectures or 'no architecture'}."
+    )
+
+
+_plain_said: set[Path] = set()
+
+
+def _say_plain_once(folder: Path) -> None:
+    if folder not in _plain_said:
+        _plain_said.add(folder)
+        logger.warning("%s has no %s: loaded as a plain Hugging Face checkpoint, uncalibrated.", folder, MANIFEST)

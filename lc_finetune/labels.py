@@ -1,0 +1,80 @@
+"""Label sets and tagging schemes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from lc_finetune.errors import CheckpointError, ConfigError
+
+
+class Span(NamedTuple):
+    """A labelled range; `end` is exclusive. Units (characters, words, pieces) are the holder's."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels of a model in the order of its output columns; both maps derive from the one tuple."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ConfigError("Expected at least one label, found none.")
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ConfigError(f"Expected every label once, found {twice} more than once. Rename or merge them.")
+
+    @classmethod
+    def sorted(cls, labels: Iterable[str]) -> LabelSet:
+        """Collect the distinct labels in sorted order, so that a label's column never depends on the order of rows."""
+        return cls(tuple(sorted(set(labels))))
+
+    @classmethod
+    def from_id2label(cls, id2label: Mapping[Any, str]) -> LabelSet:
+        """Read the `id2label` of a `config.json`, whose keys are strings on disk.
+
+        Raises:
+            CheckpointError: If the ids are not 0 … n-1.
+        """
+        by_id = {int(key): name for key, name in id2label.items()}
+        if sorted(by_id) != list(range(len(by_id))):
+            raise CheckpointError(
+                f"Expected id2label in config.json to number its labels 0 to {len(by_id) - 1}, found {sorted(by_id)}."
+            )
+        return cls(tuple(by_id[i] for i in range(len(by_id))))
+
+    @cached_property
+    def id_of(self) -> Mapping[str, int]:
+        """Map each label to its column."""
+        return {name: i for i, name in enumerate(self.names)}
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """The map as Hugging Face configurations want it."""
+        return dict(self.id_of)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """The inverse map as Hugging Face configurations want it."""
+        return dict(enumerate(self.names))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[index]
+
+    def ids(self, labels: Sequence[str]) -> list[int]:
+        """Look the labels up.
+
+        Raises:
+            KeyError: If one of them is not in the set.
+        """
+        return [self.id_of[label] for label in labels]

@@ -1,0 +1,133 @@
+"""The typed results: frozen Pydantic models that are hashable, comparable and JSON-ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+Source = Literal["model", "llm"]
+
+
+class Scores(Mapping[str, float]):
+    """A read-only, hashable mapping label → probability.
+
+    Labels are shared between the results of one model, so a result over 77 classes holds one tuple of floats
+    and no dictionary of its own.
+    """
+
+    __slots__ = ("_index", "_values")
+
+    def __init__(self, index: Mapping[str, int], values: Sequence[float]) -> None:
+        """Pair an index label → position with the values in that order.
+
+        Raises:
+            ValueError: If the two differ in length.
+        """
+        if len(index) != len(values):
+            raise ValueError(f"Expected one value for each of {len(index)} labels, found {len(values)}.")
+        self._index = index
+        self._values = tuple(values)
+
+    @classmethod
+    def of(cls, mapping: Mapping[str, float]) -> Scores:
+        """Copy a plain mapping."""
+        return cls({label: i for i, label in enumerate(mapping)}, [float(v) for v in mapping.values()])
+
+    def __getitem__(self, label: str) -> float:
+        return self._values[self._index[label]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.items()))
+
+    def __repr__(self) -> str:
+        top = sorted(self.items(), key=lambda item: -item[1])[:3]
+        shown = ", ".join(f"{label!r}: {value:.4f}" for label, value in top)
+        return f"Scores({{{shown}{', …' if len(self) > len(top) else ''}}})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Scores.of, (dict(self),))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from_mapping = core_schema.no_info_after_validator_function(
+            cls.of, core_schema.dict_schema(core_schema.str_schema(), core_schema.float_schema())
+        )
+        return core_schema.json_or_python_schema(
+            json_schema=from_mapping,
+            python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), from_mapping]),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                dict, return_schema=core_schema.dict_schema(core_schema.str_schema(), core_schema.float_schema())
+            ),
+        )
+
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Result(BaseModel):
+    """What every result has: the text it speaks of and where the answer came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(repr=False, description="The text as given, unchanged.")
+    source: Source = Field(default="model", description="Who answered: the fine-tuned model or an LLM.")
+
+    def __str__(self) -> str:
+        return repr(self)
+
+
+class Classification(Result):
+    """One label for a text."""
+
+    label: str = Field(description="The most probable label.")
+    score: Probability | None = Field(default=None, description="Probability of `label`; None from an LLM.")
+    scores: Scores = Field(
+        default_factory=lambda: Scores({}, ()),
+        repr=False,
+        description="Probability of each label, summing to 1; empty from an LLM.",
+    )
+    accepted: bool | None = Field(
+        default=None,
+        description="Whether the score reaches the calibrated threshold and the text is in scope; None if uncalibrated.",
+    )
+    in_scope: Probability | None = Field(
+        default=None, description="p-value of the text against the calibration texts; None without one."
+    )
+
+
+class MultiLabelClassification(Result):
+    """Any number of labels for a text."""
+
+    labels: tuple[str, ...] = Field(default=(), description="Labels whose score reaches their threshold.")
+    scores: Scores = Field(
+        default_factory=lambda: Scores({}, ()), repr=False, description="Probability of each label, independently."
+    )
+    accepted: bool | None = Field(default=None, description="As in `Classification`.")
+    in_scope: Probability | None = Field(default=None, description="As in `Classification`.")
+
+
+class Entity(BaseModel):
+    """A labelled span: `tagging.text[start:end] == text`, always."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str = Field(description="Entity type.")
+    text: str = Field(description="The characters of the span, unchanged.")
+    start: int = Field(ge=0, description="Offset of the first character.")
+    end: int = Field(ge=0, description="Offset after the last character.")
+    score: Probability | None = Field(default=None, description="Probability of the whole span; None from an LLM.")
+
+
+class Tagging(Result):
+    """The entities of a text, by position; they never overlap when they come from a tagger."""
+
+    entities: tuple[Entity, ...] = Field(default=(), description="Entities in order of position.")
