@@ -155,6 +155,13 @@ def library_versions() -> dict[str, str]:
     return found
 
 
+def loaded_signature(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Take sizes and times of the files that are loaded: equal signatures mean that nothing was written meanwhile."""
+    names = [*_loaded_files(folder), MANIFEST, "onnx/model.onnx", "onnx/export.json"]
+    stats = [(name, os.stat(folder / name)) for name in names if (folder / name).is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write `lc_finetune.json` with the present digests of the files and versions of the libraries."""
     complete = manifest.model_copy(

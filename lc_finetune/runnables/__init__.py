@@ -1,0 +1,6 @@
+"""The LangChain edge."""
+
+from lc_finetune.runnables.encoders import EntityTagger, TextClassifier
+from lc_finetune.runnables.router import LabelRouter
+
+__all__ = ["EntityTagger", "LabelRouter", "TextClassifier"]

@@ -1,0 +1,105 @@
+"""PyTorch on CPU, CUDA or MPS."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.errors import CheckpointError, ConfigError
+from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any:
+    """Load the folder's model in evaluation mode, from safetensors only.
+
+    Raises:
+        CheckpointError: If the weights do not fit the configuration.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    loader: Any = (
+        AutoModelForSequenceClassification if task == "text-classification" else AutoModelForTokenClassification
+    )
+    try:
+        model, info = loader.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True
+        )
+    except Exception as error:  # safetensors, configuration and shape errors share no base class
+        raise CheckpointError(f"{folder}: the model cannot be loaded ({type(error).__name__}).") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{folder}: expected all weights in the checkpoint, found {len(missing)} missing ({missing[0]}, …): "
+            "they would be random. Fine-tune the model before you load it."
+        )
+    return model.eval()
+
+
+class Headed:
+    """Call a model and take, besides its logits, what its encoder handed to the head."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._state: Any = None
+        model.base_model.register_forward_hook(self._keep)
+
+    def _keep(self, module: Any, inputs: Any, output: Any) -> None:
+        self._state = output[0]
+
+    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits and the last hidden state of the first piece."""
+        logits = self._model(input_ids=input_ids, attention_mask=attention_mask).logits
+        features = self._state[:, 0]
+        self._state = None
+        return logits, features
+
+
+class TorchBackend:
+    """A Hugging Face model in inference mode."""
+
+    name = "torch"
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str, dtype: Dtype) -> None:
+        """Load the weights onto the device: fp32 on CPU and MPS, bf16 on CUDA, unless `dtype` says otherwise."""
+        import torch
+
+        if sys.platform == "linux" and _forked():
+            torch.set_num_threads(1)  # OpenMP's pool does not survive a fork
+        self.precision = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
+        if self.precision not in ("float32", "bfloat16", "float16"):
+            raise ConfigError(f"Expected dtype 'auto', 'float32', 'bfloat16' or 'float16', found {dtype!r}.")
+        model = load_model(checkpoint.path, checkpoint.task, getattr(torch, self.precision))
+        self._call = Headed(model.to(device))
+        self._device = torch.device(device)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Run the model once; see `Backend`."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                logits, features = self._call(self._on_device(batch.input_ids), self._on_device(batch.attention_mask))
+                return Outputs(logits.float().cpu().numpy(), features.float().cpu().numpy())
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory from error
+
+    def _on_device(self, array: np.ndarray[Any, np.dtype[np.int64]]) -> torch.Tensor:
+        import torch
+
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
+
+
+def _forked() -> bool:
+    from lc_finetune.inference import worker
+
+    return worker.forked

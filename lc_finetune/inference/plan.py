@@ -1,0 +1,56 @@
+"""Lengths → windows and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def windows(length: int, capacity: int, stride: int) -> list[tuple[int, int]]:
+    """Cover `length` pieces with ranges of at most `capacity`, neighbours sharing at least `stride`.
+
+    An empty text has one empty window. The last window ends with the text and is as full as the others, so that no
+    piece is judged with less context than its neighbours.
+
+    Example:
+        >>> windows(10, 6, 2)
+        [(0, 6), (4, 10)]
+    """
+    if length <= capacity:
+        return [(0, length)]
+    step = capacity - min(stride, capacity - 1)
+    starts = [*range(0, length - capacity, step), length - capacity]
+    return [(start, start + capacity) for start in starts]
+
+
+def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut positions, sorted by length, into batches of at most `budget` tokens, padding counted.
+
+    Longest first, so that a batch too large for memory is met at once. A sequence longer than the budget is a batch of
+    its own.
+
+    Example:
+        >>> batches([3, 9, 4, 10], 20)
+        [[3, 1], [2, 0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    cut: list[list[int]] = []
+    room = 0
+    for position in order:
+        if room == 0:
+            cut.append([])
+            room = max(1, budget // max(1, lengths[position]))
+        cut[-1].append(position)
+        room -= 1
+    return cut
+
+
+def cores(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Give each piece of a windowed text to the window that sees most around it: disjoint ranges that cover the text.
+
+    Example:
+        >>> cores([(0, 6), (4, 10)])
+        [(0, 5), (5, 10)]
+    """
+    middles = [(left[1] + right[0]) // 2 for left, right in zip(ranges, ranges[1:], strict=False)]
+    edges = [ranges[0][0], *middles, ranges[-1][1]]
+    return list(zip(edges, edges[1:], strict=False))

@@ -1,0 +1,220 @@
+"""Texts → results: a checkpoint loaded once per process, whoever asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, ClassVar
+from weakref import WeakSet, WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lc_finetune.checkpoint import Checkpoint, loaded_signature
+from lc_finetune.errors import EngineError, InputError
+from lc_finetune.inference import worker
+from lc_finetune.inference.backends import (
+    Backend,
+    BackendName,
+    Batch,
+    Dtype,
+    Outputs,
+    load_backend,
+    resolve_backend,
+    resolve_device,
+)
+from lc_finetune.inference.decode import decode_entities, decode_label
+from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.schemas import Classification, Tagging
+from lc_finetune.schemes import TagSet
+
+CHUNK = 1024
+"""Texts that one call puts into the queue at a time: enough to sort well, few enough to stay small in memory."""
+TOKEN_BUDGET = {"cpu": 512, "mps": 4096, "cuda": 32768}
+"""Tokens in one forward, padding counted, by kind of device."""
+PLAIN_MAX_LENGTH = 512
+"""Window of a plain Hugging Face folder whose configuration names no shorter one."""
+
+
+class Predictor:
+    """A checkpoint on a device. Instances are shared: use `Predictor.load`."""
+
+    _shared: ClassVar[WeakValueDictionary[tuple[str, ...], Predictor]] = WeakValueDictionary()
+    _living: ClassVar[WeakSet[Predictor]] = WeakSet()
+    _loading: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: str, dtype: Dtype, backend: BackendName, token_budget: int | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self._dtype = dtype
+        self._backend_name = resolve_backend(checkpoint, backend, device)
+        self._backend: Backend | None = None
+        self._backend_lock = threading.Lock()
+        self._tags = TagSet.from_labels(checkpoint.labels) if checkpoint.task == "token-classification" else None
+        self.per_piece = self._tags is not None
+        self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
+        self.token_budget = token_budget or TOKEN_BUDGET[device.partition(":")[0]]
+        self.max_length, self.stride = _window(checkpoint)
+        self._living.add(self)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        backend: BackendName = "auto",
+    ) -> Predictor:
+        """Load a checkpoint, or return the predictor that already holds this content on this device.
+
+        Args:
+            checkpoint: A validated folder.
+            device: `"auto"` (CUDA, then MPS, then CPU), `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
+            dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA.
+            backend: `"auto"` is ONNX Runtime on CPU when the folder holds an export, torch otherwise.
+
+        Raises:
+            CheckpointError: If weights, export or tokenizer cannot be loaded.
+            ConfigError: If the device, dtype or backend is not to be had.
+        """
+        device = resolve_device(device)
+        key = (checkpoint.digest, os.fspath(checkpoint.path), device, dtype, backend)
+        with cls._loading:
+            predictor = cls._shared.get(key)
+            if predictor is None:
+                predictor = cls(checkpoint, device=device, dtype=dtype, backend=backend)
+                predictor.backend  # noqa: B018  (loads the weights now, so that their faults show here)
+                cls._shared[key] = predictor
+            return predictor
+
+    @property
+    def backend(self) -> Backend:
+        """The model; loaded anew in a forked process."""
+        if self._backend is None:
+            with self._backend_lock:
+                if self._backend is None:
+                    self._backend = load_backend(
+                        self.checkpoint, name=self._backend_name, device=self.device, dtype=self._dtype
+                    )
+        return self._backend
+
+    def predict(self, texts: Sequence[str]) -> list[Any]:
+        """Answer each text, in order: a result, or the exception that this text alone caused."""
+        results: list[Any] = []
+        ahead: Future[list[Any]] | None = None
+        for chunk in _chunks(texts):
+            future = self._submit(chunk)
+            if ahead is not None:
+                results += ahead.result()
+            ahead = future
+        return results + (ahead.result() if ahead is not None else [])
+
+    async def apredict(self, texts: Sequence[str]) -> list[Any]:
+        """As `predict`, without ever blocking the event loop."""
+        results: list[Any] = []
+        for chunk in _chunks(texts):
+            owner = worker.worker_of(self.device)
+            turn = owner.gate.enter(len(chunk))
+            if turn is not None:
+                await self._turn(owner, turn, len(chunk))
+            job = worker.Job(self, chunk)
+            owner.submit(job)
+            results += await asyncio.wrap_future(job.future)
+        return results
+
+    @staticmethod
+    async def _turn(owner: worker.Worker, turn: Future[None], texts: int) -> None:
+        try:
+            await asyncio.wrap_future(turn)
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # the room had just been given: hand it on
+                owner.gate.leave(texts)
+            raise
+
+    def _submit(self, texts: Sequence[str]) -> Future[list[Any]]:
+        owner = worker.worker_of(self.device)
+        if (turn := owner.gate.enter(len(texts))) is not None:
+            turn.result()
+        job = worker.Job(self, texts)
+        owner.submit(job)
+        return job.future
+
+    # What the worker asks of a model.
+
+    @property
+    def frame(self) -> tuple[list[int], list[int], int]:
+        """Special tokens before and after each window, and the padding id."""
+        return self._encoder.prefix, self._encoder.suffix, self._encoder.pad_id
+
+    def encode(self, texts: Sequence[str]) -> Sequence[Encoding | InputError]:
+        """Encode without truncation."""
+        return self._encoder.encode(texts)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Run the model once."""
+        return self.backend.forward(batch)
+
+    def decode(
+        self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+    ) -> Classification | Tagging:
+        """Turn the merged logits of one text into its result."""
+        if not np.isfinite(logits).all():
+            raise EngineError(
+                "Expected finite logits, found NaN or infinity. Load with dtype='float32', or train with a lower "
+                "learning rate."
+            )
+        if self._tags is None:
+            return decode_label(text, logits, self.checkpoint.labels)
+        manifest = self.checkpoint.manifest
+        first_only = manifest is None or manifest.tag_unit == "first"
+        return decode_entities(text, encoding, logits, self._tags, first_only=first_only)
+
+    def _renew(self) -> None:
+        self._backend = None
+        self._backend_lock = threading.Lock()
+        self._encoder._lock = threading.Lock()
+
+
+_validated: dict[tuple[str, str | None], tuple[object, Checkpoint]] = {}
+
+
+def validated(source: str, revision: str | None) -> Checkpoint:
+    """Validate a folder, once for as long as none of its files changes."""
+    known = _validated.get((source, revision))
+    if known is not None and loaded_signature(known[1].path) == known[0]:
+        return known[1]
+    checkpoint = Checkpoint.load(source, revision=revision)
+    _validated[source, revision] = (loaded_signature(checkpoint.path), checkpoint)
+    return checkpoint
+
+
+def _window(checkpoint: Checkpoint) -> tuple[int, int]:
+    manifest = checkpoint.manifest
+    if manifest is not None:
+        return manifest.max_length, manifest.stride
+    config = checkpoint.config
+    positions = config.get("max_position_embeddings") or PLAIN_MAX_LENGTH
+    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
+        positions -= 2  # their positions start after the padding id
+    length = min(int(positions), PLAIN_MAX_LENGTH)
+    return length, length // 4
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(texts), CHUNK):
+        yield texts[start : start + CHUNK]
+
+
+def _renew_all() -> None:
+    Predictor._loading = threading.Lock()
+    for predictor in list(Predictor._living):
+        predictor._renew()
+
+
+worker.after_fork.append(_renew_all)

@@ -1,0 +1,420 @@
+"""One worker thread per device: concurrent calls merge into full forwards.
+
+Callers put jobs (a few texts each) into the worker's queue and wait for their future. Whenever the worker is free it
+takes all that waits, encodes it at once, and runs it as a *wave*: windows sorted by length, cut into batches by the
+token budget. Between two forwards of a wave newly arrived jobs form a wave of their own, and waves take turns, so a
+single text never waits for the end of a large job. A lone call starts at once; only when several callers were just
+served does the worker give them a moment (at most `COMPANY_SECONDS`) to come back before it starts half empty.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lc_finetune.errors import EngineError, InputError, LCFinetuneError
+from lc_finetune.inference import plan
+from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs
+from lc_finetune.inference.encode import Encoding
+
+logger = logging.getLogger(__name__)
+
+COMPANY_SECONDS = 0.002
+"""The longest the worker waits for callers it has just served."""
+PENDING_TEXTS = 8192
+"""Texts that may wait in one worker's queue; further callers wait outside until there is room."""
+CLOSE_SECONDS = 5.0
+
+forked = False
+"""Whether this process was forked from one that had imported the engine."""
+
+
+class Model(Protocol):
+    """What the worker needs of a loaded model."""
+
+    token_budget: int
+    max_length: int
+    stride: int
+    per_piece: bool
+
+    @property
+    def frame(self) -> tuple[list[int], list[int], int]:
+        """Special tokens before and after each window, and the padding id."""
+
+    def encode(self, texts: Sequence[str]) -> Sequence[Encoding | InputError]:
+        """Encode without truncation."""
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Run the model once."""
+
+    def decode(
+        self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+    ) -> Any:
+        """Turn merged logits into a result."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """The texts of one call, and the future its caller waits for."""
+
+    model: Model
+    texts: Sequence[str]
+    future: Future[list[Any]] = field(default_factory=Future)
+    results: list[Any] = field(default_factory=list)
+    open: int = 0
+
+    def __post_init__(self) -> None:
+        self.results = [None] * len(self.texts)
+        self.open = len(self.texts)
+
+    def settle(self, position: int, result: Any) -> None:
+        """Record one text's result, or its exception; the last one resolves the future."""
+        self.results[position] = result
+        self.open -= 1
+        if self.open == 0:
+            self.finish()
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Resolve the future, unless the caller has gone."""
+        try:
+            if error is None:
+                self.future.set_result(self.results)
+            else:
+                self.future.set_exception(error)
+        except InvalidStateError:
+            return
+
+
+@dataclass(slots=True, eq=False)
+class _Text:
+    """A text under way: its windows' outputs gather here until all are there."""
+
+    job: Job
+    position: int
+    encoding: Encoding
+    ranges: list[tuple[int, int]]
+    logits: list[NDArray[np.floating] | None]
+    features: list[NDArray[np.floating] | None]
+
+
+@dataclass(slots=True, eq=False)
+class _Window:
+    text: _Text
+    index: int
+    length: int
+
+
+class _Wave:
+    """The windows of the jobs of one model that were taken together."""
+
+    def __init__(self, model: Model, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self._model = model
+        prefix, suffix, _ = model.frame
+        self._special = len(prefix) + len(suffix)
+        items = [(job, position) for job in jobs for position in range(len(job.texts))]
+        windows: list[_Window] = []
+        for (job, position), encoding in zip(
+            items, model.encode([job.texts[position] for job, position in items]), strict=True
+        ):
+            if isinstance(encoding, InputError):
+                job.settle(position, encoding)
+            else:
+                windows += self._windows(job, position, encoding)
+        self._batches = deque(self._cut(windows, model.token_budget))
+
+    def _windows(self, job: Job, position: int, encoding: Encoding) -> list[_Window]:
+        ranges = plan.windows(len(encoding.ids), self._model.max_length - self._special, self._model.stride)
+        text = _Text(job, position, encoding, ranges, [None] * len(ranges), [None] * len(ranges))
+        return [_Window(text, i, end - start + self._special) for i, (start, end) in enumerate(ranges)]
+
+    def _cut(self, windows: Sequence[_Window], budget: int) -> list[list[_Window]]:
+        lengths = [window.length for window in windows]
+        cut = plan.batches(lengths, budget)
+        if logger.isEnabledFor(logging.DEBUG) and windows:
+            padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in cut)
+            logger.debug(
+                "%d windows in %d batches, %.1f %% padding", len(windows), len(cut), 100 * (1 - sum(lengths) / padded)
+            )
+        return [[windows[i] for i in batch] for batch in cut]
+
+    @property
+    def done(self) -> bool:
+        return not self._batches
+
+    def step(self) -> None:
+        """Run the next batch; its failures end with the texts that cause them."""
+        batch = [window for window in self._batches.popleft() if not window.text.job.future.done()]
+        if not batch:
+            return
+        try:
+            outputs = self._model.forward(self._pad(batch))
+        except OutOfMemory:
+            self._shrink(batch)
+        except Exception as error:
+            self._isolate(batch, error)
+        else:
+            for row, window in enumerate(batch):
+                self._keep(window, outputs.logits[row], outputs.features[row])
+
+    def _shrink(self, batch: list[_Window]) -> None:
+        if len(batch) == 1:
+            self._fail(batch[0], EngineError("The device has no memory for a single window. Use a smaller max_length."))
+            return
+        padded = len(batch) * max(window.length for window in batch)
+        self._model.token_budget = max(1, min(self._model.token_budget, padded) // 2)
+        logger.warning("Out of memory: the token budget is now %d.", self._model.token_budget)
+        waiting = [window for later in self._batches for window in later]
+        self._batches = deque(self._cut(batch + waiting, self._model.token_budget))
+
+    def _isolate(self, batch: list[_Window], error: Exception) -> None:
+        """Retry a failed batch window by window, so that a poisoned text fails alone."""
+        if len(batch) > 1:
+            self._batches.extendleft([window] for window in reversed(batch))
+            return
+        failure = EngineError(f"The backend failed on this text ({type(error).__name__}). See the cause.")
+        failure.__cause__ = error
+        self._fail(batch[0], failure)
+
+    def _fail(self, window: _Window, error: Exception) -> None:
+        text = window.text
+        self._batches = deque(
+            kept for later in self._batches if (kept := [other for other in later if other.text is not text])
+        )
+        text.job.settle(text.position, error)
+
+    def _pad(self, batch: Sequence[_Window]) -> Batch:
+        prefix, suffix, pad = self._model.frame
+        shape = (len(batch), max(window.length for window in batch))
+        ids = np.full(shape, pad, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        for row, window in enumerate(batch):
+            start, end = window.text.ranges[window.index]
+            ids[row, : window.length] = [*prefix, *window.text.encoding.ids[start:end], *suffix]
+            mask[row, : window.length] = 1
+        return Batch(ids, mask)
+
+    def _keep(self, window: _Window, logits: NDArray[np.floating], features: NDArray[np.floating]) -> None:
+        text = window.text
+        if self._model.per_piece:
+            prefix = len(self._model.frame[0])
+            start, end = text.ranges[window.index]
+            logits = logits[prefix : prefix + end - start]
+        text.logits[window.index] = logits
+        text.features[window.index] = features
+        if all(one is not None for one in text.logits):
+            text.job.settle(text.position, self._decode(text))
+
+    def _decode(self, text: _Text) -> Any:
+        whole = text.job.texts[text.position]
+        try:
+            return self._model.decode(whole, text.encoding, *merge(text.ranges, text.logits, text.features,
+                                                                   per_piece=self._model.per_piece))
+        except LCFinetuneError as error:
+            return error
+        except Exception as error:
+            failure = EngineError(f"The outputs for this text cannot be decoded ({type(error).__name__}).")
+            failure.__cause__ = error
+            return failure
+
+
+def merge(
+    ranges: Sequence[tuple[int, int]], logits: Sequence[Any], features: Sequence[Any], *, per_piece: bool
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Merge the windows of one text, before any softmax.
+
+    A classifier's logits are averaged, each window weighted by the pieces that are its own; a tagger's are taken, for
+    each piece, from the window that sees most around it.
+
+    Returns:
+        Logits, `(labels,)` or `(pieces, tags)`, and features, `(hidden,)`.
+    """
+    if len(ranges) == 1:
+        return logits[0], features[0]
+    owned = plan.cores(ranges)
+    weights = np.array([end - start for start, end in owned], dtype=np.float64)
+    weights /= weights.sum()
+    feature = np.tensordot(weights, np.stack(features), axes=1)
+    if not per_piece:
+        return np.tensordot(weights, np.stack(logits), axes=1), feature
+    parts = [
+        rows[start - begin : end - begin]
+        for rows, (begin, _), (start, end) in zip(logits, ranges, owned, strict=True)
+    ]
+    return np.concatenate(parts), feature
+
+
+class _Gate:
+    """Room for `size` texts; who finds none waits in order, as a thread or as a coroutine."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._room = size
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[int, Future[None]]] = deque()
+
+    def enter(self, texts: int) -> Future[None] | None:
+        """Take room at once and return None, or return a future that resolves once it has been taken."""
+        wanted = min(texts, self._size)
+        with self._lock:
+            if not self._waiting and wanted <= self._room:
+                self._room -= wanted
+                return None
+            turn: Future[None] = Future()
+            self._waiting.append((wanted, turn))
+            return turn
+
+    def leave(self, texts: int) -> None:
+        """Give room back and let in who waits."""
+        with self._lock:
+            self._room += min(texts, self._size)
+            while self._waiting and (self._waiting[0][0] <= self._room or self._waiting[0][1].cancelled()):
+                wanted, turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    self._room -= wanted
+                    turn.set_result(None)
+
+
+class Worker:
+    """The thread that owns a device."""
+
+    def __init__(self, device: str, *, pending: int = PENDING_TEXTS) -> None:
+        self.device = device
+        self.gate = _Gate(pending)
+        self._queue: list[Job] = []
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: Job) -> None:
+        """Queue a job whose room in the gate has been taken; its future resolves or fails, whatever happens.
+
+        Raises:
+            EngineError: If the worker was closed.
+        """
+        job.future.add_done_callback(lambda _: self.gate.leave(len(job.texts)))
+        with self._wake:
+            if self._closed:
+                job.finish(EngineError("The engine was closed. Load the checkpoint again."))
+                return
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name=f"lc_finetune-{self.device}", daemon=True)
+                self._thread.start()
+            self._queue.append(job)
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Stop after the running forward; waiting callers get an `EngineError`."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        waves: deque[_Wave] = deque()
+        taken: list[Job] = []
+        try:
+            company, patience = 0, 0.0
+            while True:
+                taken = self._take(block=not waves, company=company if not waves else 0, patience=patience)
+                if self._closed:
+                    raise EngineError("The engine was closed while a caller waited. Load the checkpoint again.")
+                for model, jobs in _by_model(taken).items():
+                    waves.appendleft(_Wave(model, jobs))
+                if waves:
+                    wave = waves.popleft()
+                    started = time.perf_counter()
+                    if not wave.done:
+                        wave.step()
+                    patience = min(COMPANY_SECONDS, (time.perf_counter() - started) / 4)
+                    if not wave.done:
+                        waves.append(wave)
+                    company = len(wave.jobs)
+                    del wave
+                taken = []
+        except BaseException as error:
+            if not isinstance(error, EngineError):
+                logger.exception("The inference worker of %s died; the next call starts a new one.", self.device)
+            self._abandon([*taken, *(job for wave in waves for job in wave.jobs)], error)
+
+    def _take(self, *, block: bool, company: int, patience: float) -> list[Job]:
+        """Take all that waits.
+
+        Args:
+            block: Whether to wait for a first job.
+            company: Callers just served: with more than one, those that are back wait for the others, for a moment.
+            patience: Length of that moment in seconds.
+        """
+        with self._wake:
+            if block:
+                self._wake.wait_for(lambda: self._queue or self._closed)
+                expected = company + len(self._queue) if company > 1 else company
+                if len(self._queue) < expected:
+                    self._wake.wait_for(lambda: len(self._queue) >= expected or self._closed, timeout=patience)
+            taken = [job for job in self._queue if not job.future.done()]
+            self._queue = []
+            return taken
+
+    def _abandon(self, jobs: list[Job], error: BaseException) -> None:
+        with self._wake:
+            jobs = jobs + self._queue
+            self._queue = []
+        failure: BaseException = error
+        if not isinstance(error, EngineError):
+            failure = EngineError("The inference worker died while a caller waited. Call again; see the log.")
+            failure.__cause__ = error
+        for job in jobs:
+            job.finish(failure)
+
+
+def _by_model(jobs: Sequence[Job]) -> dict[Model, list[Job]]:
+    grouped: dict[Model, list[Job]] = {}
+    for job in jobs:
+        grouped.setdefault(job.model, []).append(job)
+    return grouped
+
+
+_workers: dict[str, Worker] = {}
+_workers_lock = threading.Lock()
+after_fork: list[Callable[[], None]] = []
+"""Called in a forked child, where threads and native thread pools of the parent are gone."""
+
+
+def worker_of(device: str) -> Worker:
+    """Return the worker that owns a device, a new one if the last was closed."""
+    with _workers_lock:
+        worker = _workers.get(device)
+        if worker is None or worker._closed:
+            worker = _workers[device] = Worker(device)
+        return worker
+
+
+def _close_all() -> None:
+    for worker in list(_workers.values()):
+        worker.close()
+
+
+def _start_over() -> None:
+    global _workers_lock, forked
+    forked = True
+    _workers_lock = threading.Lock()
+    _workers.clear()
+    for renew in after_fork:
+        renew()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_over)

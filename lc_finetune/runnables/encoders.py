@@ -1,0 +1,72 @@
+"""The classifier and the tagger."""
+
+from __future__ import annotations
+
+from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.errors import CheckpointError
+from lc_finetune.runnables.base import EncoderRunnable
+from lc_finetune.schemas import Classification, Tagging
+
+
+class TextClassifier(EncoderRunnable[Classification]):
+    """Classify a text: one label, with the probability of each.
+
+    Example:
+        ```python
+        classifier = TextClassifier.from_checkpoint("runs/support")
+        classifier.invoke("Where is my parcel?").label
+        ```
+    """
+
+    @property
+    def InputType(self) -> type[str]:  # noqa: N802
+        """A text; other shapes are read too."""
+        return str
+
+    @property
+    def OutputType(self) -> type[Classification]:  # noqa: N802
+        """The result."""
+        return Classification
+
+    @classmethod
+    def _check(cls, checkpoint: Checkpoint) -> None:
+        if checkpoint.task != "text-classification":
+            raise CheckpointError(
+                f"{checkpoint.path}: expected a text classifier, found a checkpoint for {checkpoint.task}. "
+                "Load it with EntityTagger."
+            )
+        problem = checkpoint.config.get("problem_type")
+        if problem not in (None, "single_label_classification") or len(checkpoint.labels) < 2:
+            raise CheckpointError(
+                f"{checkpoint.path}: expected one label per text, found a model for {problem or 'regression'}, "
+                "whose scores a softmax would falsify. TextClassifier serves single-label models only."
+            )
+
+
+class EntityTagger(EncoderRunnable[Tagging]):
+    """Find the entities of a text, with their character offsets.
+
+    Example:
+        ```python
+        tagger = EntityTagger.from_checkpoint("runs/entities")
+        [(entity.label, entity.text) for entity in tagger.invoke("Ship it to Oslo.").entities]
+        ```
+    """
+
+    @property
+    def InputType(self) -> type[str]:  # noqa: N802
+        """A text; other shapes are read too."""
+        return str
+
+    @property
+    def OutputType(self) -> type[Tagging]:  # noqa: N802
+        """The result."""
+        return Tagging
+
+    @classmethod
+    def _check(cls, checkpoint: Checkpoint) -> None:
+        if checkpoint.task != "token-classification":
+            raise CheckpointError(
+                f"{checkpoint.path}: expected a tagger, found a checkpoint for {checkpoint.task}. "
+                "Load it with TextClassifier."
+            )

@@ -1,0 +1,241 @@
+"""Public doubles: a tiny checkpoint built offline, for tests of code that uses this package.
+
+Example:
+    >>> checkpoint = tiny_checkpoint(tmp_path / "tiny", labels=("card", "cash"))  # doctest: +SKIP
+    >>> TextClassifier.from_checkpoint(checkpoint.path).invoke("Where is my card?")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lc_finetune.checkpoint import Checkpoint, Manifest, TagUnit, Task, staged_folder, write_manifest
+from lc_finetune.labels import LabelSet
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+TokenizerKind = Literal["wordpiece", "bytelevel", "metaspace"]
+"""BERT's (uncased, `##`), RoBERTa's (byte-level BPE, `Ġ`), and XLM-RoBERTa's (unigram, `▁`)."""
+
+TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("wordpiece", "bytelevel", "metaspace")
+LABELS = ("card", "cash", "other")
+TYPES = ("LOC", "PER")
+SENTENCES = (
+    "Where is my card? It has not arrived, and I ordered it two weeks ago.",
+    "The cash machine kept my card and gave me no money.",
+    "Angela Merkel flew from Berlin to Paris on Monday with Barack Obama.",
+    "Please send order AB-1234 to Jean-Luc Müller, 5 Rue de l'Église, 75001 Paris.",
+    "I was charged $12.50 twice on 3 May 2024; refund one of them!",
+    "Zoë doesn't like the naïve café's crème brûlée, she said: \"unbelievable\".",
+    "The quick brown fox jumps over the lazy dog. Sphinx of black quartz, judge my vow.",
+    "Can you help me to reset the password of my account (e-mail: someone@example.com)?",
+)
+
+
+def tiny_checkpoint(
+    folder: str | os.PathLike[str],
+    *,
+    task: Task = "text-classification",
+    labels: Sequence[str] | None = None,
+    tokenizer: TokenizerKind = "wordpiece",
+    max_length: int = 32,
+    stride: int = 8,
+    tag_unit: TagUnit = "piece",
+    onnx: bool = False,
+    seed: int = 0,
+) -> Checkpoint:
+    """Write a checkpoint with a random two-layer encoder, 32 wide, and a tokenizer trained in memory.
+
+    Its answers mean nothing but depend on the text, and are the same for the same arguments.
+
+    Args:
+        folder: Where the checkpoint goes; must not exist or be empty.
+        task: What the checkpoint is for.
+        labels: Labels of a classifier, or entity types of a tagger.
+        tokenizer: The family of tokenizer, and of the model around it.
+        max_length: Pieces in one window, special tokens included; also all that the model has positions for.
+        stride: Pieces shared by neighbouring windows.
+        tag_unit: Which pieces of a word carry a tag; for a tagger.
+        onnx: Whether to export the model as training does.
+        seed: Of the weights.
+    """
+    final = Path(folder)
+    tagger = task == "token-classification"
+    names = _tags(labels or TYPES) if tagger else LabelSet.sorted(labels or LABELS)
+    wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
+    with staged_folder(final) as staging:
+        tiny_model(wrapped, task=task, labels=names, max_length=max_length, seed=seed).save_pretrained(staging)
+        wrapped.save_pretrained(staging)
+        write_manifest(
+            staging,
+            Manifest(task=task, max_length=max_length, stride=stride, tag_unit=tag_unit if tagger else None),
+        )
+        if onnx:
+            from lc_finetune.inference.export import export_onnx
+
+            export_onnx(staging)
+    return Checkpoint.load(final)
+
+
+def tiny_base_model(
+    folder: str | os.PathLike[str], *, tokenizer: TokenizerKind = "wordpiece", max_length: int = 64, seed: int = 0
+) -> Path:
+    """Write a random encoder without a head, to fine-tune: what `--base-model` takes. Returns the folder."""
+    from transformers import AutoModel
+
+    final = Path(folder)
+    wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
+    model = _random(AutoModel, _config(wrapped, max_length=max_length), seed)
+    with staged_folder(final) as staging:
+        model.save_pretrained(staging)
+        wrapped.save_pretrained(staging)
+    return final
+
+
+def tiny_model(
+    tokenizer: PreTrainedTokenizerFast, *, task: Task, labels: LabelSet, max_length: int, seed: int = 0
+) -> PreTrainedModel:
+    """Build a random model with a head for the task."""
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    config = _config(tokenizer, max_length=max_length)
+    config.id2label, config.label2id = labels.id2label, labels.label2id
+    heads: dict[str, Any] = {
+        "text-classification": AutoModelForSequenceClassification,
+        "token-classification": AutoModelForTokenClassification,
+    }
+    return _random(heads[task], config, seed)
+
+
+def tiny_tokenizer(kind: TokenizerKind, *, max_length: int) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of the given family on a few sentences.
+
+    The byte-level one reads any text. The others know the characters of a few alphabets, emoji and ideographs, and
+    answer the unknown piece for the rest.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    build = {"wordpiece": _wordpiece, "bytelevel": _bytelevel, "metaspace": _metaspace}[kind]
+    bert = kind == "wordpiece"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=build(),
+        model_max_length=max_length,
+        pad_token="[PAD]" if bert else "<pad>",
+        unk_token="[UNK]" if bert else "<unk>",
+        cls_token="[CLS]" if bert else "<s>",
+        sep_token="[SEP]" if bert else "</s>",
+        mask_token="[MASK]" if bert else "<mask>",
+        bos_token=None if bert else "<s>",
+        eos_token=None if bert else "</s>",
+    )
+
+
+def _tags(types: Sequence[str]) -> LabelSet:
+    return LabelSet(("O", *(f"{prefix}-{name}" for name in sorted(set(types)) for prefix in "BI")))
+
+
+def _random(loader: Any, config: Any, seed: int) -> PreTrainedModel:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = loader.from_config(config)
+    return model.eval()
+
+
+def _config(tokenizer: PreTrainedTokenizerFast, *, max_length: int) -> Any:
+    from transformers import BertConfig, RobertaConfig, XLMRobertaConfig
+
+    common: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "initializer_range": 0.2,  # wide enough for the answers to depend on the text
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if tokenizer.cls_token == "[CLS]":
+        return BertConfig(max_position_embeddings=max_length, **common)
+    family = XLMRobertaConfig if "▁" in tokenizer.get_vocab() else RobertaConfig
+    # Positions of this family start after the padding id.
+    return family(
+        max_position_embeddings=max_length + 2,
+        type_vocab_size=1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **common,
+    )
+
+
+def _alphabet() -> list[str]:
+    blocks = ((0x21, 0x7F), (0xC0, 0x180), (0x391, 0x3CA), (0x410, 0x450), (0x3041, 0x3097), (0x4E00, 0x4E80))
+    return [chr(code) for first, last in blocks for code in range(first, last)] + list("€£¥“”’…–—👍😀🎉🏽👩🇫🇷")
+
+
+def _wordpiece() -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        SENTENCES,
+        trainers.WordPieceTrainer(
+            vocab_size=1200, special_tokens=special, initial_alphabet=_alphabet(), show_progress=False
+        ),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
+
+
+def _bytelevel() -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        SENTENCES,
+        trainers.BpeTrainer(
+            vocab_size=600,
+            special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    # As RoBERTa's own: offsets keep the leading space, so that readers of offsets have to deal with it.
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=False)
+    return tokenizer
+
+
+def _metaspace() -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.train_from_iterator(
+        SENTENCES,
+        trainers.UnigramTrainer(
+            vocab_size=700,
+            special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+            unk_token="<unk>",
+            initial_alphabet=[*_alphabet(), "▁"],
+            show_progress=False,
+        ),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
