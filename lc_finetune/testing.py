@@ -8,7 +8,7 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,7 +49,7 @@ def tiny_checkpoint(
     onnx: bool = False,
     seed: int = 0,
 ) -> Checkpoint:
-    """Write a checkpoint with a random two-layer encoder, 32 wide, and a tokenizer trained in memory.
+    """Write a checkpoint with a random two-layer encoder, 32 wide, and a tokenizer built in memory.
 
     Its answers mean nothing but depend on the text, and are the same for the same arguments.
 
@@ -113,16 +113,17 @@ def tiny_model(
 
 
 def tiny_tokenizer(kind: TokenizerKind, *, max_length: int) -> PreTrainedTokenizerFast:
-    """Train a tokenizer of the given family on a few sentences.
+    """Build a tokenizer of the given family from a few sentences.
 
     The byte-level one reads any text. The others know the characters of a few alphabets, emoji and ideographs, and
     answer the unknown piece for the rest.
     """
     from transformers import PreTrainedTokenizerFast
 
+    wrap: Any = PreTrainedTokenizerFast
     build = {"wordpiece": _wordpiece, "bytelevel": _bytelevel, "metaspace": _metaspace}[kind]
     bert = kind == "wordpiece"
-    return PreTrainedTokenizerFast(
+    wrapped: PreTrainedTokenizerFast = wrap(
         tokenizer_object=build(),
         model_max_length=max_length,
         pad_token="[PAD]" if bert else "<pad>",
@@ -133,6 +134,7 @@ def tiny_tokenizer(kind: TokenizerKind, *, max_length: int) -> PreTrainedTokeniz
         bos_token=None if bert else "<s>",
         eos_token=None if bert else "</s>",
     )
+    return wrapped
 
 
 def _tags(types: Sequence[str]) -> LabelSet:
@@ -144,8 +146,9 @@ def _random(loader: Any, config: Any, seed: int) -> PreTrainedModel:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = loader.from_config(config)
-    return model.eval()
+        model: Any = loader.from_config(config)
+    built: PreTrainedModel = model.eval()
+    return built
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, *, max_length: int) -> Any:
@@ -179,19 +182,17 @@ def _alphabet() -> list[str]:
 
 
 def _wordpiece() -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    characters = sorted({normalizer.normalize_str(character).strip() for character in _alphabet()} - {""})
+    pieces = _pieces(word for s in SENTENCES for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(s)))
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
+    vocabulary += [start for start, _ in pieces] + [f"##{end}" for _, end in pieces if end]
+    tokenizer = Tokenizer(models.WordPiece(_numbered(vocabulary), unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(
-        SENTENCES,
-        trainers.WordPieceTrainer(
-            vocab_size=1200, special_tokens=special, initial_alphabet=_alphabet(), show_progress=False
-        ),
-    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -207,7 +208,7 @@ def _bytelevel() -> Tokenizer:
     tokenizer.train_from_iterator(
         SENTENCES,
         trainers.BpeTrainer(
-            vocab_size=600,
+            vocab_size=400,
             special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -219,23 +220,26 @@ def _bytelevel() -> Tokenizer:
 
 
 def _metaspace() -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC()])
+    pieces = _pieces(word for s in SENTENCES for word in s.split())
+    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "▁", *_alphabet()]
+    vocabulary += [f"▁{start}" for start, _ in pieces] + [end for _, end in pieces if end]
+    scored = [(piece, -10.0 if len(piece) == 1 else -5.0) for piece in _numbered(vocabulary)]
+    tokenizer = Tokenizer(models.Unigram(scored, unk_id=3, byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    tokenizer.train_from_iterator(
-        SENTENCES,
-        trainers.UnigramTrainer(
-            vocab_size=700,
-            special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-            unk_token="<unk>",
-            initial_alphabet=[*_alphabet(), "▁"],
-            show_progress=False,
-        ),
-    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     return tokenizer
+
+
+def _pieces(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Cut each word after four letters, so that longer ones are several pieces."""
+    return [(word[:4], word[4:]) for word in sorted(set(words))]
+
+
+def _numbered(pieces: Iterable[str]) -> dict[str, int]:
+    return {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}

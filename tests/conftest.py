@@ -37,7 +37,9 @@ def tokenizer_kind(request: pytest.FixtureRequest) -> TokenizerKind:
 @pytest.fixture(scope="session")
 def any_tagger(checkpoints: Path, tokenizer_kind: TokenizerKind) -> Checkpoint:
     """A tagger of each tokenizer family in turn."""
-    return tiny_checkpoint(checkpoints / f"tagger-{tokenizer_kind}", task="token-classification", tokenizer=tokenizer_kind)
+    return tiny_checkpoint(
+        checkpoints / f"tagger-{tokenizer_kind}", task="token-classification", tokenizer=tokenizer_kind
+    )
 
 
 @pytest.fixture(scope="session")

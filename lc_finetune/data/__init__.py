@@ -1,0 +1,20 @@
+"""Files → examples → splits."""
+
+from lc_finetune.data.examples import Example, TaggedExample, TextExample
+from lc_finetune.data.readers import Loaded, ReadOptions, read_examples
+from lc_finetune.data.split import Splits, split_examples
+from lc_finetune.data.summary import Summary, fingerprint, summarize
+
+__all__ = [
+    "Example",
+    "Loaded",
+    "ReadOptions",
+    "Splits",
+    "Summary",
+    "TaggedExample",
+    "TextExample",
+    "fingerprint",
+    "read_examples",
+    "split_examples",
+    "summarize",
+]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,7 @@ def export_onnx(folder: Path) -> Path:
     batch, pieces = torch.export.Dim("batch"), torch.export.Dim("pieces", max=_max_positions(checkpoint))
     staging = Path(tempfile.mkdtemp(dir=folder, prefix=".onnx.writing-"))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet_exporter():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 Graph().eval(),
@@ -70,6 +73,18 @@ def export_onnx(folder: Path) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return final / "model.onnx"
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hold back the exporter's notes about torchvision operators, which no text model has."""
+    exporter = logging.getLogger("torch.onnx._internal.exporter")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        exporter.setLevel(level)
 
 
 def check_export(folder: Path) -> None:

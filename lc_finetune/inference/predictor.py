@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
@@ -47,12 +47,18 @@ class Predictor:
     _loading: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(
-        self, checkpoint: Checkpoint, *, device: str, dtype: Dtype, backend: BackendName, token_budget: int | None = None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str,
+        dtype: Dtype,
+        backend: Literal["torch", "onnx"],
+        token_budget: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.device = device
         self._dtype = dtype
-        self._backend_name = resolve_backend(checkpoint, backend, device)
+        self._backend_name = backend
         self._backend: Backend | None = None
         self._backend_lock = threading.Lock()
         self._tags = TagSet.from_labels(checkpoint.labels) if checkpoint.task == "token-classification" else None
@@ -84,11 +90,12 @@ class Predictor:
             ConfigError: If the device, dtype or backend is not to be had.
         """
         device = resolve_device(device)
-        key = (checkpoint.digest, os.fspath(checkpoint.path), device, dtype, backend)
+        chosen = resolve_backend(checkpoint, backend, device)
+        key = (checkpoint.digest, os.fspath(checkpoint.path), device, dtype, chosen)
         with cls._loading:
             predictor = cls._shared.get(key)
             if predictor is None:
-                predictor = cls(checkpoint, device=device, dtype=dtype, backend=backend)
+                predictor = cls(checkpoint, device=device, dtype=dtype, backend=chosen)
                 predictor.backend  # noqa: B018  (loads the weights now, so that their faults show here)
                 cls._shared[key] = predictor
             return predictor

@@ -19,6 +19,7 @@ from langchain_core.runnables import (
 )
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
+from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
 
 from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.errors import CheckpointError
@@ -228,8 +229,6 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
         return RunnableLambda(as_mapping).with_types(input_type=self.OutputType, output_type=self._field_types())
 
     def _field_types(self) -> Any:
-        from typing import TypedDict
-
         fields = {name: info.annotation for name, info in self.OutputType.model_fields.items()}
         return TypedDict(f"{self.OutputType.__name__}Fields", fields)  # type: ignore[operator]
 

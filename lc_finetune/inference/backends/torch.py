@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,20 @@ from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs
 
 if TYPE_CHECKING:
     import torch
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars off the terminal of whoever loads a model; their setting is put back."""
+    from transformers.utils import logging as verbosity
+
+    enabled = verbosity.is_progress_bar_enabled()
+    verbosity.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            verbosity.enable_progress_bar()
 
 
 def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any:
@@ -28,9 +44,10 @@ def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any
         AutoModelForSequenceClassification if task == "text-classification" else AutoModelForTokenClassification
     )
     try:
-        model, info = loader.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True
-        )
+        with quiet():
+            model, info = loader.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True
+            )
     except Exception as error:  # safetensors, configuration and shape errors share no base class
         raise CheckpointError(f"{folder}: the model cannot be loaded ({type(error).__name__}).") from error
     missing = sorted(info["missing_keys"])

@@ -1,0 +1,131 @@
+"""Examples → train, validation, calibration and test; duplicates stay on one side."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lc_finetune.data.duplicates import fold, groups
+from lc_finetune.data.examples import Example, TextExample
+from lc_finetune.errors import DataError
+
+LARGE = 5_000
+"""Rows from which calibration gets rows of its own."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set, and what was noticed about them."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    calibration: tuple[Example, ...] = ()
+    test: tuple[Example, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows by part."""
+        return {part: len(getattr(self, part)) for part in ("train", "validation", "calibration", "test")}
+
+
+def split_examples(
+    train: Sequence[Example],
+    *,
+    validation: Sequence[Example] | None = None,
+    test: Sequence[Example] | None = None,
+    seed: int,
+) -> Splits:
+    """Take what is missing from the training rows: stratified, seeded, near duplicates on one side.
+
+    From 5,000 rows up, 5 % go to validation and 5 % to calibration; below, 10 % to validation. Given parts are kept
+    as they are; with a given validation part, calibration still takes its 5 % of a large classification set.
+
+    Raises:
+        DataError: If the training rows hold fewer than two classes, or no entity.
+    """
+    _check_trainable(train)
+    large = len(train) >= LARGE
+    shares: dict[str, float] = {}
+    if validation is None:
+        shares["validation"] = 0.05 if large else 0.1
+    if large and (validation is None or isinstance(train[0], TextExample)):
+        shares["calibration"] = 0.05
+    parts = _deal(train, shares, seed) if shares else {"train": list(train)}
+    splits = {
+        "train": tuple(parts["train"]),
+        "validation": tuple(validation if validation is not None else parts["validation"]),
+        "calibration": tuple(parts.get("calibration", ())),
+        "test": tuple(test or ()),
+    }
+    return Splits(**splits, notes=tuple(_notes(splits)))
+
+
+def classes(example: Example) -> tuple[str, ...]:
+    """Name what an example shows: its label, or its entity types."""
+    return (example.label,) if isinstance(example, TextExample) else tuple(sorted({s.label for s in example.spans}))
+
+
+def _check_trainable(train: Sequence[Example]) -> None:
+    found = sorted({name for example in train for name in classes(example)})
+    if isinstance(train[0], TextExample) and len(found) < 2:
+        raise DataError(
+            f"Expected at least two classes in the training rows, found one: {found[0]!r}. "
+            "Is this the right label column?"
+        )
+    if not found:
+        raise DataError("Expected entities in the training rows, found none. Are the tags in the last column?")
+
+
+def _deal(train: Sequence[Example], shares: dict[str, float], seed: int) -> dict[str, list[Example]]:
+    """Deal groups of near duplicates to the parts, class by class, the rarest first."""
+    frequency = Counter(name for example in train for name in classes(example))
+    group_of = groups([example.text for example in train])
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, group in enumerate(group_of):
+        members[group].append(i)
+    strata: dict[str, list[int]] = defaultdict(list)
+    for group, rows in members.items():
+        names = classes(train[rows[0]])
+        strata[min(names, key=lambda name: (frequency[name], name)) if names else ""].append(group)
+    generator = random.Random(seed)
+    part_of: dict[int, str] = {}
+    owed = dict.fromkeys(shares, 0.0)  # carried from class to class, so that the shares come out right in sum
+    for name in sorted(strata, key=lambda name: (len(strata[name]), name)):
+        queue = strata[name]
+        generator.shuffle(queue)
+        total = sum(len(members[group]) for group in queue)
+        for part, share in shares.items():
+            owed[part] += share * total
+            while len(queue) > 1 and owed[part] >= len(members[queue[-1]]) * 0.5:
+                group = queue.pop()
+                part_of[group] = part
+                owed[part] -= len(members[group])
+                if owed[part] < 0.5:
+                    break
+    parts: dict[str, list[Example]] = {"train": [], **{part: [] for part in shares}}
+    for example, group in zip(train, group_of, strict=True):
+        parts[part_of.get(group, "train")].append(example)
+    return parts
+
+
+def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
+    notes: list[str] = []
+    trained = Counter(name for example in splits["train"] for name in classes(example))
+    once = sorted(name for name, count in trained.items() if count == 1)
+    if once:
+        notes.append(f"{len(once)} label(s) with a single training row: {', '.join(once[:5])}.")
+    seen = {fold(example.text) for example in splits["train"]}
+    for part in ("validation", "test"):
+        unseen = Counter(name for example in splits[part] for name in classes(example) if name not in trained)
+        if unseen:
+            notes.append(
+                f"{part}: {sum(unseen.values())} rows with labels that training never saw "
+                f"({', '.join(sorted(unseen)[:5])}): they count as errors."
+            )
+        shared = sum(fold(example.text) in seen for example in splits[part])
+        if shared:
+            notes.append(f"{part}: {shared} of {len(splits[part])} texts also occur in the training rows.")
+    return notes

@@ -1,0 +1,95 @@
+"""What a user should know of the data before training starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lc_finetune.data.duplicates import LIMIT, groups
+from lc_finetune.data.examples import Example, TextExample
+from lc_finetune.data.split import Splits, classes
+
+UNKNOWN_WARNING = 0.05
+"""Share of unknown pieces past which the base model does not fit the language."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of a data set; lengths in pieces, special tokens left out."""
+
+    sizes: dict[str, int]
+    labels: dict[str, int]
+    lengths: dict[str, int]
+    duplicates: int
+    unknown: float
+    longer: int
+    max_length: int
+    notes: tuple[str, ...]
+    estimated_seconds: float | None = None
+
+    def __str__(self) -> str:
+        counts = sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))
+        shown = counts if len(counts) <= 8 else [*counts[:4], ("…", len(counts) - 7), *counts[-3:]]
+        rows = sum(self.sizes.values())
+        lines = [
+            "Data",
+            "  rows        " + ", ".join(f"{part} {size:,}" for part, size in self.sizes.items() if size),
+            f"  labels      {len(counts)}: " + ", ".join(f"{name} {count:,}" for name, count in shown),
+            "  pieces      " + ", ".join(f"{name} {value}" for name, value in self.lengths.items()),
+            f"  duplicates  {self.duplicates:,} rows, near ones included" + (
+                "" if self.sizes["train"] <= LIMIT else f" (near ones not looked for above {LIMIT:,} rows)"
+            ),
+            f"  unknown     {self.unknown:.1%} of pieces",
+            f"  windows     {self.longer:,} rows ({self.longer / rows:.1%}) longer than {self.max_length} pieces are "
+            "read in windows, none is cut",
+        ]
+        if self.estimated_seconds is not None:
+            lines.append(f"  time        about {self.estimated_seconds / 60:.0f} min {self.estimated_seconds % 60:.0f} s")
+        if self.unknown > UNKNOWN_WARNING:
+            lines.append("  WARNING     many pieces are unknown to the base model: is it made for this language?")
+        return "\n".join([*lines, *(f"  note        {note}" for note in self.notes)])
+
+
+def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterable[str] = ()) -> Summary:
+    """Count rows, labels, lengths, duplicates and unknown pieces.
+
+    Args:
+        splits: The parts.
+        tokenizer: The base model's fast tokenizer.
+        max_length: Pieces in one window, special tokens included.
+        notes: What the readers noticed.
+    """
+    examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
+    encoded = tokenizer([e.text for e in examples], add_special_tokens=False, truncation=False, verbose=False)
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    trained = [example.text for example in splits.train]
+    return Summary(
+        sizes=splits.sizes,
+        labels=dict(Counter(name for example in splits.train for name in _occurrences(example))),
+        lengths={f"p{q}": int(np.percentile(lengths, q)) for q in (50, 95)} | {"longest": int(lengths.max())},
+        duplicates=len(trained) - len(set(groups(trained))),
+        unknown=unknown / max(1, int(lengths.sum())) if tokenizer.unk_token_id is not None else 0.0,
+        longer=int((lengths > room).sum()),
+        max_length=max_length,
+        notes=(*notes, *splits.notes),
+    )
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """Hash texts and labels, whatever the order of the rows."""
+    rows = sorted(
+        json.dumps([e.text, e.label if isinstance(e, TextExample) else [list(s) for s in e.spans]]) for e in examples
+    )
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def _occurrences(example: Example) -> tuple[str, ...]:
+    return classes(example) if isinstance(example, TextExample) else tuple(span.label for span in example.spans)
