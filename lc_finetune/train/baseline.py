@@ -1,0 +1,101 @@
+"""The frozen encoder with logistic regression on top: what fine-tuning has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lc_finetune.checkpoint import TagUnit
+from lc_finetune.data import Example, TaggedExample, TextExample
+from lc_finetune.inference.backends.torch import quiet
+from lc_finetune.inference.decode import best_path, tag_units, trim
+from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.inference.plan import batches
+from lc_finetune.labels import Span
+from lc_finetune.schemes import TagSet, spans_to_tags
+from lc_finetune.train.metrics import Figures, classification_figures, entity_figures
+from lc_finetune.train.tokenization import align
+
+ROWS = 10_000
+"""Training texts used at most; a classifier's beyond these add little."""
+UNITS = 20_000
+"""Training words used at most for a tagger."""
+
+
+def classification_baseline(base: Path, train: Sequence[Example], test: Sequence[Example], max_length: int) -> Figures:
+    """Fit mean-pooled features of the untouched base model to the labels, and score the test rows."""
+    rows = cast("Sequence[TextExample]", train[:ROWS])
+    tested = cast("Sequence[TextExample]", test)
+    states = _states(base, [e.text for e in (*rows, *tested)], max_length)
+    features = np.stack([state.mean(axis=0) for _, state in states])
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    model = _regression().fit(features[: len(rows)], [e.label for e in rows])
+    return classification_figures([e.label for e in tested], list(map(str, model.predict(features[len(rows) :]))))
+
+
+def tagging_baseline(
+    base: Path, train: Sequence[Example], test: Sequence[Example], tags: TagSet, max_length: int, tag_unit: TagUnit
+) -> Figures:
+    """Fit the untouched base model's state of each word to its tag, and score the entities of the test rows."""
+    first_only = tag_unit == "first"
+    tested = cast("Sequence[TaggedExample]", test)
+    features: list[NDArray[np.float32]] = []
+    wanted: list[str] = []
+    rows = cast("Sequence[TaggedExample]", train[:ROWS])
+    for example, (encoding, state) in zip(rows, _states(base, [e.text for e in rows], max_length), strict=True):
+        units = [unit for unit in tag_units(encoding, first_only=first_only) if unit[0] < len(state)]
+        spans = [s for s in align(example, encoding, first_only=first_only)[0] if s.end <= len(units)]
+        features += [state[start] for start, _ in units]
+        wanted += spans_to_tags(spans, len(units), tags.scheme)
+        if len(features) > UNITS:
+            break
+    model = _regression().fit(np.stack(features), wanted)
+    columns = [tags.labels.id_of[name] for name in model.classes_]
+    found = []
+    for example, (encoding, state) in zip(tested, _states(base, [e.text for e in tested], max_length), strict=True):
+        units = [unit for unit in tag_units(encoding, first_only=first_only) if unit[0] < len(state)]
+        scores = np.full((len(units), len(tags.labels)), -1e9)
+        if units:
+            scores[:, columns] = model.predict_log_proba(np.stack([state[start] for start, _ in units]))
+        found.append([
+            Span(*trim(example.text, encoding.offsets[units[s.start][0]][0], encoding.offsets[units[s.end - 1][1] - 1][1]),
+                 s.label)
+            for s in tags.spans(best_path(scores, tags))
+        ])  # fmt: skip
+    return entity_figures([e.spans for e in tested], found)
+
+
+def _regression() -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=10.0, max_iter=300)
+
+
+def _states(
+    base: Path, texts: Sequence[str], max_length: int
+) -> list[tuple[Encoding, NDArray[np.float32]]]:
+    """Run the untouched encoder: for each text its encoding and states `(pieces, hidden)`, cut at one window."""
+    import torch
+    from transformers import AutoModel
+
+    with quiet():
+        model: Any = AutoModel.from_pretrained(base, use_safetensors=True).eval()
+    encoder = Encoder(base, offsets=True)
+    prefix, suffix = encoder.prefix, encoder.suffix
+    room = max_length - len(prefix) - len(suffix)
+    encodings = [encoding if isinstance(encoding, Encoding) else Encoding(()) for encoding in encoder.encode(texts)]
+    rows = [[*prefix, *encoding.ids[:room], *suffix] for encoding in encodings]
+    states: list[Any] = [None] * len(rows)
+    for batch in batches([len(row) for row in rows], 1024):
+        longest = max(len(rows[i]) for i in batch)
+        ids = torch.tensor([rows[i] + [encoder.pad_id] * (longest - len(rows[i])) for i in batch])
+        mask = torch.tensor([[1] * len(rows[i]) + [0] * (longest - len(rows[i])) for i in batch])
+        with torch.inference_mode():
+            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
+        for row, i in enumerate(batch):
+            states[i] = hidden[row, len(prefix) : len(rows[i]) - len(suffix)] if encodings[i].ids else hidden[row, :1]
+    return list(zip(encodings, states, strict=True))

@@ -1,0 +1,120 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lc_finetune.errors import ConfigError, did_you_mean
+
+OWNED = {
+    "output_dir": "output_dir",
+    "num_train_epochs": "epochs",
+    "learning_rate": "learning_rate",
+    "per_device_train_batch_size": "batch_size",
+    "seed": "seed",
+    "data_seed": "seed",
+    "resume_from_checkpoint": "resume",
+}
+"""Fields of TrainingArguments that have a field of ours."""
+
+
+class TrainConfig(BaseModel):
+    """A training run. Fields that are None are decided by the recipe, from the data and the base model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Literal["auto", "text-classification", "token-classification"] = Field(
+        default="auto", description="What to train; auto goes by the data."
+    )
+    train_file: str | None = Field(
+        default=None, description="CSV, TSV, JSON, JSONL, Parquet or CoNLL file, or a Hub data set; bundled if omitted."
+    )
+    validation_file: str | None = Field(default=None, description="Taken out of the training file if omitted.")
+    test_file: str | None = Field(default=None, description="Rows for the final report only.")
+    text_column: str | None = Field(default=None, description="Column of the text; recognised if omitted.")
+    label_column: str | None = Field(default=None, description="Column of the label; recognised if omitted.")
+    label_names: tuple[str, ...] = Field(default=(), description="Names of integer labels 0, 1, …, comma-separated.")
+    drop_unlabelled: bool = Field(default=False, description="Drop rows without a label instead of refusing them.")
+    base_model: str = Field(default="minilm", description="minilm, a folder, or a Hub id.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub base model.")
+    output_dir: str = Field(default="runs/support", description="Where the checkpoint goes.")
+    overwrite: bool = Field(default=False, description="Replace an output folder that exists.")
+    epochs: int | None = Field(default=None, ge=1, le=1000, description="Most passes over the training rows.")
+    learning_rate: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
+    batch_size: int = Field(default=32, ge=1, le=4096, description="Rows per step and device.")
+    max_length: int | None = Field(default=None, ge=8, description="Pieces in one window, special tokens included.")
+    patience: int = Field(default=3, ge=1, description="Epochs without a better validation metric before it stops.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of splits, initial weights and order.")
+    resume: bool = Field(default=False, description="Continue a run that was interrupted.")
+    baseline: bool = Field(default=True, description="Report the frozen encoder with logistic regression beside.")
+    trainer: dict[str, Any] = Field(default_factory=dict, description="Further fields of TrainingArguments.")
+
+    @field_validator("label_names", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("trainer")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        from transformers import TrainingArguments
+
+        known = {field.name for field in fields(TrainingArguments)}
+        for name in value:
+            if name in OWNED:
+                raise ValueError(f"{name} is set by the field {OWNED[name]!r}")
+            if name not in known:
+                raise ValueError(f"{name!r} is no field of TrainingArguments{did_you_mean(name, known)}")
+        return value
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Check values from a command line or a file.
+
+        Raises:
+            ConfigError: In one line, with a guess for a mistyped name.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigError(_one_line(error)) from None
+
+    @classmethod
+    def from_file(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a YAML or JSON file of the same fields; `overrides` win.
+
+        Raises:
+            ConfigError: If the file cannot be read, or a value not be used.
+        """
+        import yaml
+
+        path = Path(path)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: expected a YAML or JSON file, could not read it ({error.strerror}).") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{path}:{mark.line + 1}" if mark else str(path)
+            raise ConfigError(f"{where}: expected YAML or JSON, found neither.") from None
+        if content is not None and not isinstance(content, dict):
+            raise ConfigError(f"{path}: expected fields of the configuration, found {type(content).__name__}.")
+        return cls.of({**(content or {}), **(overrides or {})})
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Give the fields that a resumed run must share with the one it continues."""
+        return json.loads(self.model_dump_json(exclude={"resume", "overwrite", "baseline"}))  # type: ignore[no-any-return]
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "configuration"
+    if first["type"] == "extra_forbidden":
+        return f"Expected a field of TrainConfig, found {name!r}{did_you_mean(name, TrainConfig.model_fields)}."
+    return f"{name}: {first['msg'].removeprefix('Value error, ')}."

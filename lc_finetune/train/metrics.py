@@ -1,0 +1,76 @@
+"""Figures: of labels, and of whole entities, never of single tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lc_finetune.labels import Span
+
+Figures = dict[str, Any]
+
+
+def classification_figures(gold: Sequence[str], predicted: Sequence[str]) -> Figures:
+    """Accuracy, macro and weighted F1, and a row for each label, as in scikit-learn's report.
+
+    Averages run over the labels that occur in `gold` or `predicted`.
+    """
+    from sklearn.metrics import classification_report
+
+    report = classification_report(gold, predicted, output_dict=True, zero_division=0)
+    averages = {"accuracy", "macro avg", "weighted avg"}
+    return {
+        "rows": len(gold),
+        "accuracy": sum(g == p for g, p in zip(gold, predicted, strict=True)) / len(gold),
+        "macro_f1": report["macro avg"]["f1-score"],
+        "weighted_f1": report["weighted avg"]["f1-score"],
+        "per_label": {
+            name: _row(row["precision"], row["recall"], row["f1-score"], int(row["support"]))
+            for name, row in report.items()
+            if name not in averages
+        },
+    }
+
+
+def entity_figures(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> Figures:
+    """Precision, recall and F1 of whole entities: label, start and end must all be right (nervaluate, strict)."""
+    from nervaluate import Evaluator
+
+    types = sorted({span.label for spans in (*gold, *predicted) for span in spans})
+    if not types:
+        return {"rows": len(gold), "precision": 0.0, "recall": 0.0, "f1": 0.0, "macro_f1": 0.0, "weighted_f1": 0.0,
+                "per_label": {}}  # fmt: skip
+    outcome = Evaluator(_dicts(gold), _dicts(predicted), tags=types, loader="dict").evaluate()
+    overall = outcome["overall"]["strict"]
+    per_label = {}
+    for name in types:
+        figures = outcome["entities"][name]["strict"]
+        support = sum(span.label == name for spans in gold for span in spans)
+        per_label[name] = _row(figures.precision, figures.recall, figures.f1, support)
+    supported = [row for row in per_label.values() if row["support"]]
+    total = sum(row["support"] for row in supported)
+    return {
+        "rows": len(gold),
+        "precision": overall.precision,
+        "recall": overall.recall,
+        "f1": overall.f1,
+        "macro_f1": sum(row["f1"] for row in per_label.values()) / len(per_label),
+        "weighted_f1": sum(row["f1"] * row["support"] for row in supported) / max(1, total),
+        "per_label": per_label,
+    }
+
+
+def entity_f1(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> float:
+    """Micro F1 of exactly matching spans; the quick figure for choosing an epoch."""
+    right = sum(len(set(g) & set(p)) for g, p in zip(gold, predicted, strict=True))
+    total = sum(map(len, gold)) + sum(map(len, predicted))
+    return 2 * right / total if total else 0.0
+
+
+def _dicts(sentences: Sequence[Sequence[Span]]) -> list[list[dict[str, Any]]]:
+    # nervaluate's ends are inclusive.
+    return [[{"label": s.label, "start": s.start, "end": s.end - 1} for s in spans] for spans in sentences]
+
+
+def _row(precision: float, recall: float, f1: float, support: int) -> dict[str, Any]:
+    return {"precision": precision, "recall": recall, "f1": f1, "support": support}

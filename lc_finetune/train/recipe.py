@@ -1,0 +1,25 @@
+"""The defaults, in one place: what nobody should need to tune."""
+
+from __future__ import annotations
+
+WEIGHT_DECAY = 0.01
+WARMUP = 0.1
+"""Share of the steps over which the learning rate rises."""
+LABEL_SMOOTHING = {"text-classification": 0.1, "token-classification": 0.0}
+MAX_LENGTH = 256
+"""Pieces in one window, unless the model has fewer positions; longer texts are read in windows."""
+STEPS = 1_400
+"""Steps that a fine-tuning wants, whatever the size of the data."""
+EPOCHS = (5, 12)
+"""Fewest and most passes over the data."""
+
+
+def learning_rate(hidden_size: int) -> float:
+    """Choose the peak learning rate: 3e-4 at 384 wide, falling with the square of the width (7.5e-5 at 768)."""
+    return float(min(5e-4, max(1e-5, 3e-4 * (384 / hidden_size) ** 2)))
+
+
+def epochs(rows: int, batch_size: int) -> int:
+    """Choose the passes over the data that make about `STEPS` steps, within `EPOCHS`."""
+    steps = -(-rows // batch_size)
+    return min(EPOCHS[1], max(EPOCHS[0], round(STEPS / steps)))

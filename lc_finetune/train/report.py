@@ -1,0 +1,69 @@
+"""What is said of a run: a table for the terminal, a card for the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lc_finetune.checkpoint import Manifest
+
+AVERAGES = {"macro_f1": "macro", "weighted_f1": "weighted"}
+
+
+def report_table(metrics: Mapping[str, Any]) -> str:
+    """Write the figures of each split, and the baseline's beside them, as text."""
+    return "\n\n".join(_split_table(split, figures) for split, figures in metrics.items())
+
+
+def _split_table(split: str, figures: Mapping[str, Any]) -> str:
+    tagger = "precision" in figures
+    baseline = figures.get("frozen_baseline")
+    key = "f1" if tagger else "accuracy"
+    head = "Entities" if tagger else "Labels"
+    lines = [f"{head}, {split} ({figures['rows']:,} rows)"]
+    if tagger:
+        lines.append(
+            f"  micro      precision {figures['precision']:.4f}  recall {figures['recall']:.4f}  F1 {figures['f1']:.4f}"
+        )
+    else:
+        lines.append(f"  accuracy   {figures['accuracy']:.4f}")
+    lines += [f"  {name:<10} F1 {figures[field]:.4f}" for field, name in AVERAGES.items()]
+    if baseline:
+        name = "F1" if tagger else "accuracy"
+        lines.append(f"  frozen encoder + logistic regression: {name} {baseline[key]:.4f} ({figures[key] - baseline[key]:+.4f} "
+                     "by fine-tuning)")  # fmt: skip
+    width = max([12, *map(len, figures["per_label"])])
+    lines.append(f"  {'':<{width}}  precision  recall      F1  support")
+    for label, row in figures["per_label"].items():
+        lines.append(
+            f"  {label:<{width}}  {row['precision']:9.4f} {row['recall']:7.4f} {row['f1']:7.4f} {row['support']:8d}"
+        )
+    return "\n".join(lines)
+
+
+def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
+    """Write the folder's README: what the model is, how to load it, how good it is."""
+    runnable = "TextClassifier" if manifest.task == "text-classification" else "EntityTagger"
+    header = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {manifest.task}",
+        *([f"base_model: {manifest.base_model}"] if manifest.base_model else []),
+        "tags: [lc-finetune, langchain]",
+        "---",
+    ]
+    body = [
+        f"# {name}",
+        f"Fine-tuned for {manifest.task} with lc_finetune {manifest.versions.get('lc-finetune', '')}.".replace(" .", "."),
+        "```python\n"
+        f"from lc_finetune import {runnable}\n\n"
+        f'model = {runnable}.from_checkpoint("{name}")\n'
+        'model.invoke("…")\n'
+        "```",
+        "## Labels",
+        ", ".join(f"`{label}`" for label in labels),
+        "## Figures",
+        f"```\n{report_table(manifest.metrics)}\n```" if manifest.metrics else "None were measured.",
+        f"Texts are read in windows of {manifest.max_length} pieces that share {manifest.stride}.",
+    ]
+    return "\n".join(header) + "\n\n" + "\n\n".join(body) + "\n"

@@ -1,0 +1,23 @@
+"""The bundled samples as training files."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from lc_finetune.train.config import TrainConfig
+
+SUFFIX = {"support": "csv", "sentiment": "csv", "entities": "jsonl"}
+
+
+def sample_file(name: str, part: str = "train") -> Path:
+    """Locate a part (`train`, `validation`, `test`) of a bundled sample (`support`, `sentiment`, `entities`)."""
+    return Path(str(files("lc_finetune.data") / "samples" / name / f"{part}.{SUFFIX[name]}"))
+
+
+def sample_files(config: TrainConfig) -> TrainConfig:
+    """Fill in the bundled support sample where no training file is given."""
+    if config.train_file is not None:
+        return config
+    parts = {f"{part}_file": str(sample_file("support", part)) for part in ("train", "validation", "test")}
+    return config.model_copy(update=parts)

@@ -1,0 +1,124 @@
+"""Examples → features: windows of pieces with a label, or with a tag for each piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lc_finetune.checkpoint import TagUnit
+from lc_finetune.data import TaggedExample, TextExample
+from lc_finetune.inference.decode import tag_units, trim
+from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.inference.plan import windows
+from lc_finetune.labels import LabelSet, Span
+from lc_finetune.schemes import TagSet, spans_to_tags
+
+IGNORED = -100
+"""The label that the loss leaves out."""
+
+Feature = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """How long texts are read."""
+
+    max_length: int
+    stride: int
+
+
+def _encodings(encoder: Encoder, texts: Sequence[str]) -> list[Encoding]:
+    encoded = encoder.encode(texts)
+    for one in encoded:
+        if not isinstance(one, Encoding):
+            raise one
+    return encoded  # type: ignore[return-value]
+
+
+def _frames(encoder: Encoder, encoding: Encoding, windowing: Windowing) -> list[tuple[int, int, list[int]]]:
+    room = windowing.max_length - len(encoder.prefix) - len(encoder.suffix)
+    return [
+        (start, end, [*encoder.prefix, *encoding.ids[start:end], *encoder.suffix])
+        for start, end in windows(len(encoding.ids), room, windowing.stride)
+    ]
+
+
+def classification_features(
+    examples: Sequence[TextExample], encoder: Encoder, labels: LabelSet, windowing: Windowing
+) -> list[Feature]:
+    """Make the features of a classifier: every window of a long text carries the text's label.
+
+    A label that is not in the set, as a test file may have, is left out.
+    """
+    features: list[Feature] = []
+    for example, encoding in zip(examples, _encodings(encoder, [e.text for e in examples]), strict=True):
+        if example.label in labels.id_of:
+            for _, _, ids in _frames(encoder, encoding, windowing):
+                features.append({"input_ids": ids, "attention_mask": [1] * len(ids),
+                                 "labels": labels.id_of[example.label]})  # fmt: skip
+    return features
+
+
+def choose_tag_unit(examples: Sequence[TaggedExample], encoder: Encoder) -> TagUnit:
+    """Tag the first piece of each word if every entity begins and ends with a word; else every piece."""
+    for example, encoding in zip(examples, _encodings(encoder, [e.text for e in examples]), strict=True):
+        if align(example, encoding, first_only=True)[1]:
+            return "piece"
+    return "first"
+
+
+def align(example: TaggedExample, encoding: Encoding, *, first_only: bool) -> tuple[list[Span], int]:
+    """Move spans from characters to units (words or pieces; see `tag_units`).
+
+    A span whose end cuts a unit is widened to whole units, unless that would make it overlap another.
+
+    Returns:
+        The spans, and how many were cut: widened or left out.
+    """
+    units = tag_units(encoding, first_only=first_only)
+    edges = [
+        trim(example.text, encoding.offsets[start][0], max(encoding.offsets[p][1] for p in range(start, end)))
+        for start, end in units
+    ]
+    aligned: list[Span] = []
+    cut = 0
+    position = 0
+    for span in example.spans:
+        while position < len(edges) and edges[position][1] <= span.start:
+            position += 1
+        end = position
+        while end < len(edges) and edges[end][0] < span.end:
+            end += 1
+        if end == position or (aligned and position < aligned[-1].end):
+            cut += 1
+            continue
+        wanted = trim(example.text, span.start, span.end)
+        cut += (edges[position][0], edges[end - 1][1]) != wanted
+        aligned.append(Span(position, end, span.label))
+    return aligned, cut
+
+
+def tagging_features(
+    examples: Sequence[TaggedExample], encoder: Encoder, tags: TagSet, windowing: Windowing, *, tag_unit: TagUnit
+) -> tuple[list[Feature], int]:
+    """Make the features of a tagger: the tag at the first piece of each unit, `IGNORED` elsewhere.
+
+    Returns:
+        The features, and how many entities had an end inside a unit.
+    """
+    features: list[Feature] = []
+    cut = 0
+    first_only = tag_unit == "first"
+    for example, encoding in zip(examples, _encodings(encoder, [e.text for e in examples]), strict=True):
+        units = tag_units(encoding, first_only=first_only)
+        spans, cuts = align(example, encoding, first_only=first_only)
+        cut += cuts
+        known = [span for span in spans if span.label in tags.types]
+        by_piece = [IGNORED] * len(encoding.ids)
+        for (start, _), tag in zip(units, spans_to_tags(known, len(units), tags.scheme), strict=True):
+            by_piece[start] = tags.labels.id_of[tag]
+        for start, end, ids in _frames(encoder, encoding, windowing):
+            row = [*[IGNORED] * len(encoder.prefix), *by_piece[start:end], *[IGNORED] * len(encoder.suffix)]
+            features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": row})
+    return features, cut

@@ -1,0 +1,438 @@
+"""A configuration → a checkpoint, by `transformers.Trainer`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from lc_finetune.checkpoint import (
+    Checkpoint,
+    Manifest,
+    TagUnit,
+    Task,
+    refuse_existing,
+    staged_folder,
+    write_manifest,
+    write_text_atomically,
+)
+from lc_finetune.data import (
+    Example,
+    ReadOptions,
+    Splits,
+    Summary,
+    TaggedExample,
+    TextExample,
+    fingerprint,
+    read_examples,
+    split_examples,
+    summarize,
+)
+from lc_finetune.errors import ConfigError, DataError, LCFinetuneError
+from lc_finetune.inference import Predictor
+from lc_finetune.inference.decode import best_path, log_softmax
+from lc_finetune.inference.encode import Encoder
+from lc_finetune.inference.export import export_onnx
+from lc_finetune.labels import LabelSet, Span
+from lc_finetune.schemes import TagSet, tags_to_spans
+from lc_finetune.train import recipe
+from lc_finetune.train.base_model import BaseModel, resolve_base_model
+from lc_finetune.train.baseline import classification_baseline, tagging_baseline
+from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.metrics import Figures, classification_figures, entity_f1, entity_figures
+from lc_finetune.train.report import model_card
+from lc_finetune.train.samples import sample_files
+from lc_finetune.train.tokenization import (
+    IGNORED,
+    Feature,
+    Windowing,
+    choose_tag_unit,
+    classification_features,
+    tagging_features,
+)
+
+logger = logging.getLogger(__name__)
+
+RUN_RECORD = "run.json"
+TRAINER_STATE = "trainer_state.json"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that is decided before the first step."""
+
+    config: TrainConfig
+    task: Task
+    base: BaseModel
+    splits: Splits
+    labels: LabelSet
+    tags: TagSet | None
+    tag_unit: TagUnit | None
+    windowing: Windowing
+    fingerprint: str
+
+
+def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) -> Checkpoint:
+    """Train, measure what is shipped, and write the checkpoint whole or not at all.
+
+    Args:
+        config: The run.
+        say: Receives the data summary before training starts, and notices.
+
+    Returns:
+        The checkpoint; `.path` and `.metrics` are what most callers want.
+
+    Raises:
+        DataError: If a file cannot be used.
+        ConfigError: If an option cannot be used, or the disk is full.
+        CheckpointError: If there is no such base model.
+    """
+    output = Path(config.output_dir)
+    refuse_existing(output, overwrite=config.overwrite)
+    plan, summary = _prepare(config)
+    say(str(summary))
+    work = output.with_name(output.name + ".work")
+    try:
+        resume_from = _open_work(work, plan, say)
+        model, history = _train(plan, work, resume_from)
+        with staged_folder(output, overwrite=config.overwrite) as staging:
+            _write(staging, output.name, plan, model, history)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise ConfigError(
+            f"Expected room on the disk of {output.parent}, found it full. Free some, then add --resume: "
+            f"finished epochs are kept in {work}."
+        ) from error
+    shutil.rmtree(work, ignore_errors=True)
+    return Checkpoint.load(output)
+
+
+# Before training.
+
+
+def _prepare(config: TrainConfig) -> tuple[_Plan, Summary]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = sample_files(config)
+    base = resolve_base_model(config.base_model, config.revision)
+    options = ReadOptions(config.text_column, config.label_column, config.label_names, config.drop_unlabelled)
+    parts: dict[str, Sequence[Example] | None] = {}
+    notes: list[str] = []
+    tasks: dict[str, Task] = {}
+    for part in ("train", "validation", "test"):
+        source = getattr(config, f"{part}_file")
+        loaded = read_examples(source, options) if source else None
+        parts[part] = loaded.examples if loaded else None
+        if loaded:
+            notes += loaded.notes
+            tasks[source] = loaded.task
+    task = _agreed(config, tasks)
+    train = cast("Sequence[Example]", parts["train"])
+    splits = split_examples(train, validation=parts["validation"], test=parts["test"], seed=config.seed)
+    encoder_config: Any = AutoConfig.from_pretrained(base.folder)
+    windowing = _windowing(config, encoder_config, AutoTokenizer.from_pretrained(base.folder).model_max_length)
+    tags, tag_unit = None, None
+    if task == "token-classification":
+        tagged = cast("Sequence[TaggedExample]", splits.train)
+        tags = TagSet.of_types(span.label for example in tagged for span in example.spans)
+        tag_unit = choose_tag_unit(tagged, Encoder(base.folder, offsets=True))
+    labels = tags.labels if tags else LabelSet.sorted(cast(TextExample, example).label for example in splits.train)
+    all_examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
+    plan = _Plan(
+        config, task, base, splits, labels, tags, tag_unit, windowing, fingerprint(all_examples)
+    )
+    summary = summarize(
+        splits, AutoTokenizer.from_pretrained(base.folder), max_length=windowing.max_length, notes=notes
+    )
+    return plan, replace(summary, estimated_seconds=_estimate(plan))
+
+
+def _agreed(config: TrainConfig, tasks: dict[str, Task]) -> Task:
+    first = next(iter(tasks.values()))
+    wanted: Task = first if config.task == "auto" else config.task
+    for source, task in tasks.items():
+        if task != wanted:
+            raise DataError(
+                f"{source}: expected data for {wanted}, found data for {task}. "
+                "Give files of one kind, and --task only if you must."
+            )
+    return wanted
+
+
+def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Windowing:
+    positions = int(getattr(encoder, "max_position_embeddings", 0) or recipe.MAX_LENGTH)
+    if encoder.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= 2  # their positions start after the padding id
+    if config.max_length is not None and config.max_length > positions:
+        raise ConfigError(f"max_length: expected at most {positions}, the base model's, found {config.max_length}.")
+    length = config.max_length or min(positions, recipe.MAX_LENGTH)
+    return Windowing(length, length // 4)
+
+
+def _features(plan: _Plan, examples: Sequence[Example], encoder: Encoder) -> tuple[list[Feature], int]:
+    if plan.tags is None or plan.tag_unit is None:
+        texts = cast("Sequence[TextExample]", examples)
+        return classification_features(texts, encoder, plan.labels, plan.windowing), 0
+    tagged = cast("Sequence[TaggedExample]", examples)
+    return tagging_features(tagged, encoder, plan.tags, plan.windowing, tag_unit=plan.tag_unit)
+
+
+def _epochs(plan: _Plan) -> int:
+    return plan.config.epochs or recipe.epochs(len(plan.splits.train), plan.config.batch_size)
+
+
+def _estimate(plan: _Plan) -> float:
+    """Time two steps of a throw-away model and scale up to all epochs, in seconds."""
+    import torch
+
+    with torch.random.fork_rng():
+        model = _new_model(plan)
+    encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
+    features, _ = _features(plan, plan.splits.train[: plan.config.batch_size], encoder)
+    batch = _collate(features[: plan.config.batch_size], encoder.pad_id)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds = time.perf_counter() - started
+    return seconds * _epochs(plan) * -(-len(plan.splits.train) // plan.config.batch_size)
+
+
+# Resuming.
+
+
+def _open_work(work: Path, plan: _Plan, say: Callable[[str], None]) -> str | None:
+    """Make the private folder of the Trainer's state, or find the last whole state to go on from.
+
+    Raises:
+        ConfigError: If the run to resume had other data or other options.
+    """
+    record = {"config": plan.config.fingerprint_fields(), "data": plan.fingerprint}
+    path = work / RUN_RECORD
+    if plan.config.resume and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [
+            name for name, value in record["config"].items() if before["config"].get(name) != value  # type: ignore[attr-defined]
+        ]
+        changed += ["the data"] if before["data"] != record["data"] else []
+        if changed:
+            raise ConfigError(
+                f"Expected the run that {work} belongs to, found another: {', '.join(changed)} changed. "
+                "Give the same options, or start anew without --resume."
+            )
+        whole = [folder for folder in work.glob("checkpoint-*") if _is_whole(folder)]
+        if whole:
+            return os.fspath(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2])))
+    if plan.config.resume:
+        say("Nothing to resume from: starting at the beginning.")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, mode=0o700)
+    write_text_atomically(path, json.dumps(record, indent=2))
+    return None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Say whether the Trainer finished writing a state; its own record is the last file it writes."""
+    try:
+        json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+# Training.
+
+
+def _new_model(plan: _Plan) -> Any:
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
+
+    from lc_finetune.inference.backends.torch import quiet
+
+    loader: Any = AutoModelForTokenClassification if plan.tags else AutoModelForSequenceClassification
+    kind = {} if plan.tags else {"problem_type": "single_label_classification"}
+    set_seed(plan.config.seed)  # the head is random
+    with quiet(), _no_new_head_warning():
+        return loader.from_pretrained(
+            plan.base.folder, use_safetensors=True, id2label=plan.labels.id2label, label2id=plan.labels.label2id,
+            ignore_mismatched_sizes=True, **kind,
+        )  # fmt: skip
+
+
+class _no_new_head_warning:  # noqa: N801  (reads as the context it is)
+    """Hold back transformers' notice that the head is new: it always is, here."""
+
+    def __enter__(self) -> None:
+        self._logger = logging.getLogger("transformers.modeling_utils")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._level)
+
+
+def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
+    """Pad a batch to its longest row."""
+    import torch
+
+    longest = max(len(feature["input_ids"]) for feature in features)
+
+    def padded(name: str, fill: int) -> torch.Tensor:
+        return torch.tensor([[*f[name], *[fill] * (longest - len(f["input_ids"]))] for f in features])
+
+    tagged = isinstance(features[0]["labels"], list)
+    labels = padded("labels", IGNORED) if tagged else torch.tensor([feature["labels"] for feature in features])
+    return {"input_ids": padded("input_ids", pad_id), "attention_mask": padded("attention_mask", 0), "labels": labels}
+
+
+def _train(plan: _Plan, work: Path, resume_from: str | None) -> tuple[Any, list[dict[str, Any]]]:
+    """Run the Trainer; returns the model with its best epoch's weights, and the log."""
+    from transformers import EarlyStoppingCallback, Trainer
+
+    encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
+    train, cut = _features(plan, plan.splits.train, encoder)
+    if cut:
+        logger.warning("%d training entities end inside a token and were widened to it or left out.", cut)
+    validation, _ = _features(plan, plan.splits.validation, encoder)
+    trainer = Trainer(
+        model=_new_model(plan),
+        args=_arguments(plan, work),
+        train_dataset=cast(Any, train),
+        eval_dataset=cast(Any, validation),
+        data_collator=lambda features: _collate(features, encoder.pad_id),
+        compute_metrics=_validation_metric(plan),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=plan.config.patience)],
+    )
+    trainer.train(resume_from_checkpoint=resume_from)
+    return trainer.model, list(trainer.state.log_history)
+
+
+def _arguments(plan: _Plan, work: Path) -> Any:
+    import torch
+    from transformers import AutoConfig, TrainingArguments
+
+    config = plan.config
+    on_cuda = torch.cuda.is_available()
+    hidden = int(AutoConfig.from_pretrained(plan.base.folder).hidden_size)
+    values: dict[str, Any] = {
+        "output_dir": os.fspath(work),
+        "num_train_epochs": _epochs(plan),
+        "learning_rate": config.learning_rate or recipe.learning_rate(hidden),
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": 64,
+        "weight_decay": recipe.WEIGHT_DECAY,
+        "warmup_steps": recipe.WARMUP,
+        "label_smoothing_factor": recipe.LABEL_SMOOTHING[plan.task],
+        "lr_scheduler_type": "linear",
+        "train_sampling_strategy": "group_by_length",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "f1" if plan.tags else "accuracy",
+        "greater_is_better": True,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "bf16": on_cuda and torch.cuda.is_bf16_supported(),
+        "optim": "adamw_torch_fused",
+        "report_to": "none",
+        "dataloader_pin_memory": on_cuda,
+    }
+    try:
+        return TrainingArguments(**{**values, **config.trainer})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+def _validation_metric(plan: _Plan) -> Callable[[Any], dict[str, float]]:
+    tags = plan.tags
+    if tags is None:
+        return lambda outcome: {"accuracy": float((outcome.predictions.argmax(-1) == outcome.label_ids).mean())}
+
+    def entities(outcome: Any) -> dict[str, float]:
+        gold: list[list[Span]] = []
+        found: list[list[Span]] = []
+        for logits, wanted in zip(outcome.predictions, outcome.label_ids, strict=True):
+            units = wanted != IGNORED
+            gold.append(tags_to_spans([tags.labels[i] for i in wanted[units]], tags.scheme))
+            found.append(tags.spans(best_path(log_softmax(np.asarray(logits)[units]), tags)))
+        return {"f1": entity_f1(gold, found)}
+
+    return entities
+
+
+# After training.
+
+
+def _write(staging: Path, name: str, plan: _Plan, model: Any, history: list[dict[str, Any]]) -> None:
+    """Save, export, measure the folder through the path that serves, and record it all."""
+    from transformers import AutoTokenizer
+
+    model.to("cpu").float().save_pretrained(staging)
+    AutoTokenizer.from_pretrained(plan.base.folder).save_pretrained(staging)
+    manifest = Manifest(
+        task=plan.task,
+        max_length=plan.windowing.max_length,
+        stride=plan.windowing.stride,
+        tag_unit=plan.tag_unit,
+        base_model=plan.base.name,
+        base_revision=plan.base.revision,
+        data_fingerprint=plan.fingerprint,
+    )
+    write_manifest(staging, manifest)
+    export_onnx(staging)
+    manifest = manifest.model_copy(update={"metrics": _measure(staging, plan)})
+    manifest = write_manifest(staging, manifest)
+    (staging / "README.md").write_text(model_card(name, manifest, plan.labels.names), encoding="utf-8")
+    (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+
+
+def _measure(staging: Path, plan: _Plan) -> dict[str, Figures]:
+    predictor = Predictor.load(Checkpoint.load(staging))
+    measured: dict[str, Figures] = {}
+    for split in ("validation", "test"):
+        examples: Sequence[Example] = getattr(plan.splits, split)
+        if examples:
+            measured[split] = score(predictor, examples)
+    last = "test" if plan.splits.test else "validation"
+    if plan.config.baseline:
+        measured[last]["frozen_baseline"] = {
+            name: value for name, value in _baseline(plan, getattr(plan.splits, last)).items() if name != "per_label"
+        }
+    return measured
+
+
+def _baseline(plan: _Plan, examples: Sequence[Example]) -> Figures:
+    length = plan.windowing.max_length
+    if plan.tags is None or plan.tag_unit is None:
+        return classification_baseline(plan.base.folder, plan.splits.train, examples, length)
+    return tagging_baseline(plan.base.folder, plan.splits.train, examples, plan.tags, length, plan.tag_unit)
+
+
+def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
+    """Measure a loaded checkpoint on labelled examples.
+
+    Raises:
+        LCFinetuneError: If a text cannot be read or answered.
+    """
+    results = predictor.predict([example.text for example in examples])
+    for result in results:
+        if isinstance(result, LCFinetuneError):
+            raise result
+    if isinstance(examples[0], TextExample):
+        return classification_figures([cast(TextExample, e).label for e in examples], [r.label for r in results])
+    found = [[Span(e.start, e.end, e.label) for e in result.entities] for result in results]
+    return entity_figures([cast(TaggedExample, e).spans for e in examples], found)
