@@ -1,0 +1,1 @@
+"""Recipes: one build function a file, Runnables in, one Runnable out."""
