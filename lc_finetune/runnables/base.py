@@ -19,7 +19,6 @@ from langchain_core.runnables import (
 )
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
-from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
 
 from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.errors import CheckpointError
@@ -33,6 +32,18 @@ R = TypeVar("R", bound=Result)
 def as_mapping(result: Result) -> dict[str, Any]:
     """Turn a result into a dict of its fields, entities and scores as they are."""
     return {name: getattr(result, name) for name in type(result).model_fields}
+
+
+class FieldsOf(RunnableLambda[Result, dict[str, Any]]):
+    """A result → a dict of its fields, whose schema is the result's own."""
+
+    def __init__(self, result_type: type[Result]) -> None:
+        super().__init__(as_mapping)
+        self._result_type = result_type
+
+    def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        """The result's model: what is picked or assigned next keeps its type."""
+        return self._result_type
 
 
 class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
@@ -222,15 +233,8 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
     def __or__(self, other: Any) -> RunnableSerializable[Any, Any]:
         """Compose; `RunnablePick` and `RunnableAssign` are handed the result's fields as a dict."""
         if isinstance(other, RunnablePick | RunnableAssign):
-            return super().__or__(self._mapping()) | other
+            return super().__or__(FieldsOf(self.OutputType)) | other
         return super().__or__(other)
-
-    def _mapping(self) -> Runnable[Any, dict[str, Any]]:
-        return RunnableLambda(as_mapping).with_types(input_type=self.OutputType, output_type=self._field_types())
-
-    def _field_types(self) -> Any:
-        fields = {name: info.annotation for name, info in self.OutputType.model_fields.items()}
-        return TypedDict(f"{self.OutputType.__name__}Fields", fields)  # type: ignore[operator]
 
     # Tools and serialization.
 

@@ -1,0 +1,350 @@
+"""The engine: texts in, results out, whatever the way they are called."""
+
+import asyncio
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from lc_finetune.checkpoint import MANIFEST, WEIGHTS, Checkpoint
+from lc_finetune.errors import CheckpointError, EngineError, InputError
+from lc_finetune.inference import Predictor, plan, worker
+from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs
+from lc_finetune.inference.encode import Encoding
+from lc_finetune.testing import tiny_checkpoint
+
+TEXTS = ["where is my card", "", "I need to top up some cash, please!", "x " * 200, "Ünïcödé 😀 text"]
+
+
+def logits_of(predictor: Predictor, texts: list[str]) -> np.ndarray[Any, Any]:
+    """Log-probabilities, which fix logits up to a constant."""
+    return np.log([list(result.scores.values()) for result in predictor.predict(texts)])
+
+
+def test_a_text_alone_and_in_a_batch_gives_the_same(tiny_classifier: Checkpoint) -> None:
+    """An answer never depends on its neighbours: within 1e-5."""
+    predictor = Predictor.load(tiny_classifier, device="cpu", backend="torch")
+    together = logits_of(predictor, TEXTS * 7)[: len(TEXTS)]
+    alone = np.concatenate([logits_of(predictor, [text]) for text in TEXTS])
+
+    assert np.abs(together - alone).max() < 1e-5
+
+
+def test_the_logits_are_transformers_own(tiny_classifier: Checkpoint) -> None:
+    """`from_pretrained` on the same folder gives the same answer: within 1e-5."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_classifier.path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_classifier.path)
+    with torch.inference_mode():
+        theirs = model(**tokenizer(TEXTS[0], return_tensors="pt")).logits.log_softmax(-1).numpy()
+    ours = logits_of(Predictor.load(tiny_classifier, device="cpu", backend="torch"), TEXTS[:1])
+
+    assert np.abs(theirs - ours).max() < 1e-5
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_the_export_agrees_with_torch(tmp_path: Path, task: Any) -> None:
+    """ONNX within 1e-4, long texts too; `auto` on CPU takes it."""
+    checkpoint = tiny_checkpoint(tmp_path / "c", task=task, onnx=True)
+    exported, torch_one = (Predictor.load(checkpoint, device="cpu", backend=b) for b in ("auto", "torch"))
+
+    assert "onnx" == exported.backend.name
+    batch = Batch(np.arange(40).reshape(4, 10).astype(np.int64) % 30, np.ones((4, 10), dtype=np.int64))
+    assert np.abs(exported.forward(batch).logits - torch_one.forward(batch).logits).max() < 1e-4
+    left, right = exported.predict(TEXTS), torch_one.predict(TEXTS)
+    assert [r.model_dump(exclude={"score", "scores", "entities"}) for r in left] == [
+        r.model_dump(exclude={"score", "scores", "entities"}) for r in right
+    ]
+
+
+def test_an_export_of_other_weights_is_refused(tmp_path: Path) -> None:
+    """The export's manifest names the weights it was made from."""
+    shutil.copytree(tiny_checkpoint(tmp_path / "a", onnx=True).path / "onnx", tmp_path / "onnx")
+    other = tiny_checkpoint(tmp_path / "b", seed=1)
+    shutil.copytree(tmp_path / "onnx", other.path / "onnx")
+
+    with pytest.raises(CheckpointError, match="other weights"):
+        Predictor.load(other, device="cpu", backend="onnx")
+
+
+@given(st.text())
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_entity_is_a_slice_of_its_text(tiny_tagger: Checkpoint, text: str) -> None:
+    """`text[start:end] == entity.text`, sorted and disjoint, for any Unicode."""
+    (tagging,) = Predictor.load(tiny_tagger, device="cpu").predict([text])
+    ends = [0]
+    for entity in tagging.entities:
+        assert tagging.text[entity.start : entity.end] == entity.text
+        assert ends[-1] <= entity.start < entity.end
+        ends.append(entity.end)
+
+
+@pytest.mark.parametrize("text", ["a\r\nb 😀 e\u0301 中文 c", "  padded  ", "\u200dword"])
+def test_offsets_hold_for_every_family_of_tokenizer(any_tagger: Checkpoint, text: str) -> None:
+    """Emoji, combining marks, CRLF, CJK, and the space that `Ġ` and `▁` pieces include."""
+    (tagging,) = Predictor.load(any_tagger, device="cpu").predict([text])
+
+    for entity in tagging.entities:
+        assert text[entity.start : entity.end] == entity.text == entity.text.strip()
+
+
+def test_a_text_that_breaks_the_tokenizer_fails_alone(tiny_classifier: Checkpoint) -> None:
+    """A lone surrogate is refused in its own slot."""
+    good, bad = Predictor.load(tiny_classifier, device="cpu").predict(["fine", "\ud800"])
+
+    assert good.label
+    assert isinstance(bad, InputError)
+
+
+def test_a_megabyte_is_read_whole(tiny_tagger: Checkpoint) -> None:
+    """In windows, none cut off: the last word can be an entity as well as the first."""
+    text = "card " * 200_000
+    (tagging,) = Predictor.load(tiny_tagger, device="cpu").predict([text])
+
+    assert text == tagging.text
+    if tagging.entities:
+        assert tagging.entities[-1].end <= len(text)
+
+
+@given(st.integers(0, 500), st.integers(1, 40), st.integers(0, 60))
+def test_windows_cover_a_text_and_their_cores_share_it_out(length: int, capacity: int, stride: int) -> None:
+    """No piece is lost, none is owned twice, no window is longer than the model."""
+    ranges = plan.windows(length, capacity, stride)
+
+    assert all(0 < end - start <= capacity for start, end in ranges) or [(0, 0)] == ranges
+    assert list(range(length)) == [piece for start, end in plan.cores(ranges) for piece in range(start, end)]
+    assert all(r[0] <= c[0] and c[1] <= r[1] for r, c in zip(ranges, plan.cores(ranges), strict=True))
+
+
+@given(st.lists(st.integers(1, 100), max_size=60), st.integers(1, 400))
+def test_batches_hold_every_window_within_the_budget(lengths: list[int], budget: int) -> None:
+    """Padding counted; only a single window may be longer than the budget."""
+    cut = plan.batches(lengths, budget)
+
+    assert list(range(len(lengths))) == sorted(position for batch in cut for position in batch)
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in cut)
+
+
+class SlowModel:
+    """A fake at the worker's seam: each forward takes a fixed time; the answer is the text's length."""
+
+    max_length, stride, per_piece = 16, 4, False
+    frame = ([1], [2], 0)
+
+    def __init__(self, seconds: float = 0.05, budget: int = 10_000) -> None:
+        self.seconds, self.token_budget, self.rows = seconds, budget, list[int]()
+        self.fail: Any = lambda batch: None
+
+    def encode(self, texts: Any) -> list[Encoding]:
+        return [Encoding([3] * len(text)) for text in texts]
+
+    def forward(self, batch: Batch) -> Outputs:
+        self.rows.append(len(batch.input_ids))
+        time.sleep(self.seconds)
+        self.fail(batch)
+        sizes = batch.attention_mask.sum(axis=1, keepdims=True).astype(np.float32)
+        return Outputs(sizes, sizes)
+
+    def decode(self, text: str, encoding: Encoding, logits: Any, features: Any) -> int:
+        return len(text)
+
+
+def ask(owner: worker.Worker, model: Any, texts: list[str]) -> Any:
+    """Submit as a caller does."""
+    if (turn := owner.gate.enter(len(texts))) is not None:
+        turn.result(10)
+    job = worker.Job(model, texts)
+    owner.submit(job)
+    return job.future
+
+
+def test_concurrent_calls_share_forwards() -> None:
+    """256 calls of one text: the first starts at once, the others fill one forward."""
+    owner, model = worker.Worker("fake"), SlowModel()
+    futures = [ask(owner, model, ["ab"]) for _ in range(256)]
+
+    assert [[2]] * 256 == [future.result(10) for future in futures]
+    assert len(model.rows) <= 3
+
+
+def test_threads_that_come_back_are_waited_for() -> None:
+    """Six threads, ten calls each: forwards are full but for the first few, not half empty."""
+    owner, model = worker.Worker("fake"), SlowModel(seconds=0.02)
+
+    def caller() -> None:
+        for _ in range(10):
+            ask(owner, model, ["ab"]).result(10)
+
+    threads = [threading.Thread(target=caller) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 60 == sum(model.rows)
+    assert len(model.rows) <= 16
+
+
+def test_a_lone_text_does_not_wait_for_the_end_of_a_large_job() -> None:
+    """Waves take turns."""
+    owner, model = worker.Worker("fake"), SlowModel(seconds=0.01, budget=4)
+    large = ask(owner, model, ["ab"] * 50)
+    small = ask(owner, model, ["abc"])
+
+    assert [3] == small.result(10)
+    assert not large.done()
+    assert [2] * 50 == large.result(10)
+
+
+def test_a_poisoned_text_fails_alone() -> None:
+    """A batch that fails is tried again window by window."""
+
+    def poison(batch: Batch) -> None:
+        if (batch.attention_mask.sum(axis=1) == 5).any():
+            raise ValueError("poison")
+
+    owner, model = worker.Worker("fake"), SlowModel(seconds=0)
+    model.fail = poison
+    good, bad, also_good = ask(owner, model, ["a", "abc", "ab"]).result(10)
+
+    assert (1, 2) == (good, also_good)
+    assert isinstance(bad, EngineError)
+
+
+def test_out_of_memory_halves_the_budget_and_goes_on() -> None:
+    """Until the batches fit."""
+
+    def small_only(batch: Batch) -> None:
+        if batch.input_ids.size > 40:
+            raise OutOfMemory
+
+    owner, model = worker.Worker("fake"), SlowModel(seconds=0)
+    model.fail = small_only
+
+    assert [2] * 64 == ask(owner, model, ["ab"] * 64).result(10)
+    assert model.token_budget <= 128
+
+
+def test_a_cancelled_call_is_not_computed() -> None:
+    """A caller that left while it waited costs nothing."""
+    owner, model = worker.Worker("fake"), SlowModel()
+    first = ask(owner, model, ["a"])
+    gone = ask(owner, model, ["abc"] * 3)
+    gone.cancel()
+    first.result(10)
+    ask(owner, model, ["a"]).result(10)
+
+    assert 2 == sum(model.rows)
+
+
+def test_a_closed_worker_fails_its_callers_clearly() -> None:
+    """No caller waits for ever."""
+    owner, model = worker.Worker("fake"), SlowModel()
+    ask(owner, model, ["a"])
+    waiting = ask(owner, model, ["b"])
+    owner.close()
+
+    with pytest.raises(EngineError, match="closed"):
+        waiting.result(10)
+
+
+def test_a_worker_that_dies_fails_its_callers_and_is_replaced() -> None:
+    """The next call starts a new thread."""
+    owner, model = worker.Worker("fake"), SlowModel()
+    broken = SlowModel()
+    broken.encode = lambda texts: 1 / 0  # type: ignore[assignment]
+
+    with pytest.raises(EngineError, match="died"):
+        ask(owner, broken, ["a"]).result(10)
+    assert [1] == ask(owner, model, ["a"]).result(10)
+
+
+def test_callers_beyond_the_bound_wait_outside() -> None:
+    """The queue holds at most its bound; everybody is served in the end."""
+    owner, model = worker.Worker("fake", pending=4), SlowModel(seconds=0.001)
+    done: list[Any] = []
+    threads = [threading.Thread(target=lambda: done.append(ask(owner, model, ["ab"]).result(10))) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [[2]] * 40 == done
+    assert max(model.rows) <= 4
+
+
+async def test_cancelling_a_coroutine_leaves_the_engine_whole(tiny_classifier: Checkpoint) -> None:
+    """`wait_for` may give up; the next call is served."""
+    predictor = Predictor.load(tiny_classifier, device="cpu")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(predictor.apredict(["x " * 5000] * 64), 0.0001)
+
+    assert 1 == len(await predictor.apredict(["again"]))
+
+
+def test_the_same_content_is_loaded_once(tiny_classifier: Checkpoint) -> None:
+    """Weights are shared by digest, device, dtype and backend."""
+    one, two = (Predictor.load(Checkpoint.load(tiny_classifier.path), device="cpu") for _ in range(2))
+
+    assert one is two
+
+
+def altered(tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return tiny_checkpoint(tmp_path / "c").path
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS, "tokenizer.json"])
+@pytest.mark.parametrize("fault", ["missing", "truncated", "altered"])
+def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path, name: str, fault: str) -> None:
+    """Before any weight is read; the message names the file."""
+    path = altered(tmp_path) / name
+    content = path.read_bytes()
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-9] if fault == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        Checkpoint.load(path.parent)
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    """Nothing is ever unpickled."""
+    folder = altered(tmp_path)
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+
+    with pytest.raises(CheckpointError, match="pickled"):
+        Checkpoint.load(folder)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    """With the advice to upgrade."""
+    folder = altered(tmp_path)
+    path = folder / MANIFEST
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
+
+    with pytest.raises(CheckpointError, match="Upgrade"):
+        Checkpoint.load(folder)
+
+
+def test_a_plain_folder_loads_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A safetensors classifier without our manifest is served, uncalibrated."""
+    folder = altered(tmp_path)
+    (folder / MANIFEST).unlink()
+
+    assert Predictor.load(Checkpoint.load(folder), device="cpu").predict(["hi"])[0].accepted is None
+    assert "uncalibrated" in caplog.text
+
+
+def test_nothing_at_the_path_is_a_clear_error(tmp_path: Path) -> None:
+    """It names the path and how to get a checkpoint."""
+    with pytest.raises(CheckpointError, match=r"lc_finetune\.train"):
+        Checkpoint.load(tmp_path / "nowhere")

