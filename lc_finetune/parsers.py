@@ -47,7 +47,7 @@ class _AnswerParser(BaseOutputParser[R]):
         return labels
 
     @property
-    def InputType(self) -> Any:  # noqa: N802
+    def InputType(self) -> Any:
         """An answer, or a mapping of text and answer."""
         return str | BaseMessage | dict[str, Any]
 
@@ -105,7 +105,7 @@ class LabelOutputParser(_AnswerParser[Classification]):
     """
 
     @property
-    def OutputType(self) -> type[Classification]:  # noqa: N802
+    def OutputType(self) -> type[Classification]:
         """The result."""
         return Classification
 
@@ -169,7 +169,7 @@ class EntitiesOutputParser(_AnswerParser[Tagging]):
     """
 
     @property
-    def OutputType(self) -> type[Tagging]:  # noqa: N802
+    def OutputType(self) -> type[Tagging]:
         """The result."""
         return Tagging
 

@@ -97,7 +97,7 @@ class Classification(Result):
     )
     accepted: bool | None = Field(
         default=None,
-        description="Whether the score reaches the calibrated threshold and the text is in scope; None if uncalibrated.",
+        description="Whether the score reaches the threshold and the text is in scope; None if uncalibrated.",
     )
     in_scope: Probability | None = Field(
         default=None, description="p-value of the text against the calibration texts; None without one."

@@ -45,7 +45,8 @@ CASES = [
     Case("router", _router, Classification(text="x", label="card"), Classification(text="x", label="cash"),
          serializable=False),
     Case("label parser", lambda *_: LabelOutputParser(labels=("a", "b")), "a", "c", "parser"),
-    Case("entities parser", lambda *_: EntitiesOutputParser(labels=("A",)), {"text": "x", "answer": "[]"}, "[]", "parser"),
+    Case("entities parser", lambda *_: EntitiesOutputParser(labels=("A",)), {"text": "x", "answer": "[]"}, "[]",
+         "parser"),
 ]  # fmt: skip
 
 
@@ -67,7 +68,9 @@ class Recorder(BaseCallbackHandler):
         self.ended = self.failed = 0
         self._top: set[Any] = set()
 
-    def on_chain_start(self, serialized: Any, inputs: Any, *, run_id: Any, parent_run_id: Any = None, **kw: Any) -> None:
+    def on_chain_start(
+        self, serialized: Any, inputs: Any, *, run_id: Any, parent_run_id: Any = None, **kw: Any
+    ) -> None:
         if parent_run_id is None:
             self._top.add(run_id)
             self.started.append(kw.get("run_type") or "chain")
@@ -97,9 +100,13 @@ class Approximately:
             case float(), float():
                 return abs(self.expected - found) < 1e-5
             case dict(), dict():
-                return self.expected.keys() == found.keys() and all(Approximately(v) == found[k] for k, v in self.expected.items())
-            case (list() | tuple()), (list() | tuple()):
-                return len(self.expected) == len(found) and all(map(lambda e, f: Approximately(e) == f, self.expected, found))
+                return self.expected.keys() == found.keys() and all(
+                    Approximately(v) == found[k] for k, v in self.expected.items()
+                )
+            case ((list() | tuple()), (list() | tuple())):
+                return len(self.expected) == len(found) and all(
+                    map(lambda e, f: Approximately(e) == f, self.expected, found)
+                )
         return bool(self.expected == found)
 
 
@@ -114,9 +121,9 @@ async def test_every_way_to_call_gives_the_same(case: Case, runnable: Runnable[A
         list(runnable.stream(case.good)),
         [one async for one in runnable.astream(case.good)],
     ]
-    assert [1, 3, 3, 1, 1] == [len(answers) for answers in ways]
+    assert [len(answers) for answers in ways] == [1, 3, 3, 1, 1]
     assert all(same(expected, answer) for answers in ways for answer in answers)
-    assert [] == runnable.batch([])
+    assert runnable.batch([]) == []
 
 
 async def test_a_bad_item_fails_alone(case: Case, runnable: Runnable[Any, Any]) -> None:
@@ -125,7 +132,7 @@ async def test_a_bad_item_fails_alone(case: Case, runnable: Runnable[Any, Any]) 
         runnable.batch([case.good, case.bad, case.good], return_exceptions=True),
         await runnable.abatch([case.good, case.bad, case.good], return_exceptions=True),
     ):
-        assert [False, True, False] == [isinstance(outcome, LCFinetuneError) for outcome in outcomes]
+        assert [isinstance(outcome, LCFinetuneError) for outcome in outcomes] == [False, True, False]
     with pytest.raises(LCFinetuneError):
         runnable.batch([case.good, case.bad])
     with pytest.raises(LCFinetuneError):
@@ -139,12 +146,12 @@ async def test_each_item_is_one_run(case: Case, runnable: Runnable[Any, Any]) ->
     await runnable.ainvoke(case.good, {"callbacks": [recorder]})
 
     assert [case.run_type] * 3 == recorder.started
-    assert (2, 1) == (recorder.ended, recorder.failed)
+    assert (recorder.ended, recorder.failed) == (2, 1)
 
 
 def test_configs_may_be_a_list(case: Case, runnable: Runnable[Any, Any]) -> None:
     """One for each input; another number is a ValueError."""
-    assert 2 == len(runnable.batch([case.good] * 2, [{"tags": ["a"]}, {"tags": ["b"]}]))
+    assert len(runnable.batch([case.good] * 2, [{"tags": ["a"]}, {"tags": ["b"]}])) == 2
     with pytest.raises(ValueError, match="config"):
         runnable.batch([case.good] * 2, [{}])
 

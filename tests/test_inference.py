@@ -55,7 +55,7 @@ def test_the_export_agrees_with_torch(tmp_path: Path, task: Any) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "c", task=task, onnx=True)
     exported, torch_one = (Predictor.load(checkpoint, device="cpu", backend=b) for b in ("auto", "torch"))
 
-    assert "onnx" == exported.backend.name
+    assert exported.backend.name == "onnx"
     batch = Batch(np.arange(40).reshape(4, 10).astype(np.int64) % 30, np.ones((4, 10), dtype=np.int64))
     assert np.abs(exported.forward(batch).logits - torch_one.forward(batch).logits).max() < 1e-4
     left, right = exported.predict(TEXTS), torch_one.predict(TEXTS)
@@ -118,7 +118,7 @@ def test_windows_cover_a_text_and_their_cores_share_it_out(length: int, capacity
     """No piece is lost, none is owned twice, no window is longer than the model."""
     ranges = plan.windows(length, capacity, stride)
 
-    assert all(0 < end - start <= capacity for start, end in ranges) or [(0, 0)] == ranges
+    assert all(0 < end - start <= capacity for start, end in ranges) or ranges == [(0, 0)]
     assert list(range(length)) == [piece for start, end in plan.cores(ranges) for piece in range(start, end)]
     assert all(r[0] <= c[0] and c[1] <= r[1] for r, c in zip(ranges, plan.cores(ranges), strict=True))
 
@@ -170,7 +170,7 @@ def test_concurrent_calls_share_forwards() -> None:
     owner, model = worker.Worker("fake"), SlowModel()
     futures = [ask(owner, model, ["ab"]) for _ in range(256)]
 
-    assert [[2]] * 256 == [future.result(10) for future in futures]
+    assert [future.result(10) for future in futures] == [[2]] * 256
     assert len(model.rows) <= 3
 
 
@@ -188,7 +188,7 @@ def test_threads_that_come_back_are_waited_for() -> None:
     for thread in threads:
         thread.join()
 
-    assert 60 == sum(model.rows)
+    assert sum(model.rows) == 60
     assert len(model.rows) <= 16
 
 
@@ -198,9 +198,9 @@ def test_a_lone_text_does_not_wait_for_the_end_of_a_large_job() -> None:
     large = ask(owner, model, ["ab"] * 50)
     small = ask(owner, model, ["abc"])
 
-    assert [3] == small.result(10)
+    assert small.result(10) == [3]
     assert not large.done()
-    assert [2] * 50 == large.result(10)
+    assert large.result(10) == [2] * 50
 
 
 def test_a_poisoned_text_fails_alone() -> None:
@@ -214,7 +214,7 @@ def test_a_poisoned_text_fails_alone() -> None:
     model.fail = poison
     good, bad, also_good = ask(owner, model, ["a", "abc", "ab"]).result(10)
 
-    assert (1, 2) == (good, also_good)
+    assert (good, also_good) == (1, 2)
     assert isinstance(bad, EngineError)
 
 
@@ -228,7 +228,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on() -> None:
     owner, model = worker.Worker("fake"), SlowModel(seconds=0)
     model.fail = small_only
 
-    assert [2] * 64 == ask(owner, model, ["ab"] * 64).result(10)
+    assert ask(owner, model, ["ab"] * 64).result(10) == [2] * 64
     assert model.token_budget <= 128
 
 
@@ -241,7 +241,7 @@ def test_a_cancelled_call_is_not_computed() -> None:
     first.result(10)
     ask(owner, model, ["a"]).result(10)
 
-    assert 2 == sum(model.rows)
+    assert sum(model.rows) == 2
 
 
 def test_a_closed_worker_fails_its_callers_clearly() -> None:
@@ -263,7 +263,7 @@ def test_a_worker_that_dies_fails_its_callers_and_is_replaced() -> None:
 
     with pytest.raises(EngineError, match="died"):
         ask(owner, broken, ["a"]).result(10)
-    assert [1] == ask(owner, model, ["a"]).result(10)
+    assert ask(owner, model, ["a"]).result(10) == [1]
 
 
 def test_callers_beyond_the_bound_wait_outside() -> None:
@@ -276,7 +276,7 @@ def test_callers_beyond_the_bound_wait_outside() -> None:
     for thread in threads:
         thread.join()
 
-    assert [[2]] * 40 == done
+    assert done == [[2]] * 40
     assert max(model.rows) <= 4
 
 
@@ -286,7 +286,7 @@ async def test_cancelling_a_coroutine_leaves_the_engine_whole(tiny_classifier: C
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(predictor.apredict(["x " * 5000] * 64), 0.0001)
 
-    assert 1 == len(await predictor.apredict(["again"]))
+    assert len(await predictor.apredict(["again"])) == 1
 
 
 def test_the_same_content_is_loaded_once(tiny_classifier: Checkpoint) -> None:

@@ -17,7 +17,7 @@ def test_import_has_no_consequences() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert "[] []" == done.stdout.strip()
+    assert done.stdout.strip() == "[] []"
 
 
 @pytest.mark.parametrize("name", lc_finetune.__all__)

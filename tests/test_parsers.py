@@ -31,10 +31,12 @@ def test_an_answer_is_read_however_it_is_dressed(answer: str) -> None:
     """JSON, fences, quotes, another case, or a sentence that names one label."""
     result = labels.invoke(answer)
 
-    assert ("card_arrival", "llm", None, 0) == (result.label, result.source, result.score, len(result.scores))
+    assert (result.label, result.source, result.score, len(result.scores)) == ("card_arrival", "llm", None, 0)
 
 
-@pytest.mark.parametrize("answer", ["", "no idea", "card or refund", '{"label": "cash"}', "[1]", '{"a": 1}', "postcard"])
+@pytest.mark.parametrize(
+    "answer", ["", "no idea", "card or refund", '{"label": "cash"}', "[1]", '{"a": 1}', "postcard"]
+)
 def test_an_answer_outside_the_labels_is_an_error_that_keeps_the_answer_to_itself(answer: str) -> None:
     """The message names the labels; the answer is in `llm_output` only."""
     with pytest.raises(AnswerError) as caught:
@@ -46,18 +48,24 @@ def test_an_answer_outside_the_labels_is_an_error_that_keeps_the_answer_to_itsel
 
 def test_messages_and_mappings_are_answers_too() -> None:
     """A message's text counts; a mapping brings the text along."""
-    assert "refund" == labels.invoke(AIMessage([{"type": "text", "text": "refund"}])).label
-    assert "money back" == labels.invoke({"text": "money back", "answer": AIMessage("refund")}).text
+    assert labels.invoke(AIMessage([{"type": "text", "text": "refund"}])).label == "refund"
+    assert labels.invoke({"text": "money back", "answer": AIMessage("refund")}).text == "money back"
 
 
 def test_entities_are_found_again_in_the_text() -> None:
     """Repeated words go to successive occurrences; wrong offsets are corrected; the text's own spelling is kept."""
     text = "Oslo to oslo, Ann"
-    answer = '[{"label":"city","text":"Oslo"},{"label":"CITY","text":"oslo","start":0,"end":4},{"label":"PERSON","text":"ANN"}]'
+    items = ['{"label":"city","text":"Oslo"}', '{"label":"CITY","text":"oslo","start":0,"end":4}',
+             '{"label":"PERSON","text":"ANN"}']  # fmt: skip
+    answer = f"[{','.join(items)}]"
 
     found = entities.invoke({"text": text, "answer": answer}).entities
 
-    assert [("CITY", "Oslo", 0), ("CITY", "oslo", 8), ("PERSON", "Ann", 14)] == [(e.label, e.text, e.start) for e in found]
+    assert [(e.label, e.text, e.start) for e in found] == [
+        ("CITY", "Oslo", 0),
+        ("CITY", "oslo", 8),
+        ("PERSON", "Ann", 14),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -93,8 +101,8 @@ def test_a_chain_with_a_chat_model_batches_and_keeps_errors_in_their_slots() -> 
     chain = FakeListChatModel(responses=["refund"]) | labels
     outcomes = labels.batch(["refund", "?"], return_exceptions=True)
 
-    assert "refund" == chain.invoke("where is my money").label
-    assert ["Classification", "AnswerError"] == [type(outcome).__name__ for outcome in outcomes]
+    assert chain.invoke("where is my money").label == "refund"
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Classification", "AnswerError"]
 
 
 def test_format_instructions_name_every_label() -> None:

@@ -53,7 +53,7 @@ def classifier(tiny_classifier: Checkpoint) -> TextClassifier:
 )
 def test_a_text_is_read_from_whatever_holds_it(classifier: TextClassifier, value: Any) -> None:
     """Strings, mappings, messages, states, documents, prompts."""
-    assert "my card" == classifier.invoke(value).text
+    assert classifier.invoke(value).text == "my card"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_result_is_frozen_hashable_and_sums_to_one(classifier: TextClassifier)
     """Scores are read-only probabilities; the text stays out of the repr."""
     result = classifier.invoke("my secret card")
 
-    assert 1 == len({result, classifier.invoke("my secret card")})
+    assert len({result, classifier.invoke("my secret card")}) == 1
     assert pytest.approx(1.0) == sum(result.scores.values())
     assert result.score == result.scores[result.label] == max(result.scores.values())
     assert "secret" not in repr(result)
@@ -92,7 +92,11 @@ def test_pick_and_assign_work_on_results(classifier: TextClassifier) -> None:
     assert label == classifier.pick("label").invoke("my card") == (classifier | RunnablePick("label")).invoke("my card")
     assert {"label": label, "text": "my card"} == classifier.pick(["label", "text"]).invoke("my card")
     extended = classifier | RunnablePassthrough.assign(size=lambda fields: len(fields["text"]))
-    assert 7 == extended.invoke("my card")["size"] == classifier.assign(size=lambda f: len(f["text"])).invoke("my card")["size"]
+    assert (
+        7
+        == extended.invoke("my card")["size"]
+        == classifier.assign(size=lambda f: len(f["text"])).invoke("my card")["size"]
+    )
     assert {"label", "score", "size"} <= set(extended.get_output_jsonschema()["properties"])
 
 
@@ -127,9 +131,9 @@ def test_retraining_into_the_same_folder_is_noticed(tmp_path: Path) -> None:
 
 def test_texts_of_an_iterator_are_answered_one_by_one(classifier: TextClassifier) -> None:
     """Chunks of one message are put together first."""
-    assert ["a", "b"] == [r.text for r in classifier.transform(iter(["a", "b"]))]
+    assert [r.text for r in classifier.transform(iter(["a", "b"]))] == ["a", "b"]
     chunks = iter([AIMessageChunk("my "), AIMessageChunk("card")])
-    assert ["my card"] == [r.text for r in classifier.transform(chunks)]
+    assert [r.text for r in classifier.transform(chunks)] == ["my card"]
 
 
 def test_a_thread_per_item_gives_the_same_as_a_batch(classifier: TextClassifier) -> None:
@@ -171,7 +175,7 @@ def test_the_wrong_class_for_a_checkpoint_names_the_right_one(
 @pytest.mark.parametrize("wrong", [{"device": "tpu"}, {"device": "cuda:99"}, {"backend": "tensorflow"}])
 def test_a_device_or_backend_that_is_not_there_is_refused(tiny_classifier: Checkpoint, wrong: dict[str, Any]) -> None:
     """With the names that are."""
-    with pytest.raises((ConfigError, ValueError), match="device|backend"):
+    with pytest.raises((ConfigError, ValueError), match=r"device|backend"):
         TextClassifier.from_checkpoint(tiny_classifier, **wrong)
 
 
@@ -220,17 +224,17 @@ async def test_the_router_calls_each_branch_once(classifier: TextClassifier) -> 
     branch, other = counted(calls), counted(calls)
     router = LabelRouter(routes={"a": branch, "b": branch}, default=other)
 
-    assert ["a0", "c1", "b2", "a3"] == router.batch(results("a", "c", "b", "a"))
-    assert [3, 1] == calls
-    assert ["a0", "c1"] == await router.abatch(results("a", "c"))
+    assert router.batch(results("a", "c", "b", "a")) == ["a0", "c1", "b2", "a3"]
+    assert calls == [3, 1]
+    assert await router.abatch(results("a", "c")) == ["a0", "c1"]
 
 
 def test_the_router_sends_what_is_not_accepted_to_the_default() -> None:
     """Whatever its label."""
     router = LabelRouter(routes={"a": lambda r: "a"}, default=lambda r: "person")
 
-    assert "person" == router.invoke(Classification(text="", label="a", accepted=False))
-    assert "a" == router.invoke(Classification(text="x", label="a", accepted=True))
+    assert router.invoke(Classification(text="", label="a", accepted=False)) == "person"
+    assert router.invoke(Classification(text="x", label="a", accepted=True)) == "a"
 
 
 def test_the_router_finds_the_result_in_a_mapping() -> None:
@@ -238,10 +242,12 @@ def test_the_router_finds_the_result_in_a_mapping() -> None:
     (result,) = results("a")
     router = LabelRouter(routes={"a": lambda item: item["n"]})
 
-    assert 7 == router.invoke({"n": 7, "c": result})
+    assert router.invoke({"n": 7, "c": result}) == 7
     with pytest.raises(InputError, match="key="):
         router.invoke({"one": result, "two": result})
-    assert 7 == LabelRouter(routes={"a": lambda item: item["n"]}, key="one").invoke({"n": 7, "one": result, "two": result})
+    assert (
+        LabelRouter(routes={"a": lambda item: item["n"]}, key="one").invoke({"n": 7, "one": result, "two": result}) == 7
+    )
 
 
 def test_a_failing_branch_fails_only_its_items() -> None:
@@ -250,7 +256,7 @@ def test_a_failing_branch_fails_only_its_items() -> None:
     first, second = router.batch(results("a", "b"), return_exceptions=True)
 
     assert isinstance(first, ZeroDivisionError)
-    assert "fine" == second
+    assert second == "fine"
 
 
 def test_a_router_without_any_branch_is_refused() -> None:

@@ -1,6 +1,7 @@
 """Tagging schemes."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,7 @@ def test_spans_survive_every_scheme(scheme: Scheme, case: tuple[list[Span], int]
     tags = spans_to_tags(spans, length, scheme)
 
     assert spans == tags_to_spans(tags, scheme)
-    assert [] == check_tags(tags, scheme)
+    assert check_tags(tags, scheme) == []
 
 
 @pytest.mark.parametrize("source", SCHEMES)
@@ -61,7 +62,7 @@ def test_transitions_allow_every_legal_sequence(scheme: Scheme, case: tuple[list
     ids = tags.labels.ids(spans_to_tags(*case, scheme))
 
     assert not ids or (tags.starts[ids[0]] and tags.ends[ids[-1]])
-    assert all(tags.transitions[left, right] for left, right in zip(ids, ids[1:], strict=False))
+    assert all(tags.transitions[left, right] for left, right in pairwise(ids))
 
 
 def test_adjacent_entities_stay_apart() -> None:

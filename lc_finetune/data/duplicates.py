@@ -64,9 +64,7 @@ def _near(texts: Sequence[str]) -> list[tuple[int, int]]:
         signature = ((values[:, None] * a + b) % _PRIME).min(axis=0)
         for band in range(BANDS):
             buckets[band, signature[band * rows : (band + 1) * rows].tobytes()].append(i)
-    candidates = {
-        (members[0], other) for members in buckets.values() if len(members) > 1 for other in members[1:]
-    }
+    candidates = {(members[0], other) for members in buckets.values() if len(members) > 1 for other in members[1:]}
     return [
         (left, right)
         for left, right in sorted(candidates)

@@ -42,15 +42,16 @@ class Summary:
             "  rows        " + ", ".join(f"{part} {size:,}" for part, size in self.sizes.items() if size),
             f"  labels      {len(counts)}: " + ", ".join(f"{name} {count:,}" for name, count in shown),
             "  pieces      " + ", ".join(f"{name} {value}" for name, value in self.lengths.items()),
-            f"  duplicates  {self.duplicates:,} rows, near ones included" + (
-                "" if self.sizes["train"] <= LIMIT else f" (near ones not looked for above {LIMIT:,} rows)"
-            ),
+            f"  duplicates  {self.duplicates:,} rows, near ones included"
+            + ("" if self.sizes["train"] <= LIMIT else f" (near ones not looked for above {LIMIT:,} rows)"),
             f"  unknown     {self.unknown:.1%} of pieces",
             f"  windows     {self.longer:,} rows ({self.longer / rows:.1%}) longer than {self.max_length} pieces are "
             "read in windows, none is cut",
         ]
         if self.estimated_seconds is not None:
-            lines.append(f"  time        about {self.estimated_seconds / 60:.0f} min {self.estimated_seconds % 60:.0f} s")
+            lines.append(
+                f"  time        about {self.estimated_seconds / 60:.0f} min {self.estimated_seconds % 60:.0f} s"
+            )
         if self.unknown > UNKNOWN_WARNING:
             lines.append("  WARNING     many pieces are unknown to the base model: is it made for this language?")
         return "\n".join([*lines, *(f"  note        {note}" for note in self.notes)])

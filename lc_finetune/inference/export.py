@@ -99,8 +99,9 @@ def check_export(folder: Path) -> None:
         manifest = json.loads((export / EXPORT_MANIFEST).read_text(encoding="utf-8"))
         recorded, weights = manifest["files"]["model.onnx"], manifest["weights"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{export}: expected model.onnx with {EXPORT_MANIFEST}, found neither or broken. "
-                              + remedy) from None
+        raise CheckpointError(
+            f"{export}: expected model.onnx with {EXPORT_MANIFEST}, found neither or broken. " + remedy
+        ) from None
     if not (export / "model.onnx").is_file() or sha256(export / "model.onnx") != recorded:
         raise CheckpointError(f"{export}: expected the model.onnx named in {EXPORT_MANIFEST}, found another. {remedy}")
     if sha256(folder / WEIGHTS) != weights:

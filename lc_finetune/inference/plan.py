@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def windows(length: int, capacity: int, stride: int) -> list[tuple[int, int]]:
@@ -51,6 +52,6 @@ def cores(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         >>> cores([(0, 6), (4, 10)])
         [(0, 5), (5, 10)]
     """
-    middles = [(left[1] + right[0]) // 2 for left, right in zip(ranges, ranges[1:], strict=False)]
+    middles = [(left[1] + right[0]) // 2 for left, right in pairwise(ranges)]
     edges = [ranges[0][0], *middles, ranges[-1][1]]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))

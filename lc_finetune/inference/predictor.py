@@ -132,7 +132,8 @@ class Predictor:
                 await self._turn(owner, turn, len(chunk))
             job = worker.Job(self, chunk)
             owner.submit(job)
-            results += await asyncio.wrap_future(job.future)
+            answered: list[Any] = await asyncio.wrap_future(job.future)
+            results += answered
         return results
 
     @staticmethod

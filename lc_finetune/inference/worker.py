@@ -219,8 +219,9 @@ class _Wave:
     def _decode(self, text: _Text) -> Any:
         whole = text.job.texts[text.position]
         try:
-            return self._model.decode(whole, text.encoding, *merge(text.ranges, text.logits, text.features,
-                                                                   per_piece=self._model.per_piece))
+            return self._model.decode(
+                whole, text.encoding, *merge(text.ranges, text.logits, text.features, per_piece=self._model.per_piece)
+            )
         except LCFinetuneError as error:
             return error
         except Exception as error:
@@ -249,8 +250,7 @@ def merge(
     if not per_piece:
         return np.tensordot(weights, np.stack(logits), axes=1), feature
     parts = [
-        rows[start - begin : end - begin]
-        for rows, (begin, _), (start, end) in zip(logits, ranges, owned, strict=True)
+        rows[start - begin : end - begin] for rows, (begin, _), (start, end) in zip(logits, ranges, owned, strict=True)
     ]
     return np.concatenate(parts), feature
 

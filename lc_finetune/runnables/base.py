@@ -17,6 +17,7 @@ from langchain_core.runnables import (
     RunnablePick,
     RunnableSerializable,
 )
+from langchain_core.runnables.config import run_in_executor
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
 
@@ -66,7 +67,7 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
 
     @property
     @abstractmethod
-    def InputType(self) -> type[str]:  # noqa: N802
+    def InputType(self) -> type[str]:
         """A text; other shapes are read by `text_of`."""
 
     @classmethod
@@ -175,10 +176,12 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
             yield result
 
     def _one(self, value: Any) -> R:
-        return _raised(self._many([value])[0])
+        result: R = _raised(self._many([value])[0])
+        return result
 
     async def _aone(self, value: Any) -> R:
-        return _raised((await self._amany([value]))[0])
+        result: R = _raised((await self._amany([value]))[0])
+        return result
 
     def _many(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
@@ -186,7 +189,7 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
 
     async def _amany(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
-        predictor = self._predictor or await RunnableLambda(lambda _: self._loaded()).ainvoke(None)
+        predictor: Predictor = self._predictor or await run_in_executor(None, self._loaded)
         return _filled(slots, await predictor.apredict(texts) if texts else [])
 
     def _read(self, values: Sequence[Any]) -> tuple[list[Exception | None], list[str]]:
@@ -238,7 +241,7 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
 
     # Tools and serialization.
 
-    def as_tool(  # type: ignore[override]
+    def as_tool(
         self,
         args_schema: type[BaseModel] | None = None,
         *,
@@ -250,9 +253,8 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
         if arg_types is not None:
             raise CheckpointError("Expected no arg_types: the tool takes one argument, its text. Use args_schema.")
         named = name or self.get_name()
-        schema = args_schema or create_model(
-            f"{type(self).__name__}Input", **{self.input_key: (str, Field(description="The text, unchanged."))}
-        )
+        text: Any = (str, Field(description="The text, unchanged."))
+        schema = args_schema or create_model(f"{type(self).__name__}Input", **{self.input_key: text})
 
         def run(config: RunnableConfig, **arguments: Any) -> str:
             return answer(self.invoke(arguments, config))
@@ -261,7 +263,11 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
             return answer(await self.ainvoke(arguments, config))
 
         return StructuredTool.from_function(
-            func=run, coroutine=arun, name=named, description=description or _first_line(self), args_schema=schema,
+            func=run,
+            coroutine=arun,
+            name=named,
+            description=description or _first_line(self),
+            args_schema=schema,
             infer_schema=False,
         )
 

@@ -19,12 +19,12 @@ class TextClassifier(EncoderRunnable[Classification]):
     """
 
     @property
-    def InputType(self) -> type[str]:  # noqa: N802
+    def InputType(self) -> type[str]:
         """A text; other shapes are read too."""
         return str
 
     @property
-    def OutputType(self) -> type[Classification]:  # noqa: N802
+    def OutputType(self) -> type[Classification]:
         """The result."""
         return Classification
 
@@ -54,12 +54,12 @@ class EntityTagger(EncoderRunnable[Tagging]):
     """
 
     @property
-    def InputType(self) -> type[str]:  # noqa: N802
+    def InputType(self) -> type[str]:
         """A text; other shapes are read too."""
         return str
 
     @property
-    def OutputType(self) -> type[Tagging]:  # noqa: N802
+    def OutputType(self) -> type[Tagging]:
         """The result."""
         return Tagging
 

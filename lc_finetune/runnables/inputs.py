@@ -13,8 +13,8 @@ from lc_finetune.errors import InputError
 from lc_finetune.schemas import Result
 
 EXPECTED = (
-    "Expected a str, a mapping with the key {key!r}, a message, a list of messages, a state with 'messages', a Document "
-    "or a PromptValue, found {found}."
+    "Expected a str, a mapping with the key {key!r}, a message, a list of messages, a state with 'messages', "
+    "a Document or a PromptValue, found {found}."
 )
 
 

@@ -46,7 +46,7 @@ class LabelRouter(RunnableSerializable[Any, Any]):
         """
         if not routes and default is None:
             raise ConfigError("Expected at least one route or a default, found neither.")
-        super().__init__(
+        super().__init__(  # type: ignore[call-arg]  # LangChain types its constructor by its own fields
             routes={label: coerce_to_runnable(branch) for label, branch in routes.items()},
             default=None if default is None else coerce_to_runnable(default),
             key=key,
@@ -59,12 +59,12 @@ class LabelRouter(RunnableSerializable[Any, Any]):
         return dict(routes)
 
     @property
-    def InputType(self) -> type[Classification]:  # noqa: N802
+    def InputType(self) -> type[Classification]:
         """A result; a mapping that holds one is read too."""
         return Classification
 
     @property
-    def OutputType(self) -> Any:  # noqa: N802
+    def OutputType(self) -> Any:
         """Whatever the branches give."""
         return Any
 

@@ -61,11 +61,9 @@ def tagging_baseline(
         scores = np.full((len(units), len(tags.labels)), -1e9)
         if units:
             scores[:, columns] = model.predict_log_proba(np.stack([state[start] for start, _ in units]))
-        found.append([
-            Span(*trim(example.text, encoding.offsets[units[s.start][0]][0], encoding.offsets[units[s.end - 1][1] - 1][1]),
-                 s.label)
-            for s in tags.spans(best_path(scores, tags))
-        ])  # fmt: skip
+        edges = [(encoding.offsets[first][0], encoding.offsets[end - 1][1]) for first, end in units]
+        spans = tags.spans(best_path(scores, tags))
+        found.append([Span(*trim(example.text, edges[s.start][0], edges[s.end - 1][1]), s.label) for s in spans])
     return entity_figures([e.spans for e in tested], found)
 
 
@@ -75,9 +73,7 @@ def _regression() -> Any:
     return LogisticRegression(C=10.0, max_iter=300)
 
 
-def _states(
-    base: Path, texts: Sequence[str], max_length: int
-) -> list[tuple[Encoding, NDArray[np.float32]]]:
+def _states(base: Path, texts: Sequence[str], max_length: int) -> list[tuple[Encoding, NDArray[np.float32]]]:
     """Run the untouched encoder: for each text its encoding and states `(pieces, hidden)`, cut at one window."""
     import torch
     from transformers import AutoModel

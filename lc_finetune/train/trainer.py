@@ -148,9 +148,7 @@ def _prepare(config: TrainConfig) -> tuple[_Plan, Summary]:
         tag_unit = choose_tag_unit(tagged, Encoder(base.folder, offsets=True))
     labels = tags.labels if tags else LabelSet.sorted(cast(TextExample, example).label for example in splits.train)
     all_examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
-    plan = _Plan(
-        config, task, base, splits, labels, tags, tag_unit, windowing, fingerprint(all_examples)
-    )
+    plan = _Plan(config, task, base, splits, labels, tags, tag_unit, windowing, fingerprint(all_examples))
     summary = summarize(
         splits, AutoTokenizer.from_pretrained(base.folder), max_length=windowing.max_length, notes=notes
     )
@@ -188,7 +186,7 @@ def _features(plan: _Plan, examples: Sequence[Example], encoder: Encoder) -> tup
 
 
 def _epochs(plan: _Plan) -> int:
-    return plan.config.epochs or recipe.epochs(len(plan.splits.train), plan.config.batch_size)
+    return plan.config.epochs or recipe.epochs(plan.task, len(plan.splits.train), plan.config.batch_size)
 
 
 def _estimate(plan: _Plan) -> float:
@@ -220,22 +218,21 @@ def _open_work(work: Path, plan: _Plan, say: Callable[[str], None]) -> str | Non
     Raises:
         ConfigError: If the run to resume had other data or other options.
     """
-    record = {"config": plan.config.fingerprint_fields(), "data": plan.fingerprint}
+    options = plan.config.fingerprint_fields()
+    record = {"config": options, "data": plan.fingerprint}
     path = work / RUN_RECORD
     if plan.config.resume and path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [
-            name for name, value in record["config"].items() if before["config"].get(name) != value  # type: ignore[attr-defined]
-        ]
+        changed = [name for name, value in options.items() if before["config"].get(name) != value]
         changed += ["the data"] if before["data"] != record["data"] else []
         if changed:
             raise ConfigError(
                 f"Expected the run that {work} belongs to, found another: {', '.join(changed)} changed. "
                 "Give the same options, or start anew without --resume."
             )
-        whole = [folder for folder in work.glob("checkpoint-*") if _is_whole(folder)]
-        if whole:
-            return os.fspath(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2])))
+        steps = [int(folder.name.rpartition("-")[2]) for folder in work.glob("checkpoint-*") if _is_whole(folder)]
+        if steps:
+            return os.fspath(work / f"checkpoint-{max(steps)}")
     if plan.config.resume:
         say("Nothing to resume from: starting at the beginning.")
     shutil.rmtree(work, ignore_errors=True)
@@ -271,7 +268,7 @@ def _new_model(plan: _Plan) -> Any:
         )  # fmt: skip
 
 
-class _no_new_head_warning:  # noqa: N801  (reads as the context it is)
+class _no_new_head_warning:
     """Hold back transformers' notice that the head is new: it always is, here."""
 
     def __enter__(self) -> None:
@@ -391,6 +388,8 @@ def _write(staging: Path, name: str, plan: _Plan, model: Any, history: list[dict
     from transformers import AutoTokenizer
 
     model.to("cpu").float().save_pretrained(staging)
+    for weights in staging.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors writes them readable by their owner alone
     AutoTokenizer.from_pretrained(plan.base.folder).save_pretrained(staging)
     manifest = Manifest(
         task=plan.task,

