@@ -189,7 +189,9 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
 
     async def _amany(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
-        predictor: Predictor = self._predictor or await run_in_executor(None, self._loaded)
+        predictor = self._predictor
+        if predictor is None:
+            predictor = await run_in_executor(None, self._loaded)
         return _filled(slots, await predictor.apredict(texts) if texts else [])
 
     def _read(self, values: Sequence[Any]) -> tuple[list[Exception | None], list[str]]:
