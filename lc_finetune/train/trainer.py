@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from lc_finetune.checkpoint import (
     TagUnit,
     Task,
     refuse_existing,
+    sha256,
     staged_folder,
     write_manifest,
     write_text_atomically,
@@ -37,7 +39,7 @@ from lc_finetune.data import (
     split_examples,
     summarize,
 )
-from lc_finetune.errors import ConfigError, DataError, LCFinetuneError
+from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError, LCFinetuneError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.decode import best_path, log_softmax
 from lc_finetune.inference.encode import Encoder
@@ -98,16 +100,18 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     """
     output = Path(config.output_dir)
     refuse_existing(output, overwrite=config.overwrite)
+    work = output.expanduser().absolute().with_name(output.name + ".work")
+    _refuse_unfinished(work, config)
     plan, summary = _prepare(config)
-    say(str(summary))
-    work = output.with_name(output.name + ".work")
+    device = _arguments(plan, work).device  # an option that the Trainer refuses is refused now
+    say(str(replace(summary, estimated_seconds=_estimate(plan, device))))
     try:
         resume_from = _open_work(work, plan, say)
         model, history = _train(plan, work, resume_from)
         with staged_folder(output, overwrite=config.overwrite) as staging:
             _write(staging, output.name, plan, model, history)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if isinstance(error, LCFinetuneError) or not _is_full(error):
             raise
         raise ConfigError(
             f"Expected room on the disk of {output.parent}, found it full. Free some, then add --resume: "
@@ -115,6 +119,14 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         ) from error
     shutil.rmtree(work, ignore_errors=True)
     return Checkpoint.load(output)
+
+
+def _is_full(error: Exception) -> bool:
+    """Say whether a disk without room is behind an error: safetensors and torch do not raise OSError for it."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    marks = ("No space left", "iostream error", "inline_container", "PytorchStreamWriter")
+    return any(mark in str(error) for mark in marks)
 
 
 # Before training.
@@ -139,6 +151,7 @@ def _prepare(config: TrainConfig) -> tuple[_Plan, Summary]:
     task = _agreed(config, tasks)
     train = cast("Sequence[Example]", parts["train"])
     splits = split_examples(train, validation=parts["validation"], test=parts["test"], seed=config.seed)
+    _check_readable(splits, Encoder(base.folder, offsets=False))
     encoder_config: Any = AutoConfig.from_pretrained(base.folder)
     windowing = _windowing(config, encoder_config, AutoTokenizer.from_pretrained(base.folder).model_max_length)
     tags, tag_unit = None, None
@@ -152,7 +165,16 @@ def _prepare(config: TrainConfig) -> tuple[_Plan, Summary]:
     summary = summarize(
         splits, AutoTokenizer.from_pretrained(base.folder), max_length=windowing.max_length, notes=notes
     )
-    return plan, replace(summary, estimated_seconds=_estimate(plan))
+    return plan, summary
+
+
+def _check_readable(splits: Splits, encoder: Encoder) -> None:
+    """Refuse rows that the tokenizer cannot read, before any work is done."""
+    for part in splits.sizes:
+        examples: Sequence[Example] = getattr(splits, part)
+        for row, encoding in enumerate(encoder.encode([example.text for example in examples]), start=1):
+            if isinstance(encoding, InputError):
+                raise DataError(f"{part} rows, number {row}: {encoding}") from encoding
 
 
 def _agreed(config: TrainConfig, tasks: dict[str, Task]) -> Task:
@@ -189,21 +211,25 @@ def _epochs(plan: _Plan) -> int:
     return plan.config.epochs or recipe.epochs(plan.task, len(plan.splits.train), plan.config.batch_size)
 
 
-def _estimate(plan: _Plan) -> float:
+def _estimate(plan: _Plan, device: Any) -> float:
     """Time two steps of a throw-away model and scale up to all epochs, in seconds."""
     import torch
 
     with torch.random.fork_rng():
-        model = _new_model(plan)
+        model = _new_model(plan).to(device).train()
     encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
     features, _ = _features(plan, plan.splits.train[: plan.config.batch_size], encoder)
-    batch = _collate(features[: plan.config.batch_size], encoder.pad_id)
+    batch = {
+        name: tensor.to(device) for name, tensor in _collate(features[: plan.config.batch_size], encoder.pad_id).items()
+    }
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()
-        model(**batch).loss.backward()
+        loss = model(**batch).loss
+        loss.backward()
         optimizer.step()
+        loss.item()  # waits for the device
         optimizer.zero_grad()
         seconds = time.perf_counter() - started
     return seconds * _epochs(plan) * -(-len(plan.splits.train) // plan.config.batch_size)
@@ -215,30 +241,66 @@ def _estimate(plan: _Plan) -> float:
 def _open_work(work: Path, plan: _Plan, say: Callable[[str], None]) -> str | None:
     """Make the private folder of the Trainer's state, or find the last whole state to go on from.
 
+    What the result depends on is recorded: the options, the rows in their order, the weights of the base model.
+
     Raises:
         ConfigError: If the run to resume had other data or other options.
     """
     options = plan.config.fingerprint_fields()
-    record = {"config": options, "data": plan.fingerprint}
+    record: dict[str, Any] = {
+        "config": options,
+        "data": _ordered_fingerprint(plan.splits),
+        "base_model": {path.name: sha256(path) for path in sorted(plan.base.folder.glob("*.safetensors"))},
+    }
     path = work / RUN_RECORD
     if plan.config.resume and path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [name for name, value in options.items() if before["config"].get(name) != value]
+        changed += ["the weights of the base model"] if before.get("base_model") != record["base_model"] else []
         changed += ["the data"] if before["data"] != record["data"] else []
         if changed:
             raise ConfigError(
                 f"Expected the run that {work} belongs to, found another: {', '.join(changed)} changed. "
                 "Give the same options, or start anew without --resume."
             )
-        steps = [int(folder.name.rpartition("-")[2]) for folder in work.glob("checkpoint-*") if _is_whole(folder)]
-        if steps:
-            return os.fspath(work / f"checkpoint-{max(steps)}")
+        whole = _whole_states(work)
+        if whole:
+            return os.fspath(whole[-1])
     if plan.config.resume:
         say("Nothing to resume from: starting at the beginning.")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, mode=0o700)
     write_text_atomically(path, json.dumps(record, indent=2))
     return None
+
+
+def _refuse_unfinished(work: Path, config: TrainConfig) -> None:
+    """Refuse to throw finished epochs of an interrupted run away unasked."""
+    if _whole_states(work) and not (config.resume or config.overwrite):
+        raise ConfigError(
+            f"Expected no unfinished run for {config.output_dir}, found finished epochs in {work}. "
+            "Continue it with --resume, or start anew with --overwrite."
+        )
+
+
+def _whole_states(work: Path) -> list[Path]:
+    whole = [folder for folder in work.glob("checkpoint-*") if _is_whole(folder)]
+    return sorted(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
+def _ordered_fingerprint(splits: Splits) -> str:
+    """Hash the rows in order, which decides who shares a batch; `fingerprint` does not look at the order."""
+    content = hashlib.sha256()
+    for part in (splits.train, splits.validation):
+        content.update("".join(fingerprint([example]) for example in part).encode() + b"\n")
+    return content.hexdigest()
+
+
+def _stopped_early(state: Path, patience: int) -> bool:
+    """Say whether the run had already run out of patience: only what follows training was cut off."""
+    callbacks = json.loads((state / TRAINER_STATE).read_text(encoding="utf-8"))["stateful_callbacks"]
+    attributes = callbacks.get("EarlyStoppingCallback", {}).get("attributes", {})
+    return int(attributes.get("early_stopping_patience_counter", 0)) >= patience
 
 
 def _is_whole(folder: Path) -> bool:
@@ -254,6 +316,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _new_model(plan: _Plan) -> Any:
+    import torch
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
 
     from lc_finetune.inference.backends.torch import quiet
@@ -261,11 +324,16 @@ def _new_model(plan: _Plan) -> Any:
     loader: Any = AutoModelForTokenClassification if plan.tags else AutoModelForSequenceClassification
     kind = {} if plan.tags else {"problem_type": "single_label_classification"}
     set_seed(plan.config.seed)  # the head is random
-    with quiet(), _no_new_head_warning():
-        return loader.from_pretrained(
-            plan.base.folder, use_safetensors=True, id2label=plan.labels.id2label, label2id=plan.labels.label2id,
-            ignore_mismatched_sizes=True, **kind,
-        )  # fmt: skip
+    try:
+        with quiet(), _no_new_head_warning():
+            return loader.from_pretrained(
+                plan.base.folder, use_safetensors=True, id2label=plan.labels.id2label, label2id=plan.labels.label2id,
+                ignore_mismatched_sizes=True, dtype=torch.float32, **kind,
+            )  # fmt: skip
+    except Exception as error:  # safetensors, configuration and shape errors share no base class
+        raise CheckpointError(
+            f"{plan.base.folder}: the base model cannot be loaded ({type(error).__name__}). Copy it again."
+        ) from error
 
 
 class _no_new_head_warning:
@@ -297,20 +365,26 @@ def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
 def _train(plan: _Plan, work: Path, resume_from: str | None) -> tuple[Any, list[dict[str, Any]]]:
     """Run the Trainer; returns the model with its best epoch's weights, and the log."""
     from transformers import EarlyStoppingCallback, Trainer
+    from transformers.trainer_utils import IntervalStrategy
 
     encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
     train, cut = _features(plan, plan.splits.train, encoder)
     if cut:
         logger.warning("%d training entities end inside a token and were widened to it or left out.", cut)
     validation, _ = _features(plan, plan.splits.validation, encoder)
+    arguments = _arguments(plan, work)
+    if not validation:  # too few rows to spare any: the last epoch is kept
+        arguments.eval_strategy, arguments.load_best_model_at_end = IntervalStrategy.NO, False
+    if resume_from is not None and validation and _stopped_early(Path(resume_from), plan.config.patience):
+        arguments.num_train_epochs = 0  # nothing is left but to load the best epoch
     trainer = Trainer(
         model=_new_model(plan),
-        args=_arguments(plan, work),
+        args=arguments,
         train_dataset=cast(Any, train),
         eval_dataset=cast(Any, validation),
         data_collator=lambda features: _collate(features, encoder.pad_id),
         compute_metrics=_validation_metric(plan),
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=plan.config.patience)],
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=plan.config.patience)] if validation else [],
     )
     trainer.train(resume_from_checkpoint=resume_from)
     return trainer.model, list(trainer.state.log_history)
@@ -342,6 +416,7 @@ def _arguments(plan: _Plan, work: Path) -> Any:
         "load_best_model_at_end": True,
         "metric_for_best_model": "f1" if plan.tags else "accuracy",
         "greater_is_better": True,
+        "restore_callback_states_from_checkpoint": True,  # or the patience of early stopping would start anew
         "seed": config.seed,
         "data_seed": config.seed,
         "use_cpu": on_cpu,
@@ -416,7 +491,7 @@ def _measure(staging: Path, plan: _Plan) -> dict[str, Figures]:
         if examples:
             measured[split] = score(predictor, examples)
     last = "test" if plan.splits.test else "validation"
-    if plan.config.baseline:
+    if plan.config.baseline and last in measured:
         measured[last]["frozen_baseline"] = {
             name: value for name, value in _baseline(plan, getattr(plan.splits, last)).items() if name != "per_label"
         }
