@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from langchain_core.exceptions import OutputParserException
@@ -16,35 +17,42 @@ from langchain_core.utils.json import parse_json_markdown
 from pydantic import Field, field_validator
 
 from lc_finetune.errors import ConfigError, LCFinetuneError
-from lc_finetune.labels import Span
+from lc_finetune.labels import LabelSet, Span
 from lc_finetune.schemas import Classification, Entity, Tagging
 
 R = TypeVar("R", Classification, Tagging)
 
 LABEL_KEYS = ("label", "category", "intent", "class", "answer")
 
+_HINT = "Put get_format_instructions() into the prompt."
+# Marks that answers are dressed in. A label that has some itself is still found: its own spelling is tried first.
+_DRESSING = " \t\r\n\"'`*_.,;:!?…“”‘’„«»。，、；：！？"
+_SEPARATORS = r"[\s_\\-]+"  # Markdown writes card\_arrival
+_BETWEEN_WORDS = re.compile(rf"(?<=[^\W_]){_SEPARATORS}(?=[^\W_])")
+_KEY = re.compile(rf"^\W*(?:{'|'.join(LABEL_KEYS)})\W*[:=]", re.IGNORECASE | re.MULTILINE)
+
+Place = tuple[int, int]
+
 
 class AnswerError(LCFinetuneError, OutputParserException):
     """An LLM's answer cannot be read. The answer itself is in `llm_output`, never in the message."""
 
-    def __init__(self, message: str, llm_output: str) -> None:
+    def __init__(self, message: object, llm_output: str | None = None) -> None:
+        # To a plain str LangChain would append a link to its troubleshooting page.
         OutputParserException.__init__(self, ValueError(message), llm_output=llm_output)
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class _AnswerParser(BaseOutputParser[R]):
     """Reads an answer: a `str`, a message, or a mapping `{"text": …, "answer": …}`."""
 
-    labels: tuple[str, ...] = Field(description="The labels an answer may use.")
+    labels: Sequence[str] = Field(description="The labels an answer may use.")
 
     @field_validator("labels")
     @classmethod
-    def _distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        if not labels or len({_fold(label) for label in labels}) != len(labels):
-            raise ConfigError("Expected distinct labels (case, spaces, '_' and '-' do not count), at least one.")
-        return labels
+    def _distinct(cls, labels: Sequence[str]) -> tuple[str, ...]:
+        if not all(label.strip() for label in labels):
+            raise ConfigError("Expected labels that can be seen, found a blank one. Leave it out or name it.")
+        return LabelSet(tuple(labels)).names
 
     @property
     def InputType(self) -> Any:
@@ -57,14 +65,13 @@ class _AnswerParser(BaseOutputParser[R]):
         Raises:
             AnswerError: If it cannot be read; `llm_output` holds it.
         """
-        return self._call_with_config(lambda value: self._read(*_text_and_answer(value)), input, config,
-                                      run_type="parser")  # fmt: skip
+        return self._call_with_config(self._read_input, input, config, run_type="parser")
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> R:
         """As `invoke`; nothing here waits."""
 
         async def read(value: Any) -> R:
-            return self._read(*_text_and_answer(value))
+            return self._read_input(value)
 
         return await self._acall_with_config(read, input, config, run_type="parser")
 
@@ -72,17 +79,20 @@ class _AnswerParser(BaseOutputParser[R]):
         """Read an answer without the text it speaks of."""
         return self._read(None, text)
 
+    def _read_input(self, value: Any) -> R:
+        return self._read(*_text_and_answer(value))
+
     @abstractmethod
     def _read(self, text: str | None, answer: str) -> R:
         """Read an answer about a text; None if the text is not known."""
 
-    def _label(self, said: str, answer: str) -> str:
-        """Find the label that was meant: as spelled, or but for case, spaces, `_` and `-`."""
-        by_fold = {_fold(label): label for label in self.labels}
-        label = by_fold.get(_fold(said))
-        if label is None:
-            raise AnswerError(f"Expected one of the labels {', '.join(self.labels)}, found another.", answer)
-        return label
+    def _label_of(self, said: str) -> str | None:
+        """Find the label as spelled; else the only one that differs just in case, dressing, spaces, `_` and `-`."""
+        for spelling in (said.strip(), said.strip(_DRESSING)):
+            if spelling in self.labels:
+                return spelling
+        alike = [label for label in self.labels if _fold(label) == _fold(said)]
+        return alike[0] if len(alike) == 1 else None
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -97,6 +107,9 @@ class _AnswerParser(BaseOutputParser[R]):
 
 class LabelOutputParser(_AnswerParser[Classification]):
     """Read one label: from JSON, fenced or not, a quoted or bare word, or a sentence that names exactly one.
+
+    A sentence is searched for labels, not understood: "not a refund" names `refund`, and "a refund, not a delivery"
+    names two, which is an error.
 
     Example:
         ```python
@@ -115,51 +128,51 @@ class LabelOutputParser(_AnswerParser[Classification]):
 
     def get_format_instructions(self) -> str:
         """Tell a model how to answer."""
-        return (
-            "Answer with exactly one of these labels and nothing else, as JSON:\n"
-            + "\n".join(f"- {label}" for label in self.labels)
-            + '\nFor example: {"label": ' + json.dumps(self.labels[0], ensure_ascii=False) + "}"
-        )  # fmt: skip
+        example = json.dumps({"label": self.labels[0]}, ensure_ascii=False)
+        listed = "\n".join(f"- {label}" for label in self.labels)
+        return f"Answer with exactly one of these labels and nothing else, as JSON:\n{listed}\nFor example: {example}"
 
     def _read(self, text: str | None, answer: str) -> Classification:
-        return Classification(text=text or "", label=self._answered(answer), source="llm")
+        return Classification(text=text or "", label=self._label_of(answer) or self._stated(answer), source="llm")
 
-    def _answered(self, answer: str) -> str:
-        content = _json(answer)
-        if isinstance(content, Mapping):
-            said = [content[key] for key in content if str(key).casefold() in LABEL_KEYS]
-            if len(said) == 1 and isinstance(said[0], str):
-                return self._label(said[0], answer)
-            raise AnswerError("Expected a JSON object with one 'label', found none or several.", answer)
-        if isinstance(content, str):
-            return self._label(content, answer)
-        if isinstance(content, list):
-            raise AnswerError(f"Expected one label, found a list of {len(content)}.", answer)
-        named = self._named(answer)
-        if len(named) != 1:
+    def _stated(self, answer: str) -> str:
+        """Find the one label that JSON states or, where there is no JSON, that the words name."""
+        values = _json_values(answer, "{")
+        if not values and _breaks_off(answer):
+            raise AnswerError("Expected a complete answer, found JSON that breaks off. Allow more tokens.", answer)
+        said = [one for value in values for one in _said(value)] if values else self._mentions(answer)
+        named = {self._label_of(one) for one in said}
+        label = named.pop() if len(named) == 1 else None
+        if label is None:
+            found = f"{len(named)} different ones" if named else "none of them"
             raise AnswerError(
-                f"Expected an answer that names one of the labels {', '.join(self.labels)}, found {len(named)} named.",
+                f"Expected an answer with exactly one of the labels {', '.join(self.labels)}; found {found}. {_HINT}",
                 answer,
             )
-        return named[0]
+        return label
 
-    def _named(self, answer: str) -> list[str]:
-        """List the labels that occur as whole words; the longest match wins where labels contain each other."""
-        folded = f" {_fold(answer)} "
-        found: list[str] = []
-        for label in sorted(self.labels, key=lambda label: -len(_fold(label))):
-            needle = f" {_fold(label)} "
-            if needle.strip() and needle in folded:
-                found.append(label)
-                folded = folded.replace(needle, "  ")
-        return found
+    def _mentions(self, answer: str) -> list[str]:
+        """List the whole words that spell a label; those inside the mention of a longer label do not count."""
+        words = _KEY.sub(" ", answer)
+        spans = {match.span() for label in self.labels for match in _pattern(label).finditer(words)}
+        mentions: list[str] = []
+        reach = 0
+        for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+            if end > reach:
+                mentions.append(words[start:end])
+                reach = end
+        return mentions
 
 
 class EntitiesOutputParser(_AnswerParser[Tagging]):
     """Read entities: a JSON list of `{"label", "text"}`, found again in the text.
 
-    Offsets that the answer gives are checked, not trusted. The n-th mention of the same words is their n-th
-    occurrence. Of overlapping mentions the longest is kept.
+    Words are looked for as whole words first, and as parts of words only where there are none; the same spelling comes
+    before another case or spacing. The n-th mention of the same words is their n-th occurrence. Offsets that the answer
+    gives are used where they fit, and ignored otherwise.
+
+    Entities never overlap: the longest takes its place first, then the earlier in the answer. One that finds its places
+    taken, such as a mention too many, is dropped.
 
     Example:
         ```python
@@ -188,76 +201,120 @@ class EntitiesOutputParser(_AnswerParser[Tagging]):
     def _read(self, text: str | None, answer: str) -> Tagging:
         if text is None:
             raise AnswerError('Expected the text beside the answer: {"text": …, "answer": …}. Spans need it.', answer)
-        content = _json(answer)
-        if isinstance(content, Mapping):
-            content = content.get("entities")
-        if not isinstance(content, list):
-            raise AnswerError("Expected a JSON list of entities, found none.", answer)
-        spans: list[Span] = []
-        for item in content:
-            if not isinstance(item, Mapping) or not isinstance(item.get("label"), str) or not item.get("text"):
-                raise AnswerError("Expected entities with 'label' and 'text', found one without.", answer)
-            label = self._label(item["label"], answer)
-            spans.append(Span(*self._find(text, item, spans, answer), label))
-        kept = _disjoint(spans)
-        return Tagging(
-            text=text,
-            source="llm",
-            entities=tuple(Entity(label=s.label, text=text[s.start : s.end], start=s.start, end=s.end) for s in kept),
+        found: list[tuple[list[Place], str]] = []
+        for item in _entity_list(answer):
+            if not all(isinstance(item.get(key), str) and item[key].strip() for key in ("label", "text")):
+                raise AnswerError(f"Expected entities with 'label' and 'text', found one without. {_HINT}", answer)
+            label, places = self._label_of(item["label"]), _places(text, item)
+            if label is None:
+                raise AnswerError(
+                    f"Expected entities with the labels {', '.join(self.labels)}; found another label. {_HINT}", answer
+                )
+            if not places:
+                raise AnswerError(f"Expected entities that are in the text, found one that is not. {_HINT}", answer)
+            found.append((places, label))
+        entities = (
+            Entity(label=span.label, text=text[span.start : span.end], start=span.start, end=span.end)
+            for span in _placed(found, len(text))
         )
-
-    def _find(self, text: str, item: Mapping[str, Any], before: Sequence[Span], answer: str) -> tuple[int, int]:
-        """Find the next occurrence of the words: exactly, else but for case and spacing."""
-        words = str(item["text"])
-        start, end = item.get("start"), item.get("end")
-        if isinstance(start, int) and isinstance(end, int) and 0 <= start < end and text[start:end] == words:
-            return start, end
-        taken = {(span.start, span.end) for span in before}
-        loose = r"\s+".join(map(re.escape, words.split()))
-        for pattern in (re.compile(re.escape(words)), re.compile(loose or r"(?!)", re.IGNORECASE)):
-            places = [match.span() for match in pattern.finditer(text)]
-            if places:
-                free = [place for place in places if place not in taken]
-                return (free or places)[0]
-        raise AnswerError("Expected entities whose words are in the text, found one that is not.", answer)
+        return Tagging(text=text, source="llm", entities=tuple(entities))
 
 
-def _disjoint(spans: Iterable[Span]) -> list[Span]:
-    kept: list[Span] = []
-    for span in sorted(spans, key=lambda span: (span.start - span.end, span)):
-        if all(span.end <= other.start or other.end <= span.start for other in kept):
-            kept.append(span)
-    return sorted(kept)
+def _entity_list(answer: str) -> list[Mapping[str, Any]]:
+    lists: list[list[Mapping[str, Any]]] = []
+    for value in _json_values(answer, "{["):
+        items = value.get("entities") if isinstance(value, Mapping) else value
+        if isinstance(items, list) and all(isinstance(item, Mapping) for item in items):
+            lists.append(items)
+    if len(lists) != 1:
+        raise AnswerError(f"Expected one JSON list of entities, found {len(lists)}. {_HINT}", answer)
+    return lists[0]
+
+
+def _places(text: str, item: Mapping[str, Any]) -> list[Place]:
+    """List where the words of an item stand in the text, best first; the stated place alone if that is right."""
+    words, start, end = item["text"].strip(), item.get("start"), item.get("end")
+    if isinstance(start, int) and isinstance(end, int) and 0 <= start < end and text[start:end] == words:
+        return [(start, end)]
+    loosely = r"\s+".join(map(re.escape, words.split()))
+    for before, after in ((r"(?<!\w)", r"(?!\w)"), ("", "")):
+        patterns = (re.compile(before + re.escape(words) + after), re.compile(before + loosely + after, re.IGNORECASE))
+        places = dict.fromkeys(match.span() for pattern in patterns for match in pattern.finditer(text))
+        if places:
+            return list(places)
+    return []
+
+
+def _placed(found: list[tuple[list[Place], str]], length: int) -> list[Span]:
+    """Give each mention its first free place; the longest choose first, and of equals those without a choice."""
+    spans: list[Span] = []
+    taken = bytearray(length)
+    for places, label in sorted(found, key=lambda mention: (mention[0][0][0] - mention[0][0][1], len(mention[0]))):
+        place = next(((start, end) for start, end in places if not any(taken[start:end])), None)
+        if place:
+            spans.append(Span(*place, label))
+            taken[slice(*place)] = b"\1" * (place[1] - place[0])
+    return sorted(spans)
 
 
 def _fold(text: str) -> str:
-    """Fold case, and everything that is no letter or digit to single spaces."""
-    return " ".join(re.sub(r"[\W_]+", " ", text.casefold()).split())
+    """Take off the dressing, and whatever may differ between an answer's spelling and the label's."""
+    return _BETWEEN_WORDS.sub(" ", (text.strip(_DRESSING) or text.strip()).casefold())
 
 
-def _json(answer: str) -> Any:
-    """Read JSON out of an answer, fenced or among words; None if there is none."""
-    if not any(mark in answer for mark in '{["'):
-        return None
+def _pattern(label: str) -> re.Pattern[str]:
+    """Match the label as whole words; `non-food` and `food-like` do not name `food`, nor does `-1` name `1`."""
+    spelled = _SEPARATORS.join(map(re.escape, _BETWEEN_WORDS.split(label)))
+    return re.compile(rf"(?<![\w-]){spelled}(?!\w|-\w)", re.IGNORECASE)
+
+
+def _json_values(answer: str, opening: str) -> list[Any]:
+    """Read the JSON of an answer: all of it, fenced or not; else each value that opens so among its words.
+
+    Only complete JSON counts; LangChain's partial parser would close what breaks off and cut what follows.
+    """
     try:
-        return parse_json_markdown(answer)
-    except (ValueError, OutputParserException):
+        return [parse_json_markdown(answer, parser=partial(json.loads, strict=False))]
+    except (ValueError, RecursionError):
         pass
-    block = re.search(r"\{.*\}|\[.*\]", answer, re.DOTALL)
-    try:
-        return json.loads(block.group()) if block else None
-    except ValueError:
-        return None
+    decoder, opens = json.JSONDecoder(strict=False), re.compile(f"[{re.escape(opening)}]")
+    values: list[Any] = []
+    position = 0
+    while match := opens.search(answer, position):
+        try:
+            value, position = decoder.raw_decode(answer, match.start())
+            values.append(value)
+        except (ValueError, RecursionError):
+            position = match.end()
+    return values
+
+
+def _breaks_off(answer: str) -> bool:
+    return any(answer.count(opening) > answer.count(closing) for opening, closing in ("{}", "[]"))
+
+
+def _said(value: Any) -> list[str]:
+    """List what a JSON value states as labels; empty for what is neither words nor a number."""
+    said: list[Any] = []
+    for item in value if isinstance(value, list) else [value]:
+        said += [item[key] for key in item if key.casefold() in LABEL_KEYS] if isinstance(item, Mapping) else [item]
+    return [one if isinstance(one, str) else json.dumps(one) if isinstance(one, int | float) else "" for one in said]
 
 
 def _text_and_answer(value: Any) -> tuple[str | None, str]:
-    if isinstance(value, Mapping):
-        if "answer" not in value:
-            raise AnswerError(f"Expected a mapping with 'answer', found the keys {', '.join(map(str, value))}.", "")
-        text = value.get("text")
-        return (text if isinstance(text, str) else None), _text_and_answer(value["answer"])[1]
+    if not isinstance(value, Mapping):
+        return None, _words(value)
+    if "answer" not in value:
+        raise AnswerError('Expected a mapping {"text": …, "answer": …}, found one without "answer".')
+    text = value.get("text")
+    return None if text is None else _words(text), _words(value["answer"])
+
+
+def _words(value: Any) -> str:
     if isinstance(value, BaseMessage):
-        return None, str(value.text)
+        return str(value.text)
     if isinstance(value, str):
-        return None, value
-    raise AnswerError(f"Expected an answer as str, message or mapping, found {type(value).__name__}.", "")
+        return value
+    raise AnswerError(
+        f'Expected a str or a message, found {type(value).__name__}. Give the answer, or {{"text": …, "answer": …}}.'
+    )

@@ -24,7 +24,7 @@ _PREFIXES: dict[Scheme, str] = {"IOB1": "BI", "IOB2": "BI", "BIOES": "BIES", "BI
 
 
 def parse_tag(tag: str) -> tuple[str, str]:
-    """Split a tag at its first hyphen; a bare type counts as inside.
+    """Split a tag at its first hyphen; a bare type counts as inside, a bare `B` or `I` as a tag without a type.
 
     Example:
         >>> parse_tag("B-creative-work"), parse_tag("O"), parse_tag("PER")
@@ -33,7 +33,7 @@ def parse_tag(tag: str) -> tuple[str, str]:
     if tag == OUTSIDE:
         return OUTSIDE, ""
     prefix, hyphen, label = tag.partition("-")
-    if hyphen and label and prefix in {"B", "I", "E", "S", "L", "U"}:
+    if prefix in ({"B", "I", "E", "S", "L", "U"} if hyphen else {"B", "I"}):
         return prefix, label
     return "I", tag
 
@@ -56,8 +56,10 @@ def check_tags(tags: Sequence[str], scheme: Scheme) -> list[tuple[int, str]]:
     """List what breaks the scheme: positions and reasons, empty when nothing does."""
     wrong: list[tuple[int, str]] = []
     parsed = [parse_tag(tag) for tag in tags]
-    for position, (prefix, _) in enumerate(parsed):
-        if prefix != OUTSIDE and prefix not in _PREFIXES[scheme]:
+    for position, (prefix, label) in enumerate(parsed):
+        if prefix != OUTSIDE and not label:
+            wrong.append((position, f"{tags[position]!r} names no entity type"))
+        elif prefix != OUTSIDE and prefix not in _PREFIXES[scheme]:
             wrong.append((position, f"{prefix}- is no prefix of {scheme}"))
         elif not _may_follow(parsed[position - 1] if position else None, parsed[position], scheme):
             after = tags[position - 1] if position else "the start"
@@ -110,26 +112,17 @@ def tags_to_spans(tags: Sequence[str], scheme: Scheme) -> list[Span]:
     A tag that breaks the scheme starts an entity of its own, so that nothing tagged is lost.
     """
     spans: list[Span] = []
-    begin = 0
-    open_label: str | None = None
-    before: tuple[str, str] | None = None
+    before, before_label = OUTSIDE, ""
     for position, tag in enumerate(tags):
         prefix, label = parse_tag(tag)
+        if prefix != OUTSIDE and prefix not in _PREFIXES[scheme]:
+            prefix = "B"
         prefix = _TO_BIOES.get(prefix, prefix)
-        continues = (
-            open_label is not None
-            and prefix in "IE"
-            and label == open_label
-            and before is not None
-            and _TO_BIOES.get(before[0], before[0]) in "BI"
-        )
-        if not continues:
-            if open_label is not None:
-                spans.append(Span(begin, position, open_label))
-            begin, open_label = position, (label if prefix != OUTSIDE else None)
-        before = (prefix, label)
-    if open_label is not None:
-        spans.append(Span(begin, len(tags), open_label))
+        if before in "BI" and prefix in "IE" and label == before_label:
+            spans[-1] = spans[-1]._replace(end=position + 1)
+        elif prefix != OUTSIDE:
+            spans.append(Span(position, position + 1, label))
+        before, before_label = prefix, label
     return spans
 
 
@@ -197,13 +190,15 @@ class TagSet:
     @property
     def types(self) -> tuple[str, ...]:
         """The entity types, sorted."""
-        return tuple(sorted({label for _, label in self._parsed if label}))
+        return tuple(sorted({label for prefix, label in self._parsed if prefix != OUTSIDE}))
 
     def _legal(self, before: tuple[str, str] | None, tag: tuple[str, str] | None) -> bool:
-        # A type whose B- column the model lacks may start with I-; else it could never be found.
-        if tag is not None and tag[0] == "I" and ("B", tag[1]) not in self._parsed and self.scheme == "IOB2":
+        if _may_follow(before, tag, self.scheme):
             return True
-        return _may_follow(before, tag, self.scheme)
+        # A type whose B- column the model lacks may start with I-; else it could never be found.
+        if tag is None or tag[0] != "I" or ("B", tag[1]) in self._parsed:
+            return False
+        return _may_follow(before, ("B", tag[1]), self.scheme)
 
     @cached_property
     def transitions(self) -> NDArray[np.bool_]:
