@@ -98,18 +98,21 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         ConfigError: If an option cannot be used, or the disk is full.
         CheckpointError: If there is no such base model.
     """
+    from lc_finetune.inference.backends.torch import quiet
+
     output = Path(config.output_dir)
     refuse_existing(output, overwrite=config.overwrite)
     work = output.expanduser().absolute().with_name(output.name + ".work")
     _refuse_unfinished(work, config)
     plan, summary = _prepare(config)
     device = _arguments(plan, work).device  # an option that the Trainer refuses is refused now
-    say(str(replace(summary, estimated_seconds=_estimate(plan, device))))
     try:
-        resume_from = _open_work(work, plan, say)
-        model, history = _train(plan, work, resume_from)
-        with staged_folder(output, overwrite=config.overwrite) as staging:
-            _write(staging, output.name, plan, model, history)
+        with quiet():
+            say(str(replace(summary, estimated_seconds=_estimate(plan, device))))
+            resume_from = _open_work(work, plan, say)
+            model, history = _train(plan, work, resume_from, say)
+            with staged_folder(output, overwrite=config.overwrite) as staging:
+                _write(staging, output.name, plan, model, history)
     except Exception as error:
         if isinstance(error, LCFinetuneError) or not _is_full(error):
             raise
@@ -319,33 +322,18 @@ def _new_model(plan: _Plan) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
 
-    from lc_finetune.inference.backends.torch import quiet
-
     loader: Any = AutoModelForTokenClassification if plan.tags else AutoModelForSequenceClassification
     kind = {} if plan.tags else {"problem_type": "single_label_classification"}
     set_seed(plan.config.seed)  # the head is random
     try:
-        with quiet(), _no_new_head_warning():
-            return loader.from_pretrained(
-                plan.base.folder, use_safetensors=True, id2label=plan.labels.id2label, label2id=plan.labels.label2id,
-                ignore_mismatched_sizes=True, dtype=torch.float32, **kind,
-            )  # fmt: skip
+        return loader.from_pretrained(
+            plan.base.folder, use_safetensors=True, id2label=plan.labels.id2label, label2id=plan.labels.label2id,
+            ignore_mismatched_sizes=True, dtype=torch.float32, **kind,
+        )  # fmt: skip
     except Exception as error:  # safetensors, configuration and shape errors share no base class
         raise CheckpointError(
             f"{plan.base.folder}: the base model cannot be loaded ({type(error).__name__}). Copy it again."
         ) from error
-
-
-class _no_new_head_warning:
-    """Hold back transformers' notice that the head is new: it always is, here."""
-
-    def __enter__(self) -> None:
-        self._logger = logging.getLogger("transformers.modeling_utils")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
 
 
 def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
@@ -362,15 +350,20 @@ def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
     return {"input_ids": padded("input_ids", pad_id), "attention_mask": padded("attention_mask", 0), "labels": labels}
 
 
-def _train(plan: _Plan, work: Path, resume_from: str | None) -> tuple[Any, list[dict[str, Any]]]:
+def _train(
+    plan: _Plan, work: Path, resume_from: str | None, say: Callable[[str], None]
+) -> tuple[Any, list[dict[str, Any]]]:
     """Run the Trainer; returns the model with its best epoch's weights, and the log."""
-    from transformers import EarlyStoppingCallback, Trainer
+    from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
+    from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
     from transformers.trainer_utils import IntervalStrategy
+
+    from lc_finetune.train.progress import EpochLines
 
     encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
     train, cut = _features(plan, plan.splits.train, encoder)
     if cut:
-        logger.warning("%d training entities end inside a token and were widened to it or left out.", cut)
+        say(f"  note        {cut} training entities end inside a token and were widened to it or left out.")
     validation, _ = _features(plan, plan.splits.validation, encoder)
     arguments = _arguments(plan, work)
     if not validation:  # too few rows to spare any: the last epoch is kept
@@ -386,6 +379,10 @@ def _train(plan: _Plan, work: Path, resume_from: str | None) -> tuple[Any, list[
         compute_metrics=_validation_metric(plan),
         callbacks=[EarlyStoppingCallback(early_stopping_patience=plan.config.patience)] if validation else [],
     )
+    for printer in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.remove_callback(printer)
+    trainer.add_callback(EpochLines(say, metric=_metric(plan)))
+    say("Training")
     trainer.train(resume_from_checkpoint=resume_from)
     return trainer.model, list(trainer.state.log_history)
 
@@ -414,7 +411,7 @@ def _arguments(plan: _Plan, work: Path) -> Any:
         "logging_strategy": "epoch",
         "save_total_limit": 2,
         "load_best_model_at_end": True,
-        "metric_for_best_model": "f1" if plan.tags else "accuracy",
+        "metric_for_best_model": _metric(plan),
         "greater_is_better": True,
         "restore_callback_states_from_checkpoint": True,  # or the patience of early stopping would start anew
         "seed": config.seed,
@@ -436,6 +433,10 @@ def _multiplies_bf16() -> bool:
     import torch
 
     return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def _metric(plan: _Plan) -> str:
+    return "f1" if plan.tags else "accuracy"
 
 
 def _validation_metric(plan: _Plan) -> Callable[[Any], dict[str, float]]:

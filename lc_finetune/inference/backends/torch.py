@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars off the terminal of whoever loads a model; their setting is put back."""
+    """Keep transformers' progress bars and notices off the terminal; errors are still said, settings are put back."""
     from transformers.utils import logging as verbosity
 
-    enabled = verbosity.is_progress_bar_enabled()
+    enabled, level = verbosity.is_progress_bar_enabled(), verbosity.get_verbosity()
     verbosity.disable_progress_bar()
+    verbosity.set_verbosity_error()
     try:
         yield
     finally:
+        verbosity.set_verbosity(level)
         if enabled:
             verbosity.enable_progress_bar()
 
