@@ -354,10 +354,11 @@ def _train(
     plan: _Plan, work: Path, resume_from: str | None, say: Callable[[str], None]
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Run the Trainer; returns the model with its best epoch's weights, and the log."""
-    from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
+    from transformers import EarlyStoppingCallback, PrinterCallback
     from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
     from transformers.trainer_utils import IntervalStrategy
 
+    from lc_finetune.train.optimizer import FasterHeadTrainer
     from lc_finetune.train.progress import EpochLines
 
     encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
@@ -370,7 +371,8 @@ def _train(
         arguments.eval_strategy, arguments.load_best_model_at_end = IntervalStrategy.NO, False
     if resume_from is not None and validation and _stopped_early(Path(resume_from), plan.config.patience):
         arguments.num_train_epochs = 0  # nothing is left but to load the best epoch
-    trainer = Trainer(
+    trainer = FasterHeadTrainer(
+        head_rate=recipe.HEAD_RATE,
         model=_new_model(plan),
         args=arguments,
         train_dataset=cast(Any, train),

@@ -1,0 +1,39 @@
+"""A Trainer whose new head learns faster than the encoder below it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import Trainer
+
+
+def head_parameters(model: Any) -> set[int]:
+    """Find what the task added: the ids of the parameters outside the encoder, and of its pooler.
+
+    A pooler counts as head because pre-training often leaves it as good as random.
+    """
+    encoder = {id(p) for name, p in model.base_model.named_parameters() if not name.startswith("pooler.")}
+    return {id(p) for p in model.parameters() if id(p) not in encoder}
+
+
+class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
+    """Trains the head at `head_rate` times the learning rate of the encoder.
+
+    A random head needs large steps, a pre-trained encoder small ones: discriminative fine-tuning with two groups
+    (Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification").
+    """
+
+    def __init__(self, *, head_rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._head_rate = head_rate
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Make the Trainer's optimizer, each of its groups divided into encoder and head."""
+        optimizer = super().create_optimizer(model)
+        head = head_parameters(self.model)
+        for group in list(optimizer.param_groups):
+            ours = [p for p in group["params"] if id(p) in head]
+            if ours and "lr" in group:
+                group["params"] = [p for p in group["params"] if id(p) not in head]
+                optimizer.add_param_group({**group, "params": ours, "lr": group["lr"] * self._head_rate})
+        return optimizer
