@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.utils.json import parse_json_markdown
 from pydantic import Field, field_validator
 
+from lc_finetune.composition import ResultRunnable
 from lc_finetune.errors import ConfigError, LCFinetuneError
 from lc_finetune.labels import LabelSet, Span
 from lc_finetune.schemas import Classification, Entity, Tagging
@@ -42,7 +43,7 @@ class AnswerError(LCFinetuneError, OutputParserException):
         OutputParserException.__init__(self, ValueError(message), llm_output=llm_output)
 
 
-class _AnswerParser(BaseOutputParser[R]):
+class _AnswerParser(ResultRunnable[R], BaseOutputParser[R]):
     """Reads an answer: a `str`, a message, or a mapping `{"text": …, "answer": …}`."""
 
     labels: Sequence[str] = Field(description="The labels an answer may use.")
