@@ -12,6 +12,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import (
     ConfigurableField,
     Runnable,
+    RunnableBranch,
     RunnableConfig,
     RunnableLambda,
     RunnableParallel,
@@ -84,6 +85,39 @@ async def test_each_branch_is_called_once_per_batch() -> None:
 
     assert rows == [{"double": 2, "square": 1}, {"double": 4, "square": 4}, {"double": 6, "square": 9}]
     assert [3, 3] == double.calls == square.calls
+
+
+same: Runnable[Any, Any] = RunnableLambda(lambda value: value)
+
+
+@pytest.mark.parametrize(
+    ("around", "calls"),
+    [
+        (lambda clf: same | clf | same, [8]),
+        (lambda clf: clf.with_retry(), [8]),
+        (lambda clf: clf.with_fallbacks([same]), [8]),
+        (lambda clf: clf.bind(), [8]),
+        (lambda clf: clf.with_config(tags=["t"]), [8]),
+        (lambda clf: FanOut(a=clf, b=same), [8]),
+        (lambda clf: FanOut.assign(a=clf), [8]),
+        (lambda clf: LabelRouter(routes={"a": clf}), [8]),
+        (lambda clf: RunnableLambda(lambda value: [value] * 3) | clf.map(), [3] * 8),
+        (lambda clf: RunnableParallel(a=clf, b=same), [1] * 8),
+        (lambda clf: same | {"a": clf}, [1] * 8),
+        (lambda clf: RunnableLambda(dict) | RunnablePassthrough.assign(a=clf), [1] * 8),
+        (lambda clf: RunnableBranch((lambda _: True, clf), same), [1] * 8),
+        (lambda clf: RunnableLambda(lambda _: clf), [1] * 8),
+    ],
+)
+async def test_how_many_calls_a_construct_makes(around: Callable[[Any], Any], calls: list[int]) -> None:
+    """The table in docs/langchain.md, for a batch of 8."""
+    counting = Counting(lambda value: value)
+    results = [Classification(text=str(i), label="a") for i in range(8)]
+    chain = around(counting)
+    chain.batch(results)
+    await chain.abatch(results)
+
+    assert calls * 2 == counting.calls
 
 
 async def test_batches_stay_whole_through_a_sequence() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import json
+import pickle
 import shutil
 import threading
 from collections import UserDict
@@ -227,6 +228,15 @@ def test_copies_share_the_weights_and_equal_each_other(classifier: TextClassifie
         classifier.model_copy(update={"checkpoint": str(tiny_tagger.path)}).invoke("my card")
     assert classifier != EntityTagger(checkpoint=classifier.checkpoint, device="cpu")
     assert classifier != lazy.model_copy(update={"input_key": "q"})
+
+
+def test_a_runnable_can_be_sent_to_another_process(classifier: TextClassifier) -> None:
+    """Its fields travel, its weights do not: it loads there."""
+    sent = pickle.dumps(classifier)
+
+    assert len(sent) < 10_000
+    assert pickle.loads(sent) == classifier
+    assert pickle.loads(sent).invoke("my card") == classifier.invoke("my card")
 
 
 def test_a_runnable_does_nothing_before_its_first_call(tmp_path: Path) -> None:
