@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core._api.beta_decorator import LangChainBetaWarning
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumps, loads
@@ -239,6 +238,7 @@ def test_a_runnable_can_be_sent_to_another_process(classifier: TextClassifier) -
     assert pickle.loads(sent).invoke("my card") == classifier.invoke("my card")
 
 
+@pytest.mark.filterwarnings("ignore:The function `loads` is in beta")
 def test_a_runnable_does_nothing_before_its_first_call(tmp_path: Path) -> None:
     """Neither made, shown, described, composed, copied nor written and read does it touch the checkpoint."""
     nowhere = TextClassifier(checkpoint=str(tmp_path / "nowhere"))
@@ -248,8 +248,7 @@ def test_a_runnable_does_nothing_before_its_first_call(tmp_path: Path) -> None:
     assert copy.deepcopy(nowhere)._predictor is None
     assert chain.get_graph().nodes
     assert nowhere.get_output_jsonschema()["title"] == "Classification"
-    with pytest.warns(LangChainBetaWarning):
-        twin = loads(dumps(nowhere), allowed_objects=[TextClassifier], valid_namespaces=["lc_finetune"])
+    twin = loads(dumps(nowhere), allowed_objects=[TextClassifier], valid_namespaces=["lc_finetune"])
     assert twin == nowhere
     with pytest.raises(CheckpointError, match="nowhere"):
         nowhere.invoke("my card")
