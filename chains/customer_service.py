@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableParallel, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableLambda
 
-from lc_finetune import Classification, EntityTagger, LabelRouter, LCFinetuneError, Tagging, TextClassifier
+from lc_finetune import Classification, EntityTagger, FanOut, LabelRouter, LCFinetuneError, Tagging, TextClassifier
 
 TEMPLATES = {
     "track_order": "Let me look up where {ORDER_ID|your order} is.",
@@ -74,19 +74,15 @@ def build_chain(
         return {**item, "classification": intent}
 
     def routed(name: str, answer: Runnable[Any, str]) -> Runnable[Any, dict[str, Any]]:
-        return RunnableLambda(lambda item: {**item, "route": name}) | _with_answer(answer)
+        return FanOut.assign(route=lambda _: name, answer=answer)
 
     router = LabelRouter(
         routes={label: routed(label, _fill(template)) for label, template in templates.items()},
         default=routed("person", person),
     )
-    return (
-        RunnableParallel(classification=classifier, tagging=tagger) | RunnableLambda(doubtful) | router
-    ).with_config(run_name="customer_service")
-
-
-def _with_answer(answer: Runnable[Any, str]) -> Runnable[Any, dict[str, Any]]:
-    return RunnablePassthrough.assign(answer=answer)
+    return (FanOut(classification=classifier, tagging=tagger) | RunnableLambda(doubtful) | router).with_config(
+        run_name="customer_service"
+    )
 
 
 def _fill(template: str) -> Runnable[Any, str]:

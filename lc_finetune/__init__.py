@@ -20,11 +20,11 @@ if TYPE_CHECKING:
         MissingDependencyError,
     )
     from lc_finetune.parsers import AnswerError, EntitiesOutputParser, LabelOutputParser
-    from lc_finetune.runnables import EntityTagger, LabelRouter, TextClassifier
+    from lc_finetune.runnables import EntityTagger, FanOut, LabelRouter, TextClassifier
     from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Scores, Tagging
 
 _HOMES = {
-    "runnables": ("EntityTagger", "LabelRouter", "TextClassifier"),
+    "runnables": ("EntityTagger", "FanOut", "LabelRouter", "TextClassifier"),
     "schemas": ("Classification", "Entity", "MultiLabelClassification", "Scores", "Tagging"),
     "parsers": ("AnswerError", "EntitiesOutputParser", "LabelOutputParser"),
     "checkpoint": ("Checkpoint",),
@@ -51,6 +51,7 @@ __all__ = [
     "EntitiesOutputParser",
     "Entity",
     "EntityTagger",
+    "FanOut",
     "InputError",
     "LCFinetuneError",
     "LabelOutputParser",

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.runnables import RunnableConfig
 from langchain_core.utils.json import parse_json_markdown
 from pydantic import Field, field_validator
 
+from lc_finetune.composition import ResultRunnable
 from lc_finetune.errors import ConfigError, LCFinetuneError
 from lc_finetune.labels import LabelSet, Span
 from lc_finetune.schemas import Classification, Entity, Tagging
@@ -30,6 +32,10 @@ _DRESSING = " \t\r\n\"'`*_.,;:!?…“”‘’„«»。，、；：！？"
 _SEPARATORS = r"[\s_\\-]+"  # Markdown writes card\_arrival
 _BETWEEN_WORDS = re.compile(rf"(?<=[^\W_]){_SEPARATORS}(?=[^\W_])")
 _KEY = re.compile(rf"^\W*(?:{'|'.join(LABEL_KEYS)})\W*[:=]", re.IGNORECASE | re.MULTILINE)
+_THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+ARGUMENT_KEYS = ("arguments", "args", "parameters")
+# Characters that a model writes for one another when it copies a text.
+_ALIKE = ("'‘’ʼ", '"“”„', "-‐‑‒–—")
 
 Place = tuple[int, int]
 
@@ -42,8 +48,11 @@ class AnswerError(LCFinetuneError, OutputParserException):
         OutputParserException.__init__(self, ValueError(message), llm_output=llm_output)
 
 
-class _AnswerParser(BaseOutputParser[R]):
-    """Reads an answer: a `str`, a message, or a mapping `{"text": …, "answer": …}`."""
+class _AnswerParser(ResultRunnable[R], BaseOutputParser[R]):
+    """Reads an answer: a `str`, a message, or a mapping `{"text": …, "answer": …}`.
+
+    Of a message that only calls tools, the arguments are the answer. What stands between thinking tags is none of it.
+    """
 
     labels: Sequence[str] = Field(description="The labels an answer may use.")
 
@@ -137,10 +146,11 @@ class LabelOutputParser(_AnswerParser[Classification]):
 
     def _stated(self, answer: str) -> str:
         """Find the one label that JSON states or, where there is no JSON, that the words name."""
-        values = _json_values(answer, "{")
-        if not values and _breaks_off(answer):
+        spoken = _spoken(answer)
+        values = _json_values(spoken, "{")
+        if not values and _breaks_off(spoken):
             raise AnswerError("Expected a complete answer, found JSON that breaks off. Allow more tokens.", answer)
-        said = [one for value in values for one in _said(value)] if values else self._mentions(answer)
+        said = [one for value in values for one in _said(value)] if values else self._mentions(spoken)
         named = {self._label_of(one) for one in said}
         label = named.pop() if len(named) == 1 else None
         if label is None:
@@ -153,7 +163,7 @@ class LabelOutputParser(_AnswerParser[Classification]):
 
     def _mentions(self, answer: str) -> list[str]:
         """List the whole words that spell a label; those inside the mention of a longer label do not count."""
-        words = _KEY.sub(" ", answer)
+        words = unicodedata.normalize("NFC", _KEY.sub(" ", answer))
         spans = {match.span() for label in self.labels for match in _pattern(label).finditer(words)}
         mentions: list[str] = []
         reach = 0
@@ -168,8 +178,8 @@ class EntitiesOutputParser(_AnswerParser[Tagging]):
     """Read entities: a JSON list of `{"label", "text"}`, found again in the text.
 
     Words are looked for as whole words first, and as parts of words only where there are none; the same spelling comes
-    before another case or spacing. The n-th mention of the same words is their n-th occurrence. Offsets that the answer
-    gives are used where they fit, and ignored otherwise.
+    before another case, spacing, composition of accents, or kind of quotes and hyphens. The n-th mention of the same
+    words is their n-th occurrence. Offsets that the answer gives are used where they fit, and ignored otherwise.
 
     Entities never overlap: the longest takes its place first, then the earlier in the answer. One that finds its places
     taken, such as a mention too many, is dropped.
@@ -222,7 +232,7 @@ class EntitiesOutputParser(_AnswerParser[Tagging]):
 
 def _entity_list(answer: str) -> list[Mapping[str, Any]]:
     lists: list[list[Mapping[str, Any]]] = []
-    for value in _json_values(answer, "{["):
+    for value in _json_values(_spoken(answer), "{["):
         items = value.get("entities") if isinstance(value, Mapping) else value
         if isinstance(items, list) and all(isinstance(item, Mapping) for item in items):
             lists.append(items)
@@ -236,13 +246,25 @@ def _places(text: str, item: Mapping[str, Any]) -> list[Place]:
     words, start, end = item["text"].strip(), item.get("start"), item.get("end")
     if isinstance(start, int) and isinstance(end, int) and 0 <= start < end and text[start:end] == words:
         return [(start, end)]
-    loosely = r"\s+".join(map(re.escape, words.split()))
-    for before, after in ((r"(?<!\w)", r"(?!\w)"), ("", "")):
-        patterns = (re.compile(before + re.escape(words) + after), re.compile(before + loosely + after, re.IGNORECASE))
-        places = dict.fromkeys(match.span() for pattern in patterns for match in pattern.finditer(text))
-        if places:
-            return list(places)
+    bare = words.strip(_DRESSING)
+    for spelling in (words, bare) if bare else (words,):
+        loosely = r"\s+".join(map(_loosely, spelling.split()))
+        for before, after in ((r"(?<!\w)", r"(?!\w)"), ("", "")):
+            exact = re.compile(before + re.escape(spelling) + after)
+            alike = re.compile(before + loosely + after, re.IGNORECASE)
+            places = dict.fromkeys(match.span() for pattern in (exact, alike) for match in pattern.finditer(text))
+            if places:
+                return list(places)
     return []
+
+
+def _loosely(word: str) -> str:
+    """Match a word with its accents composed or not, and any kind of quotes and hyphens."""
+    return "".join(
+        next((f"[{re.escape(alike)}]" for alike in _ALIKE if character in alike), None)
+        or f"(?:{re.escape(character)}|{re.escape(unicodedata.normalize('NFD', character))})"
+        for character in unicodedata.normalize("NFC", word)
+    )
 
 
 def _placed(found: list[tuple[list[Place], str]], length: int) -> list[Span]:
@@ -259,20 +281,45 @@ def _placed(found: list[tuple[list[Place], str]], length: int) -> list[Span]:
 
 def _fold(text: str) -> str:
     """Take off the dressing, and whatever may differ between an answer's spelling and the label's."""
-    return _BETWEEN_WORDS.sub(" ", (text.strip(_DRESSING) or text.strip()).casefold())
+    bare = unicodedata.normalize("NFC", text.strip(_DRESSING) or text.strip())
+    return _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFC", bare.casefold()))
 
 
 def _pattern(label: str) -> re.Pattern[str]:
     """Match the label as whole words; `non-food` and `food-like` do not name `food`, nor does `-1` name `1`."""
-    spelled = _SEPARATORS.join(map(re.escape, _BETWEEN_WORDS.split(label)))
+    words = _BETWEEN_WORDS.split(unicodedata.normalize("NFC", label))
+    spelled = _SEPARATORS.join(map(re.escape, words))
     return re.compile(rf"(?<![\w-]){spelled}(?!\w|-\w)", re.IGNORECASE)
+
+
+def _spoken(answer: str) -> str:
+    """Leave out what a reasoning model thinks aloud: all up to the last closing tag.
+
+    Raises:
+        AnswerError: If the thinking breaks off.
+    """
+    tags = list(_THINKING.finditer(answer))
+    if tags and not tags[-1][1]:
+        raise AnswerError("Expected an answer after the thinking, found none. Allow more tokens.", answer)
+    return answer[tags[-1].end() :] if tags else answer
 
 
 def _json_values(answer: str, opening: str) -> list[Any]:
     """Read the JSON of an answer: all of it, fenced or not; else each value that opens so among its words.
 
-    Only complete JSON counts; LangChain's partial parser would close what breaks off and cut what follows.
+    Only complete JSON counts; LangChain's partial parser would close what breaks off and cut what follows. Of a tool
+    call written out, the arguments count.
     """
+    return [_arguments(value) for value in _json_read(answer, opening)]
+
+
+def _arguments(value: Any) -> Any:
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return next((value[key] for key in ARGUMENT_KEYS if isinstance(value.get(key), Mapping)), value)
+    return value
+
+
+def _json_read(answer: str, opening: str) -> list[Any]:
     try:
         return [parse_json_markdown(answer, parser=partial(json.loads, strict=False))]
     except (ValueError, RecursionError):
@@ -312,6 +359,9 @@ def _text_and_answer(value: Any) -> tuple[str | None, str]:
 
 def _words(value: Any) -> str:
     if isinstance(value, BaseMessage):
+        called = [call["args"] for call in value.tool_calls] if isinstance(value, AIMessage) else []
+        if called and not value.text.strip():
+            return json.dumps(called if len(called) > 1 else called[0], ensure_ascii=False)
         return str(value.text)
     if isinstance(value, str):
         return value

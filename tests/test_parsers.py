@@ -12,7 +12,7 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import RunnablePassthrough
+from langchain_core.runnables import RunnablePassthrough, RunnablePick
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from lc_finetune import (
@@ -63,6 +63,15 @@ def found(text: str, *items: dict[str, Any]) -> list[tuple[str, str, int]]:
         "```\ncard_arrival\n```",
         'Sure! {"label": "card_arrival"} is what I would say.',
         "I think this is about card arrival, since the card_arrival is late.",
+        "「card_arrival」",
+        "《card_arrival》。",
+        "分类：card_arrival",
+        '{"label": "card_arrival", "confidence": 0.9} // sure',
+        "<think>A refund? No, a card.</think>\ncard_arrival",
+        '<think>{"label": "refund"}</think>{"label": "card_arrival"}',
+        "a refund, hmm</think> card_arrival",
+        '<think>refund</think><think>card</think>```json\n{"label": "card_arrival"}\n```',
+        '{"name": "classify", "arguments": {"label": "card_arrival"}}',
     ],
 )
 def test_an_answer_is_read_however_it_is_dressed(answer: str) -> None:
@@ -99,6 +108,9 @@ def test_an_answer_is_read_however_it_is_dressed(answer: str) -> None:
         '{"label": "card',
         '```json\n{"label": "card_arrival", "reason": ["refu',
         "[" * 100_000,
+        "<think>It is a refund",
+        "<think>refund</think>",
+        "refund <think>or",
     ],
 )
 def test_an_answer_without_exactly_one_label_is_an_error(answer: str) -> None:
@@ -129,6 +141,8 @@ def test_an_answer_without_exactly_one_label_is_an_error(answer: str) -> None:
         (["etc.", "b"], "etc.", "etc."),
         (["x: y", "y"], "x: y", "x: y"),
         (["退款", "交付"], "“退款”。", "退款"),
+        (["cafe\u0301", "bar"], "I say café.", "cafe\u0301"),
+        (["café", "bar"], "CAFE\u0301", "café"),
     ],
 )
 def test_the_spelling_of_the_set_comes_first(names: list[str], answer: str, label: str) -> None:
@@ -188,6 +202,20 @@ def test_messages_and_mappings_are_answers_too() -> None:
     assert expected == labels.invoke({"text": "money back", "answer": blocks})
     assert expected == labels.invoke({"text": AIMessage("money back"), "answer": "refund"})
     assert labels.invoke({"answer": "refund"}).text == ""
+
+
+def test_a_tool_call_is_an_answer() -> None:
+    """Its arguments count where the message has no words; several calls are several entities."""
+
+    def calling(*arguments: dict[str, Any]) -> AIMessage:
+        return AIMessage("", tool_calls=[{"name": "f", "args": one, "id": str(i)} for i, one in enumerate(arguments)])
+
+    ann, oslo = {"label": "PERSON", "text": "Ann"}, {"label": "CITY", "text": "Oslo"}
+    whole = entities.invoke({"text": "Ann, Oslo", "answer": calling({"entities": [ann, oslo]})})
+
+    assert labels.invoke(calling({"label": "refund"})).label == "refund"
+    assert whole == entities.invoke({"text": "Ann, Oslo", "answer": calling(ann, oslo)})
+    assert [entity.text for entity in whole.entities] == ["Ann", "Oslo"]
 
 
 @pytest.mark.parametrize("given", [7, None, ["refund"], {"text": "x"}, {"answer": 7}, {"text": 7, "answer": "refund"}])
@@ -270,6 +298,29 @@ def test_right_offsets_win_over_the_order_of_mentions() -> None:
 def test_spacing_may_differ() -> None:
     """The entity keeps the line break that the answer lost."""
     assert found("to New \n York", {"label": "CITY", "text": "new york"}) == [("CITY", "New \n York", 3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "entity"),
+    [
+        ("Dear Zoe\u0308!", "Zoë", "Zoe\u0308"),
+        ("Dear Zoë!", "Zoe\u0308", "Zoë"),
+        ("Dear Jean‑Luc O’Hara!", "Jean-Luc O'Hara", "Jean‑Luc O’Hara"),
+        ("Dear New\u00a0York!", "new york", "New\u00a0York"),
+        ("Dear Ann!", '"Ann."', "Ann"),
+        ("Dear Ann!", "Ann!", "Ann!"),
+    ],
+)
+def test_a_copy_may_differ_as_models_copy(text: str, said: str, entity: str) -> None:
+    """Accents composed or not, other quotes, hyphens, spaces, dressing: the text's own spelling is kept."""
+    assert [("PERSON", entity, 5)] == found(text, {"label": "PERSON", "text": said})
+
+
+def test_entities_named_while_thinking_do_not_count() -> None:
+    """Only what is said after it."""
+    thought = '<think>[{"label": "PERSON", "text": "Oslo"}]</think>[{"label": "CITY", "text": "Oslo"}]'
+
+    assert [e.label for e in entities.invoke({"text": "To Oslo", "answer": thought}).entities] == ["CITY"]
 
 
 def test_whole_words_come_before_parts_of_words() -> None:
@@ -399,6 +450,17 @@ def test_the_text_goes_beside_the_model() -> None:
 
     assert expected == chain.invoke("To Oslo")
     assert [expected] == list(chain.stream("To Oslo"))
+
+
+def test_fields_can_be_picked_and_assigned() -> None:
+    """As of the models' results, with their schema."""
+    extended = labels | RunnablePassthrough.assign(size=lambda fields: len(fields["label"]))
+
+    assert labels.pick("label").invoke("refund") == "refund"
+    assert (labels | RunnablePick(["label", "source"])).batch(["refund"]) == [{"label": "refund", "source": "llm"}]
+    assert extended.invoke("refund")["size"] == 6
+    assert {"label", "size"} <= set(extended.get_output_jsonschema()["properties"])
+    assert labels.pick("label").get_output_jsonschema()["type"] == "string"
 
 
 async def test_errors_stay_in_their_slots() -> None:

@@ -10,8 +10,12 @@ from chains.customer_service import build_chain, fill_template
 from lc_finetune import Checkpoint, Entity, EntityTagger, Tagging, TextClassifier
 from lc_finetune.testing import tiny_base_model, tiny_checkpoint
 
-README = Path(__file__).parent.parent / "README.md"
-SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ROOT = Path(__file__).parent.parent
+
+
+def snippets(page: str) -> list[str]:
+    """The Python code of a page, in order."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,11 +28,26 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
     base = tiny_base_model(tmp_path / "base")
     namespace: dict[str, Any] = {}
-    for snippet in SNIPPETS:
+    for snippet in snippets("README.md"):
         exec(snippet.replace('train_file="tickets.csv"', f'train_file="tickets.csv", base_model="{base}"'), namespace)
 
     assert namespace["careful"].invoke("Any news of it?").source == "llm" or namespace["result"].score >= 0.8
     assert len(namespace["results"]) == 2
+
+
+def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "track_order"))
+    tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/langchain.md"):
+        exec(snippet, namespace)
+
+    assert list(namespace["rows"][0]) == ["classification", "tagging"]
+    assert "names" in namespace["with_names"].invoke("Hello")
+    assert len(namespace["answers"]) == 2
+    assert namespace["label"] in ("other", "track_order")
 
 
 def test_customer_service_routes_in_order(tiny_classifier: Checkpoint, tiny_tagger: Checkpoint) -> None:

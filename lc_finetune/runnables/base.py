@@ -5,56 +5,32 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from langchain_core.messages import BaseMessageChunk
-from langchain_core.runnables import (
-    Runnable,
-    RunnableAssign,
-    RunnableConfig,
-    RunnableLambda,
-    RunnablePassthrough,
-    RunnablePick,
-    RunnableSerializable,
-)
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable, ensure_config
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
 
-from lc_finetune.checkpoint import Checkpoint
-from lc_finetune.errors import CheckpointError
+from lc_finetune.checkpoint import Checkpoint, Task
+from lc_finetune.composition import ResultRunnable
+from lc_finetune.errors import ConfigError
 from lc_finetune.inference.predictor import Predictor, validated
-from lc_finetune.runnables.inputs import text_of
+from lc_finetune.runnables.fanout import FanOut
+from lc_finetune.runnables.inputs import awhole, text_of, whole
 from lc_finetune.schemas import Result
 
 R = TypeVar("R", bound=Result)
 
 
-def as_mapping(result: Result) -> dict[str, Any]:
-    """Turn a result into a dict of its fields, entities and scores as they are."""
-    return {name: getattr(result, name) for name in type(result).model_fields}
-
-
-class FieldsOf(RunnableLambda[Result, dict[str, Any]]):
-    """A result → a dict of its fields, whose schema is the result's own."""
-
-    def __init__(self, result_type: type[Result]) -> None:
-        super().__init__(as_mapping)
-        self._result_type = result_type
-
-    def get_output_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
-        """The result's model: what is picked or assigned next keeps its type."""
-        return self._result_type
-
-
-class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
+class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R]):
     """A fine-tuned encoder as a Runnable.
 
     The constructor does no I/O: weights are loaded at the first call, or by `from_checkpoint` and `warm_up`. They are
     shared by all Runnables of the process over the same checkpoint, device, dtype and backend.
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     checkpoint: str = Field(description="Checkpoint folder, or Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
@@ -63,6 +39,7 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
     backend: Literal["auto", "torch", "onnx"] = "auto"
     input_key: str = Field(default="text", description="Where a mapping keeps its text.")
 
+    _task: ClassVar[Task]
     _predictor: Predictor | None = PrivateAttr(default=None)
 
     @property
@@ -134,11 +111,11 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> R:
         """Answer one input."""
-        return self._call_with_config(self._one, input, config, **kwargs)
+        return self._call_with_config(self._one, input, self._described(config), **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> R:
         """Answer one input without blocking the event loop."""
-        return await self._acall_with_config(self._aone, input, config, **kwargs)
+        return await self._acall_with_config(self._aone, input, self._described(config), **kwargs)
 
     def batch(
         self,
@@ -149,7 +126,8 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
         **kwargs: Any,
     ) -> list[R]:
         """Answer many inputs in as few forwards as the token budget allows, in their order."""
-        return self._batch_with_config(self._many, inputs, config, return_exceptions=return_exceptions, **kwargs)
+        described = self._each_described(config)
+        return self._batch_with_config(self._many, inputs, described, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
         self,
@@ -160,20 +138,38 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
         **kwargs: Any,
     ) -> list[R]:
         """As `batch`, without blocking the event loop."""
+        described = self._each_described(config)
         return await self._abatch_with_config(
-            self._amany, inputs, config, return_exceptions=return_exceptions, **kwargs
+            self._amany, inputs, described, return_exceptions=return_exceptions, **kwargs
         )
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[R]:
         """Answer each text of an iterator as it arrives; chunks of one message are put together first."""
-        yield from self._transform_stream_with_config(input, self._each, config, **kwargs)
+        yield from self._transform_stream_with_config(input, self._each, self._described(config), **kwargs)
 
     async def atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[R]:
         """As `transform`, over an asynchronous iterator."""
-        async for result in self._atransform_stream_with_config(input, self._aeach, config, **kwargs):
+        described = self._described(config)
+        async for result in self._atransform_stream_with_config(input, self._aeach, described, **kwargs):
             yield result
+
+    def _described(self, config: RunnableConfig | None) -> RunnableConfig:
+        """Say in the run's metadata which model answers, as LangChain's own models do."""
+        described = ensure_config(config)
+        described["metadata"] = {
+            **described.get("metadata", {}),
+            "ls_provider": "lc_finetune",
+            "ls_model_name": self.checkpoint,
+            "ls_model_type": self._task,
+        }
+        return described
+
+    def _each_described(
+        self, config: RunnableConfig | list[RunnableConfig] | None
+    ) -> RunnableConfig | list[RunnableConfig]:
+        return [self._described(one) for one in config] if isinstance(config, list) else self._described(config)
 
     def _one(self, value: Any) -> R:
         result: R = _raised(self._many([value])[0])
@@ -206,40 +202,34 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
         return slots, texts
 
     def _each(self, values: Iterator[Any]) -> Iterator[R]:
-        message: Any = None
-        for value in values:
-            if isinstance(value, BaseMessageChunk):
-                message = value if message is None else message + value
-            else:
-                yield self._one(value)
-        if message is not None:
-            yield self._one(message)
+        for value in whole(values):
+            yield self._one(value)
 
     async def _aeach(self, values: AsyncIterator[Any]) -> AsyncIterator[R]:
-        message: Any = None
-        async for value in values:
-            if isinstance(value, BaseMessageChunk):
-                message = value if message is None else message + value
-            else:
-                yield await self._aone(value)
-        if message is not None:
-            yield await self._aone(message)
-
-    # Composition: LangChain's pick and assign ask for a dict, a result is a model.
-
-    def pick(self, keys: str | list[str]) -> RunnableSerializable[Any, Any]:
-        """Continue with one field of the result, or with a dict of several."""
-        return self | RunnablePick(keys)
+        async for value in awhole(values):
+            yield await self._aone(value)
 
     def assign(self, **kwargs: Any) -> RunnableSerializable[Any, Any]:
-        """Continue with a dict of the result's fields and more, computed from it."""
-        return self | RunnablePassthrough.assign(**kwargs)
+        """Continue with a dict of the result's fields and more, computed from it; see `FanOut.assign`."""
+        return self | FanOut.assign(**kwargs)
 
-    def __or__(self, other: Any) -> RunnableSerializable[Any, Any]:
-        """Compose; `RunnablePick` and `RunnableAssign` are handed the result's fields as a dict."""
-        if isinstance(other, RunnablePick | RunnableAssign):
-            return super().__or__(FieldsOf(self.OutputType)) | other
-        return super().__or__(other)
+    # Copies share the weights; equal are those that are configured alike, loaded or not.
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy; one that is changed loads what it needs, one that is not shares the weights, also if deep."""
+        copied = super().model_copy(update=update)
+        if update:
+            copied._predictor = None
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_copy()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "__pydantic_private__": {"_predictor": None}}
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
 
     # Tools and serialization.
 
@@ -253,7 +243,7 @@ class EncoderRunnable(RunnableSerializable[Any, R], Generic[R]):
     ) -> BaseTool:
         """Make a tool that takes a text and answers JSON."""
         if arg_types is not None:
-            raise CheckpointError("Expected no arg_types: the tool takes one argument, its text. Use args_schema.")
+            raise ConfigError("Expected no arg_types: the tool takes one argument, its text. Use args_schema.")
         named = name or self.get_name()
         text: Any = (str, Field(description="The text, unchanged."))
         schema = args_schema or create_model(f"{type(self).__name__}Input", **{self.input_key: text})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lc_finetune.checkpoint import Checkpoint
+from typing import ClassVar
+
+from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.errors import CheckpointError
 from lc_finetune.runnables.base import EncoderRunnable
 from lc_finetune.schemas import Classification, Tagging
@@ -18,6 +20,8 @@ class TextClassifier(EncoderRunnable[Classification]):
         ```
     """
 
+    _task: ClassVar[Task] = "text-classification"
+
     @property
     def InputType(self) -> type[str]:
         """A text; other shapes are read too."""
@@ -30,7 +34,7 @@ class TextClassifier(EncoderRunnable[Classification]):
 
     @classmethod
     def _check(cls, checkpoint: Checkpoint) -> None:
-        if checkpoint.task != "text-classification":
+        if checkpoint.task != cls._task:
             raise CheckpointError(
                 f"{checkpoint.path}: expected a text classifier, found a checkpoint for {checkpoint.task}. "
                 "Load it with EntityTagger."
@@ -53,6 +57,8 @@ class EntityTagger(EncoderRunnable[Tagging]):
         ```
     """
 
+    _task: ClassVar[Task] = "token-classification"
+
     @property
     def InputType(self) -> type[str]:
         """A text; other shapes are read too."""
@@ -65,7 +71,7 @@ class EntityTagger(EncoderRunnable[Tagging]):
 
     @classmethod
     def _check(cls, checkpoint: Checkpoint) -> None:
-        if checkpoint.task != "token-classification":
+        if checkpoint.task != cls._task:
             raise CheckpointError(
                 f"{checkpoint.path}: expected a tagger, found a checkpoint for {checkpoint.task}. "
                 "Load it with TextClassifier."

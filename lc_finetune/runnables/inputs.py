@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.documents import Document
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import BaseMessage, BaseMessageChunk, HumanMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables.utils import AddableDict
 
 from lc_finetune.errors import InputError
 from lc_finetune.schemas import Result
@@ -16,12 +17,13 @@ EXPECTED = (
     "Expected a str, a mapping with the key {key!r}, a message, a list of messages, a state with 'messages', "
     "a Document or a PromptValue, found {found}."
 )
+KEYS_SHOWN = 10
 
 
 def text_of(value: Any, key: str = "text") -> str:
     """Read the text of one input, unchanged.
 
-    Of messages, the last human one counts.
+    Of messages, the last human one counts; they may be written as LangChain's chat models take them.
 
     Args:
         value: A `str`; a mapping with `key`, or with `messages`; a message; a list of messages; a `Document`; a
@@ -31,6 +33,8 @@ def text_of(value: Any, key: str = "text") -> str:
     Raises:
         InputError: If there is no text to be found; names the type found, never the content.
     """
+    if isinstance(value, Mapping):
+        return _held(value, key)
     if isinstance(value, str):
         return value
     if isinstance(value, Result):
@@ -40,26 +44,70 @@ def text_of(value: Any, key: str = "text") -> str:
     if isinstance(value, BaseMessage):
         return _message_text(value)
     if isinstance(value, PromptValue):
-        return _last_human(value.to_messages())
-    if isinstance(value, Mapping):
-        if key in value:
-            return text_of(value[key], key)
-        if isinstance(value.get("messages"), Sequence):
-            return _last_human(value["messages"])
-        keys = ", ".join(sorted(str(name) for name in value)) or "no keys"
-        raise InputError(EXPECTED.format(key=key, found=f"a mapping with {keys}") + " Name the key with input_key=.")
-    if isinstance(value, list | tuple) and value and all(isinstance(one, BaseMessage) for one in value):
-        return _last_human(value)
+        return _human(value.to_messages())
+    # Among strings there is no telling a conversation from texts that were meant for `batch`.
+    if isinstance(value, list | tuple) and value and not any(isinstance(one, str) for one in value):
+        return _human(value)
     raise InputError(EXPECTED.format(key=key, found=type(value).__name__))
 
 
-def _last_human(messages: Sequence[Any]) -> str:
+def _held(mapping: Mapping[Any, Any], key: str) -> str:
+    if key not in mapping and isinstance(mapping.get("messages"), list | tuple):
+        return _human(mapping["messages"])
+    held = mapping.get(key, mapping.get("messages"))
+    if held is None:
+        raise InputError(EXPECTED.format(key=key, found=_keys(mapping)) + " Name the key with input_key=.")
+    if isinstance(held, Mapping):
+        raise InputError(f"Expected a text under {key!r}, found another mapping. Take the inner one.")
+    return text_of(held, key)
+
+
+def whole(values: Iterator[Any]) -> Iterator[Any]:
+    """Put the chunks of one message or one mapping together, which come last; all else is whole as it is."""
+    chunks: Any = None
+    for value in values:
+        if isinstance(value, BaseMessageChunk | AddableDict):
+            chunks = value if chunks is None else chunks + value
+        else:
+            yield value
+    if chunks is not None:
+        yield chunks
+
+
+async def awhole(values: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """As `whole`, over an asynchronous iterator."""
+    chunks: Any = None
+    async for value in values:
+        if isinstance(value, BaseMessageChunk | AddableDict):
+            chunks = value if chunks is None else chunks + value
+        else:
+            yield value
+    if chunks is not None:
+        yield chunks
+
+
+def _human(messages: Sequence[Any]) -> str:
     for message in reversed(messages):
-        if isinstance(message, HumanMessage):
-            return _message_text(message)
-        if isinstance(message, Mapping) and message.get("role") in ("user", "human"):
-            return text_of(message.get("content"))
+        read = _message(message)
+        if isinstance(read, HumanMessage):
+            return _message_text(read)
     raise InputError(f"Expected a human message, found none among {len(messages)} messages.")
+
+
+def _message(value: Any) -> BaseMessage:
+    if isinstance(value, BaseMessage):
+        return value
+    try:
+        return convert_to_messages([value])[0]
+    except Exception:
+        found = f"a {type(value).__name__} that is none"
+    raise InputError(f"Expected a message, or a pair or mapping of role and content, found {found}.")
+
+
+def _keys(mapping: Mapping[Any, Any]) -> str:
+    names = sorted(map(str, mapping))
+    shown = ", ".join(names[:KEYS_SHOWN]) + (", …" if len(names) > KEYS_SHOWN else "")
+    return f"a mapping with {shown or 'no keys'}"
 
 
 def _message_text(message: BaseMessage) -> str:
