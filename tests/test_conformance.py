@@ -1,8 +1,11 @@
 """Every public Runnable and parser against LangChain's contract. A new one joins by one line in `CASES`."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from lc_finetune import (
     LCFinetuneError,
     TextClassifier,
 )
+from lc_finetune.inference.export import export
 from lc_finetune.schemas import Result
 
 
@@ -35,6 +39,13 @@ class Case:
     serializable: bool = True
 
 
+@cache
+def _on_openvino(folder: Path) -> str:
+    """A copy with the export."""
+    copy = shutil.copytree(folder, folder.with_name(f"{folder.name}-openvino"))
+    return str(export(copy, format="openvino").folder.parent)
+
+
 def _router(*_: Any) -> LabelRouter:
     return LabelRouter(routes={"card": RunnableLambda(lambda result: result.label)})
 
@@ -42,6 +53,8 @@ def _router(*_: Any) -> LabelRouter:
 CASES = [
     Case("classifier", lambda c, _: TextClassifier(checkpoint=str(c.path), device="cpu"), "my card", 3),
     Case("tagger", lambda _, t: EntityTagger(checkpoint=str(t.path), device="cpu"), "Ann in Oslo", None),
+    Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
+         "my card", 3),
     Case("router", _router, Classification(text="x", label="card"), Classification(text="x", label="cash"),
          serializable=False),
     Case("label parser", lambda *_: LabelOutputParser(labels=("a", "b")), "a", "c", "parser"),
