@@ -55,6 +55,8 @@ LOADED = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
 )
+EXPORTS = ("onnx", "onnx-fp16", "onnx-int8", "openvino", "openvino-fp16")
+"""Subfolders that hold the model for another runtime, each with a manifest of its own; read when a backend asks."""
 LIBRARIES = ("lc-finetune", "torch", "transformers", "tokenizers", "onnxruntime", "langchain-core")
 
 
@@ -101,6 +103,15 @@ class Checkpoint:
         for name, sha in sorted(self._loaded_digests().items()):
             content.update(f"{name}={sha}\n".encode())
         return content.hexdigest()
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights: of the file, or of the names and digests of the files when there are shards."""
+        digests = self._loaded_digests()
+        if WEIGHTS in digests:
+            return digests[WEIGHTS]
+        shards = "".join(f"{name}={digests[name]}\n" for name in sorted(digests) if name.endswith(".safetensors"))
+        return hashlib.sha256(shards.encode()).hexdigest()
 
     def _loaded_digests(self) -> Mapping[str, str]:
         if self.manifest and self.manifest.files:
@@ -157,7 +168,8 @@ def library_versions() -> dict[str, str]:
 
 def loaded_signature(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
     """Take sizes and times of the files that are loaded: equal signatures mean that nothing was written meanwhile."""
-    names = [*_loaded_files(folder), MANIFEST, "onnx/model.onnx", "onnx/export.json"]
+    exported = [f"{export}/{path.name}" for export in EXPORTS for path in sorted((folder / export).glob("*"))]
+    names = [*_loaded_files(folder), MANIFEST, *exported]
     stats = [(name, os.stat(folder / name)) for name in names if (folder / name).is_file()]
     return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
 
@@ -258,7 +270,7 @@ def _local_folder(source: str | os.PathLike[str], revision: str | None) -> Path:
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = [*LOADED, MANIFEST, "model-*.safetensors", "onnx/*", "openvino/*", "scope.safetensors"]
+    wanted = [*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), "scope.safetensors"]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:  # hub errors descend from OSError, a malformed id is a ValueError

@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lc-finetune", description="Fine-tuned encoders as LangChain Runnables.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_train(commands)
+    _add_export(commands)
     return parser
 
 
@@ -91,3 +92,50 @@ def _train(arguments: argparse.Namespace) -> None:
         f'    model = {runnable}.from_checkpoint("{checkpoint.path}")\n'
         f'    model.invoke("…")'
     )
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export", help="write the model for another runtime into the checkpoint", allow_abbrev=False,
+        description="Write the model for another runtime into the checkpoint, if it gives the same answers.",
+    )  # fmt: skip
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The checkpoint folder.")
+    parser.add_argument("--format", required=True, choices=["onnx", "openvino", "torch"], help="The runtime.")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="Default: fp32.")
+    parser.add_argument(
+        "--calibration-file", metavar="FILE",
+        help="Held-out labelled rows, on which the export is compared with the checkpoint; for int8, which needs them, "
+        "some set the scales. Default: the texts of the bundled samples.",
+    )  # fmt: skip
+    for name in ("text-column", "label-column"):
+        parser.add_argument(
+            f"--{name}", metavar="NAME", help="Of the calibration file; recognised by name if left out."
+        )
+    parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels.")
+    parser.add_argument("--force", action="store_true", help="Keep the export even if its answers differ too much.")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from lc_finetune.checkpoint import Checkpoint
+    from lc_finetune.data import ReadOptions, TextExample, read_examples
+    from lc_finetune.inference.export import export, parity_table
+    from lc_finetune.inference.exported import SHORT
+
+    checkpoint = Checkpoint.load(arguments.checkpoint)
+    texts: list[str] = []
+    gold: Any = None
+    if arguments.calibration_file:
+        names = tuple(arguments.label_names.split(",")) if arguments.label_names else ()
+        loaded = read_examples(
+            arguments.calibration_file, ReadOptions(arguments.text_column, arguments.label_column, names)
+        )
+        texts = [example.text for example in loaded.examples]
+        if loaded.task == checkpoint.task:
+            gold = [one.label if isinstance(one, TextExample) else one.spans for one in loaded.examples]
+    precision = next(name for name, short in SHORT.items() if short == arguments.precision)
+    made = export(
+        checkpoint, format=arguments.format, precision=precision, texts=texts, gold=gold,
+        source=f"of {arguments.calibration_file}", force=arguments.force,
+    )  # fmt: skip
+    print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")

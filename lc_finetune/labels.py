@@ -78,3 +78,10 @@ class LabelSet:
             KeyError: If one of them is not in the set.
         """
         return [self.id_of[label] for label in labels]
+
+
+def entity_f1(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> float:
+    """Micro F1 of exactly matching spans; 0 when there is neither a right answer nor a found one."""
+    right = sum(len(set(g) & set(p)) for g, p in zip(gold, predicted, strict=True))
+    total = sum(map(len, gold)) + sum(map(len, predicted))
+    return 2 * right / total if total else 0.0

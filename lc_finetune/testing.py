@@ -76,9 +76,9 @@ def tiny_checkpoint(
             Manifest(task=task, max_length=max_length, stride=stride, tag_unit=tag_unit if tagger else None),
         )
         if onnx:
-            from lc_finetune.inference.export import export_onnx
+            from lc_finetune.inference.export import export
 
-            export_onnx(staging)
+            export(staging)
     return Checkpoint.load(final)
 
 

@@ -2,8 +2,11 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +27,7 @@ from lc_finetune import (
     LCFinetuneError,
     TextClassifier,
 )
+from lc_finetune.inference.export import export
 from lc_finetune.schemas import Result
 
 
@@ -39,6 +43,13 @@ class Case:
     serializable: bool = True
 
 
+@cache
+def _on_openvino(folder: Path) -> str:
+    """A copy with the export."""
+    copy = shutil.copytree(folder, folder.with_name(f"{folder.name}-openvino"))
+    return str(export(copy, format="openvino").folder.parent)
+
+
 def _router(*_: Any) -> LabelRouter:
     return LabelRouter(routes={"card": RunnableLambda(lambda result: result.label)})
 
@@ -46,6 +57,8 @@ def _router(*_: Any) -> LabelRouter:
 CASES = [
     Case("classifier", lambda c, _: TextClassifier(checkpoint=str(c.path), device="cpu"), "my card", 3),
     Case("tagger", lambda _, t: EntityTagger(checkpoint=str(t.path), device="cpu"), "Ann in Oslo", None),
+    Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
+         "my card", 3),
     Case("router", _router, Classification(text="x", label="card"), Classification(text="x", label="cash"),
          serializable=False),
     Case("fan-out", lambda *_: FanOut(parsed=LabelOutputParser(labels=("a", "b"))), "a", "c"),

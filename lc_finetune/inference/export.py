@@ -1,78 +1,282 @@
-"""Exports: a subfolder of the checkpoint, with a manifest that ties it to the weights it was made from."""
+"""Checkpoint → the same model for another runtime, kept only if it gives the same answers."""
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-import tempfile
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, cast, get_args
 
-from lc_finetune.checkpoint import WEIGHTS, Checkpoint, sha256
-from lc_finetune.errors import CheckpointError
+import numpy as np
 
-EXPORT_MANIFEST = "export.json"
+from lc_finetune.checkpoint import Checkpoint, sha256, staged_folder, write_text_atomically
+from lc_finetune.errors import ConfigError
+from lc_finetune.inference.backends import Backend, Batch, Outputs, open_backend
+from lc_finetune.inference.backends.torch import Headed, load_model
+from lc_finetune.inference.exported import (
+    EXPORT_MANIFEST,
+    ExportManifest,
+    Format,
+    Precision,
+    export_folder,
+    is_exported,
+    verified_file,
+)
+from lc_finetune.inference.parity import BelowParity, Gold, measure_parity, sample_texts, shortfall
+from lc_finetune.inference.quantize import quantize_onnx
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_TEXTS = 128
+"""Texts that set the scales of an int8 export; of fewer than twice as many, half."""
+FEW_TEXTS = 100
+"""With fewer, the table says that they show little."""
 
 
-def export_onnx(folder: Path) -> Path:
-    """Write `onnx/model.onnx` (fp32, batch and length dynamic) beside the weights.
+@dataclass(frozen=True)
+class Export:
+    """An export on disk."""
 
-    The inputs are `input_ids` and `attention_mask`, the outputs `logits` and `features`. The subfolder arrives by one
-    rename.
+    folder: Path
+    manifest: ExportManifest
+
+
+def export(
+    checkpoint: str | os.PathLike[str] | Checkpoint,
+    *,
+    format: Format = "onnx",
+    precision: Precision = "float32",
+    texts: Sequence[str] = (),
+    gold: Gold | None = None,
+    source: str = "texts given",
+    force: bool = False,
+) -> Export:
+    """Write an export into the checkpoint's folder, in place of one of the same kind, and measure its parity.
+
+    Args:
+        checkpoint: The folder.
+        format: `"onnx"` and `"openvino"` serve; `"torch"` (a state dict and a `torch.export` program) is for other
+            programs.
+        precision: `"float16"` halves the file; `"int8"`, for ONNX, is faster on CPU.
+        texts: Held-out texts to measure parity on; the bundled samples' if there are none. For int8, some of them set
+            the scales and the others measure.
+        gold: The right answers to the texts, so that the metric is compared too: labels, or spans for a tagger.
+        source: Where the texts come from, for the record.
+        force: Whether an export below the least parity is kept.
 
     Raises:
-        CheckpointError: If the folder is no valid checkpoint.
+        BelowParity: If the export misses the least parity (`parity.LEAST`) and is not forced; a `CheckpointError`.
+        CheckpointError: If the folder is no valid checkpoint, or its model cannot be exported.
+        ConfigError: If there is no such format or precision, or int8 lacks texts.
+        MissingDependencyError: If the format's package is not installed.
     """
+    _check_choice(format, precision)
+    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
+    texts, gold = _shuffled(texts, gold)
+    scales = _share(len(texts)) if precision == "int8" else 0
+    calibration, texts, gold = texts[:scales], texts[scales:], None if gold is None else gold[scales:]
+    if not texts:
+        texts, source = sample_texts(), "bundled samples"
+    final = export_folder(checkpoint.path, format, precision)
+    with staged_folder(final, overwrite=True) as staging:
+        backend = _WRITERS[format](checkpoint, staging, precision, calibration)
+        parity = measure_parity(checkpoint, backend, texts, gold=gold, source=source)
+        missed = shortfall(parity, precision)
+        if missed and not force:
+            raise BelowParity(
+                f"{final.name}: expected {missed}, on {parity.texts} texts ({source}). The export was not kept. "
+                "Use another precision, give more calibration texts, or keep it with --force."
+            )
+        manifest = ExportManifest(
+            format=format,
+            precision=precision,
+            weights=checkpoint.weights_digest,
+            files={path.name: sha256(path) for path in sorted(staging.iterdir())},
+            calibration_texts=scales or None,
+            parity=parity,
+            forced=missed is not None,
+        )
+        write_text_atomically(staging / EXPORT_MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    return Export(final, manifest)
+
+
+def parity_table(manifest: ExportManifest) -> str:
+    """Write the parity of an export for people, a figure a line."""
+    parity = manifest.parity
+    if parity is None:
+        return "Parity was not measured."
+    few = f"; fewer than {FEW_TEXTS} show little" if parity.texts < FEW_TEXTS else ""
+    lines = [f"Parity with torch in fp32 on {parity.texts} texts ({parity.source}{few})"]
+    if manifest.calibration_texts is not None:
+        lines.append(f"  scales            set by {manifest.calibration_texts} other texts")
+    lines.append(f"  logits            differ by {parity.max_logit_error:.2g} at most")
+    lines.append(f"  label agreement   {parity.label_agreement:.2%}")
+    if parity.metric is not None:
+        lines.append(f"  {parity.metric.replace('_', ' '):<16}  {parity.metric_before:.4f} → {parity.metric_after:.4f}")
+    lines.append(
+        f"  batch of 32       same label {parity.batch_label_agreement:.2%}, scores differ by "
+        f"{parity.batch_score_difference:.2g} at most ({parity.batch_texts} texts)"
+    )
+    if manifest.forced:
+        lines.append("  Below the least parity: kept because forced.")
+    return "\n".join(lines)
+
+
+def _check_choice(format: str, precision: str) -> None:
+    if format not in get_args(Format):
+        raise ConfigError(f"Expected format 'onnx', 'openvino' or 'torch', found {format!r}.")
+    if precision not in get_args(Precision):
+        raise ConfigError(f"Expected precision 'float32', 'float16' or 'int8', found {precision!r}.")
+    if precision == "int8" and format != "onnx":
+        raise ConfigError(
+            f"Expected precision fp32 or fp16 for format {format!r}, found int8. int8 is for format 'onnx', where it "
+            "is faster and a text's answer does not depend on its neighbours."
+        )
+
+
+def _share(texts: int) -> int:
+    """Say how many of the texts set the scales."""
+    if texts < 2:
+        raise ConfigError(
+            f"Expected texts that set the scales of int8 and others that measure it, found {texts}. "
+            "Give some hundred typical texts with --calibration-file."
+        )
+    return min(CALIBRATION_TEXTS, texts // 2)
+
+
+def _shuffled(texts: Sequence[str], gold: Gold | None) -> tuple[list[str], Gold | None]:
+    """Mix the rows, since files are often sorted by label."""
+    if gold is not None and len(gold) != len(texts):
+        raise ConfigError(f"Expected a right answer for each of {len(texts)} texts, found {len(gold)}.")
+    order = np.random.default_rng(0).permutation(len(texts))
+    return [texts[i] for i in order], None if gold is None else cast(Gold, [gold[i] for i in order])
+
+
+# One writer for each format: files into the staging folder, the model opened for the measurement.
+
+
+def _write_onnx(checkpoint: Checkpoint, staging: Path, precision: Precision, calibration: Sequence[str]) -> Backend:
+    file = staging / "model.onnx"
+    if precision == "float32":
+        _trace_onnx(checkpoint, file)
+    else:
+        with _fp32_onnx(checkpoint) as source:
+            if precision == "int8":
+                quantize_onnx(checkpoint, source, file, calibration)
+            else:
+                _halve_onnx(source, file)
+    return open_backend("onnx", file, device="cpu", precision=precision)
+
+
+def _write_openvino(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[str]) -> Backend:
+    from lc_finetune.inference.backends.openvino import import_openvino
+
+    openvino = import_openvino()
+    file = staging / "model.xml"
+    with _fp32_onnx(checkpoint) as source:
+        model = openvino.Core().read_model(os.fspath(source))
+        openvino.save_model(model, os.fspath(file), compress_to_fp16=precision == "float16")
+    return open_backend("openvino", file, device="cpu", precision=precision)
+
+
+def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[str]) -> Backend:
     import torch
 
-    from lc_finetune.inference.backends.torch import Headed, load_model
+    model = load_model(checkpoint.path, checkpoint.task, getattr(torch, precision))
+    graph, ids, shapes = _traceable(checkpoint, model)
+    torch.save(model.state_dict(), staging / "model.pth")
+    program = torch.export.export(graph, (ids, torch.ones_like(ids)), dynamic_shapes=shapes)
+    torch.export.save(program, staging / "model.pt2")
+    return _Program(torch.export.load(staging / "model.pt2").module(), precision)
 
-    checkpoint = Checkpoint.load(folder)
-    headed = Headed(load_model(folder, checkpoint.task))
+
+_WRITERS: dict[Format, Callable[[Checkpoint, Path, Precision, Sequence[str]], Backend]] = {
+    "onnx": _write_onnx,
+    "openvino": _write_openvino,
+    "torch": _write_torch,
+}
+
+
+class _Program:
+    """A `torch.export` program, as long as its parity is measured."""
+
+    name = "torch"
+
+    def __init__(self, module: Any, precision: Precision) -> None:
+        self._module = module
+        self.precision: str = precision
+
+    def forward(self, batch: Batch) -> Outputs:
+        import torch
+
+        with torch.inference_mode():
+            logits, features = self._module(torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask))
+        return Outputs(logits.float().numpy(), features.float().numpy())
+
+
+def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """Wrap a model so that it takes two tensors and gives `(logits, features)`; also an input, and what may vary."""
+    import torch
+
+    headed = Headed(model)
 
     class Graph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = headed._model
+            self.model = model
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
             return headed(input_ids, attention_mask)
 
-    ids = torch.ones(2, 8, dtype=torch.int64)
-    batch, pieces = torch.export.Dim("batch"), torch.export.Dim("pieces", max=_max_positions(checkpoint))
-    staging = Path(tempfile.mkdtemp(dir=folder, prefix=".onnx.writing-"))
-    try:
-        with warnings.catch_warnings(), _quiet_exporter():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                Graph().eval(),
-                (ids, torch.ones_like(ids)),
-                staging / "model.onnx",
-                input_names=["input_ids", "attention_mask"],
-                output_names=["logits", "features"],
-                dynamic_shapes={"input_ids": {0: batch, 1: pieces}, "attention_mask": {0: batch, 1: pieces}},
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        manifest = {
-            "format": "onnx",
-            "precision": "float32",
-            "weights": sha256(folder / WEIGHTS),
-            "files": {"model.onnx": sha256(staging / "model.onnx")},
-        }
-        (staging / EXPORT_MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        staging.chmod(0o755)
-        final = folder / "onnx"
-        shutil.rmtree(final, ignore_errors=True)
-        staging.rename(final)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return final / "model.onnx"
+    positions = int(checkpoint.config.get("max_position_embeddings") or 8192)
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("pieces", max=positions)}
+    return Graph().eval(), torch.ones(2, 8, dtype=torch.int64), {"input_ids": sizes, "attention_mask": sizes}
+
+
+def _trace_onnx(checkpoint: Checkpoint, file: Path) -> None:
+    """Write the fp32 model: `input_ids`, `attention_mask` → `logits`, `features`; batch and length dynamic."""
+    import torch
+
+    graph, ids, shapes = _traceable(checkpoint, load_model(checkpoint.path, checkpoint.task))
+    with warnings.catch_warnings(), _quiet_exporter():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            (ids, torch.ones_like(ids)),
+            file,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits", "features"],
+            dynamic_shapes=shapes,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextmanager
+def _fp32_onnx(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Take the fp32 model that the folder holds, or make one that is thrown away afterwards."""
+    if is_exported(checkpoint, "onnx", "float32"):
+        yield verified_file(checkpoint, "onnx", "float32")
+        return
+    with TemporaryDirectory(prefix="lc_finetune-") as folder:
+        _trace_onnx(checkpoint, Path(folder) / "model.onnx")
+        yield Path(folder) / "model.onnx"
+
+
+def _halve_onnx(source: Path, target: Path) -> None:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each weight too small for a half is named otherwise
+        model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    onnx.save(model, target)
 
 
 @contextmanager
@@ -85,28 +289,3 @@ def _quiet_exporter() -> Iterator[None]:
         yield
     finally:
         exporter.setLevel(level)
-
-
-def check_export(folder: Path) -> None:
-    """Check the export against its manifest and the checkpoint's weights.
-
-    Raises:
-        CheckpointError: If a file is missing or altered, or the export was made from other weights.
-    """
-    export = folder / "onnx"
-    remedy = f"Export it again: lc_finetune.inference.export.export_onnx({str(folder)!r})."
-    try:
-        manifest = json.loads((export / EXPORT_MANIFEST).read_text(encoding="utf-8"))
-        recorded, weights = manifest["files"]["model.onnx"], manifest["weights"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CheckpointError(
-            f"{export}: expected model.onnx with {EXPORT_MANIFEST}, found neither or broken. " + remedy
-        ) from None
-    if not (export / "model.onnx").is_file() or sha256(export / "model.onnx") != recorded:
-        raise CheckpointError(f"{export}: expected the model.onnx named in {EXPORT_MANIFEST}, found another. {remedy}")
-    if sha256(folder / WEIGHTS) != weights:
-        raise CheckpointError(f"{export}: expected an export of {WEIGHTS}, found one of other weights. {remedy}")
-
-
-def _max_positions(checkpoint: Checkpoint) -> int:
-    return int(checkpoint.config.get("max_position_embeddings") or 8192)

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
@@ -22,6 +22,8 @@ from lc_finetune.inference.backends import (
     Batch,
     Dtype,
     Outputs,
+    RuntimeName,
+    export_identity,
     load_backend,
     resolve_backend,
     resolve_device,
@@ -52,7 +54,7 @@ class Predictor:
         *,
         device: str,
         dtype: Dtype,
-        backend: Literal["torch", "onnx"],
+        backend: RuntimeName,
         token_budget: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -82,16 +84,17 @@ class Predictor:
         Args:
             checkpoint: A validated folder.
             device: `"auto"` (CUDA, then MPS, then CPU), `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
-            dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA.
-            backend: `"auto"` is ONNX Runtime on CPU when the folder holds an export, torch otherwise.
+            dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA; `"int8"` takes an int8 export.
+            backend: `"auto"` is the fastest that the folder holds for the device; see `resolve_backend`.
 
         Raises:
             CheckpointError: If weights, export or tokenizer cannot be loaded.
             ConfigError: If the device, dtype or backend is not to be had.
         """
         device = resolve_device(device)
-        chosen = resolve_backend(checkpoint, backend, device)
-        key = (checkpoint.digest, os.fspath(checkpoint.path), device, dtype, chosen)
+        chosen = resolve_backend(checkpoint, backend, device, dtype)
+        exported = export_identity(checkpoint, chosen, dtype)
+        key = (checkpoint.digest, os.fspath(checkpoint.path), device, dtype, chosen, exported)
         with cls._loading:
             predictor = cls._shared.get(key)
             if predictor is None:

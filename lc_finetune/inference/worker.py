@@ -379,6 +379,15 @@ class Worker:
             job.finish(failure)
 
 
+def answer(model: Model, texts: Sequence[str]) -> list[Any]:
+    """Answer texts in the calling thread, as one wave of their own; what a text causes is returned in its place."""
+    job = Job(model, texts)
+    wave = _Wave(model, [job])
+    while not wave.done:
+        wave.step()
+    return job.future.result()
+
+
 def _by_model(jobs: Sequence[Job]) -> dict[Model, list[Job]]:
     grouped: dict[Model, list[Job]] = {}
     for job in jobs:

@@ -35,8 +35,8 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     checkpoint: str = Field(description="Checkpoint folder, or Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    backend: Literal["auto", "torch", "onnx"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    backend: Literal["auto", "torch", "onnx", "openvino"] = "auto"
     input_key: str = Field(default="text", description="Where a mapping keeps its text.")
 
     _task: ClassVar[Task]
@@ -59,8 +59,8 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         *,
         revision: str | None = None,
         device: str = "auto",
-        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-        backend: Literal["auto", "torch", "onnx"] = "auto",
+        dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto",
+        backend: Literal["auto", "torch", "onnx", "openvino"] = "auto",
         input_key: str = "text",
     ) -> Self:
         """Validate and load at once.
@@ -69,13 +69,14 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
             checkpoint: A folder, a Hub id, or the `Checkpoint` that training returned.
             revision: Branch, tag or commit of a Hub id.
             device: `"auto"` takes CUDA, then MPS, then CPU.
-            dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA.
-            backend: `"auto"` is the fastest that the folder holds.
+            dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA; int8 is never chosen unasked.
+            backend: `"auto"` is the fastest that the folder holds: exports are made by `lc-finetune export`.
             input_key: Where a mapping keeps its text.
 
         Raises:
-            CheckpointError: If the folder is incomplete, altered, unsafe, or for another task.
+            CheckpointError: If the folder is incomplete, altered, unsafe, for another task, or holds no such export.
             ConfigError: If the device, dtype or backend is not to be had.
+            MissingDependencyError: If the backend's package is not installed.
         """
         source = str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
         return cls(

@@ -62,13 +62,6 @@ def entity_figures(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[
     }
 
 
-def entity_f1(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> float:
-    """Micro F1 of exactly matching spans; the quick figure for choosing an epoch."""
-    right = sum(len(set(g) & set(p)) for g, p in zip(gold, predicted, strict=True))
-    total = sum(map(len, gold)) + sum(map(len, predicted))
-    return 2 * right / total if total else 0.0
-
-
 def _dicts(sentences: Sequence[Sequence[Span]]) -> list[list[dict[str, Any]]]:
     # nervaluate's ends are inclusive.
     return [[{"label": s.label, "start": s.start, "end": s.end - 1} for s in spans] for spans in sentences]

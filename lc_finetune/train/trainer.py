@@ -43,14 +43,15 @@ from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputErr
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.decode import best_path, log_softmax
 from lc_finetune.inference.encode import Encoder
-from lc_finetune.inference.export import export_onnx
-from lc_finetune.labels import LabelSet, Span
+from lc_finetune.inference.export import export
+from lc_finetune.inference.parity import BelowParity
+from lc_finetune.labels import LabelSet, Span, entity_f1
 from lc_finetune.schemes import TagSet, tags_to_spans
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.baseline import classification_baseline, tagging_baseline
 from lc_finetune.train.config import TrainConfig
-from lc_finetune.train.metrics import Figures, classification_figures, entity_f1, entity_figures
+from lc_finetune.train.metrics import Figures, classification_figures, entity_figures
 from lc_finetune.train.report import model_card
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.tokenization import (
@@ -479,11 +480,21 @@ def _write(staging: Path, name: str, plan: _Plan, model: Any, history: list[dict
         data_fingerprint=plan.fingerprint,
     )
     write_manifest(staging, manifest)
-    export_onnx(staging)
+    _export(staging, plan)
     manifest = manifest.model_copy(update={"metrics": _measure(staging, plan)})
     manifest = write_manifest(staging, manifest)
     (staging / "README.md").write_text(model_card(name, manifest, plan.labels.names), encoding="utf-8")
     (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+
+
+def _export(staging: Path, plan: _Plan) -> None:
+    """Leave `onnx/`, which serves on CPU; parity is measured on rows that no step was taken on."""
+    held_out = [*plan.splits.validation, *plan.splits.calibration]
+    gold: Any = [e.label if isinstance(e, TextExample) else e.spans for e in held_out]
+    try:
+        export(staging, texts=[e.text for e in held_out], gold=gold or None, source="validation and calibration rows")
+    except BelowParity as error:
+        logger.warning("No export is left beside the weights, torch serves: %s", error)
 
 
 def _measure(staging: Path, plan: _Plan) -> dict[str, Figures]:

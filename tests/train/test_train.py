@@ -19,11 +19,11 @@ from lc_finetune.cli import main
 from lc_finetune.data import TaggedExample
 from lc_finetune.inference.decode import tag_units, trim
 from lc_finetune.inference.encode import Encoder, Encoding
-from lc_finetune.labels import Span
+from lc_finetune.labels import Span, entity_f1
 from lc_finetune.schemes import TagSet
 from lc_finetune.testing import TOKENIZER_KINDS, tiny_base_model
 from lc_finetune.train import TrainConfig, fine_tune
-from lc_finetune.train.metrics import classification_figures, entity_f1, entity_figures
+from lc_finetune.train.metrics import classification_figures, entity_figures
 from lc_finetune.train.tokenization import IGNORED, Windowing, align, tagging_features
 
 WORDS = {"card": ["card", "bank card", "my card is lost"], "cash": ["cash", "withdraw cash", "cash please"]}
@@ -134,10 +134,10 @@ def test_a_full_disk_is_one_clear_error(
 
     from lc_finetune.train import trainer
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(trainer, "export_onnx", full)
+    monkeypatch.setattr(trainer, "export", full)
     with pytest.raises(ConfigError, match="full"):
         fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out")))
     assert not (tmp_path / "out").exists()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.errors import ConfigError
+from lc_finetune.inference.exported import ExportedName, Precision, export_digest, is_exported, verified_file
 
-BackendName = Literal["auto", "torch", "onnx"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+BackendName = Literal["auto", "torch", "onnx", "openvino"]
+RuntimeName = Literal["torch", "onnx", "openvino"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +85,78 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def onnx_file(folder: Path) -> Path:
-    """Say where an export of fp32 weights lies."""
-    return folder / "onnx" / "model.onnx"
+def resolve_backend(checkpoint: Checkpoint, backend: BackendName, device: str, dtype: Dtype) -> RuntimeName:
+    """Choose the fastest backend that the folder holds for the device and precision.
+
+    On CPU in fp32 that is ONNX Runtime, then OpenVINO where it is installed, then torch. int8 is ONNX Runtime's. All
+    else is torch's.
+    """
+    if backend not in get_args(BackendName):
+        raise ConfigError(f"Expected backend {_either(get_args(BackendName))}, found {backend!r}.")
+    if backend != "auto":
+        return backend
+    if dtype == "int8":
+        return "onnx"
+    if device == "cpu" and dtype in ("auto", "float32"):
+        if is_exported(checkpoint, "onnx", "float32"):
+            return "onnx"
+        if is_exported(checkpoint, "openvino", "float32") and find_spec("openvino"):
+            return "openvino"
+    return "torch"
 
 
-def resolve_backend(checkpoint: Checkpoint, backend: BackendName, device: str) -> Literal["torch", "onnx"]:
-    """Choose the fastest backend that the folder holds for the device: ONNX Runtime on CPU, torch elsewhere."""
-    if backend == "auto":
-        return "onnx" if device == "cpu" and onnx_file(checkpoint.path).is_file() else "torch"
-    if backend not in ("torch", "onnx"):
-        raise ConfigError(f"Expected backend 'auto', 'torch' or 'onnx', found {backend!r}.")
-    return backend
+def export_identity(checkpoint: Checkpoint, name: RuntimeName, dtype: Dtype) -> str:
+    """Tell one export from the next one under the same name: the digest of its manifest, empty for torch.
+
+    Raises:
+        CheckpointError: If the folder holds no such export.
+        ConfigError: If the backend has no such dtype.
+    """
+    return "" if name == "torch" else export_digest(checkpoint, name, _export_precision(name, dtype))
 
 
-def load_backend(checkpoint: Checkpoint, *, name: Literal["torch", "onnx"], device: str, dtype: Dtype) -> Backend:
+def load_backend(checkpoint: Checkpoint, *, name: RuntimeName, device: str, dtype: Dtype) -> Backend:
     """Load the weights.
 
     Raises:
-        CheckpointError: If the export is missing or does not belong to the checkpoint.
-        ConfigError: If the dtype is not one the backend has.
+        CheckpointError: If the export is missing, altered, or does not belong to the checkpoint.
+        ConfigError: If the backend has no such dtype, or does not run on the device.
+        MissingDependencyError: If the backend's package is not installed.
     """
+    if name == "torch":
+        from lc_finetune.inference.backends.torch import TorchBackend
+
+        return TorchBackend(checkpoint, device=device, dtype=dtype)
+    precision = _export_precision(name, dtype)
+    return open_backend(name, verified_file(checkpoint, name, precision), device=device, precision=precision)
+
+
+def open_backend(name: ExportedName, file: Path, *, device: str, precision: Precision) -> Backend:
+    """Open an exported model, whose file the caller has checked."""
     if name == "onnx":
         from lc_finetune.inference.backends.onnx import OnnxBackend
 
-        return OnnxBackend(checkpoint, device=device, dtype=dtype)
-    from lc_finetune.inference.backends.torch import TorchBackend
+        return OnnxBackend(file, device=device, precision=precision)
+    from lc_finetune.inference.backends.openvino import OpenVinoBackend
 
-    return TorchBackend(checkpoint, device=device, dtype=dtype)
+    return OpenVinoBackend(file, device=device, precision=precision)
+
+
+def available_cores() -> int:
+    """Count the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _export_precision(name: ExportedName, dtype: Dtype) -> Precision:
+    if dtype == "auto":
+        return "float32"
+    if dtype == "bfloat16" or dtype not in get_args(Dtype) or (name == "openvino" and dtype == "int8"):
+        raise ConfigError(
+            f"Expected dtype 'auto', 'float32', 'float16' or, for backend 'onnx', 'int8', found {dtype!r} for backend "
+            f"{name!r}."
+        )
+    return dtype
+
+
+def _either(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:-1])) + f" or {names[-1]!r}"

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
-from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError
-from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs, onnx_file
-from lc_finetune.inference.export import check_export
-
-
-def available_cores() -> int:
-    """Count the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs, available_cores
+from lc_finetune.inference.exported import Precision
 
 
 class OnnxBackend:
     """An exported model in an inference session."""
 
     name = "onnx"
-    precision = "float32"
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str, dtype: Dtype) -> None:
-        """Open the session after its file has been checked against the checkpoint.
+    def __init__(self, file: Path, *, device: str, precision: Precision) -> None:
+        """Open the session.
 
         Raises:
-            CheckpointError: If the export is missing, altered, or of another model.
-            ConfigError: If the device or dtype is not one this export serves.
+            CheckpointError: If ONNX Runtime cannot open the file.
+            ConfigError: If the device is not one it serves.
         """
         import onnxruntime
 
-        if dtype not in ("auto", "float32"):
-            raise ConfigError(f"Expected dtype 'auto' or 'float32' for backend 'onnx', found {dtype!r}.")
-        check_export(checkpoint.path)
+        self.precision: str = precision
+        providers = _providers(device)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = available_cores()
         options.inter_op_num_threads = 1
@@ -41,12 +34,10 @@ class OnnxBackend:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                os.fspath(onnx_file(checkpoint.path)), options, providers=_providers(device)
-            )
+            self._session: Any = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise CheckpointError(
-                f"{onnx_file(checkpoint.path)}: ONNX Runtime cannot open it ({type(error).__name__})."
+                f"{file}: ONNX Runtime cannot open it ({type(error).__name__}). Export the checkpoint again."
             ) from error
 
     def forward(self, batch: Batch) -> Outputs:

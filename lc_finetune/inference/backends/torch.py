@@ -93,7 +93,9 @@ class TorchBackend:
             torch.set_num_threads(1)  # OpenMP's pool does not survive a fork
         self.precision: str = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
         if self.precision not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"Expected dtype 'auto', 'float32', 'bfloat16' or 'float16', found {dtype!r}.")
+            raise ConfigError(
+                f"Expected dtype 'auto', 'float32', 'bfloat16' or 'float16' for backend 'torch', found {dtype!r}."
+            )
         model = load_model(checkpoint.path, checkpoint.task, getattr(torch, self.precision))
         self._call = Headed(model.to(device))
         self._device = torch.device(device)

@@ -1,0 +1,199 @@
+"""Parity: whether an export gives the answers of the checkpoint it was made from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import cycle, islice
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.errors import CheckpointError
+from lc_finetune.inference import worker
+from lc_finetune.inference.backends import Backend
+from lc_finetune.inference.backends.torch import TorchBackend
+from lc_finetune.inference.decode import log_softmax
+from lc_finetune.inference.encode import Encoding
+from lc_finetune.inference.exported import Parity, Precision
+from lc_finetune.inference.predictor import Predictor
+from lc_finetune.labels import Span, entity_f1
+from lc_finetune.schemas import Classification
+
+Gold = Sequence[str] | Sequence[Sequence[Span]]
+"""Right answers: a label for each text, or its spans."""
+
+PARITY_TEXTS = 1024
+"""The most texts that are compared."""
+ALONE_TEXTS = 256
+"""The most texts that are answered alone as well."""
+COMPANY = 32
+"""Texts in one batch, whatever their lengths, when it is asked whether neighbours matter."""
+
+
+@dataclass(frozen=True)
+class LeastParity:
+    """What an export must reach.
+
+    Attributes:
+        logit_error: The largest difference of a logit; None where labels and metric decide.
+        label_agreement: The least share of equal labels, or tags.
+        batch_label_agreement: The least share of equal labels, or tags, alone and in a batch.
+        batch_score_difference: The largest difference of a probability alone and in a batch.
+        metric_loss: The most that accuracy or entity F1 may lose (0.003 is 0.3 points), or one text's worth where there
+            are too few to show that.
+    """
+
+    logit_error: float | None
+    label_agreement: float
+    batch_label_agreement: float
+    batch_score_difference: float
+    metric_loss: float
+
+
+LEAST: dict[Precision, LeastParity] = {
+    "float32": LeastParity(1e-4, 0.999, 1.0, 1e-4, 0.001),
+    "float16": LeastParity(0.05, 0.995, 0.999, 0.01, 0.003),
+    "int8": LeastParity(None, 0.97, 1.0, 0.01, 0.003),
+}
+
+
+class BelowParity(CheckpointError):
+    """An export answers too differently from its checkpoint."""
+
+
+def shortfall(parity: Parity, precision: Precision) -> str | None:
+    """Name the first figure below the least parity of a precision: expected and found. None if there is none."""
+    least = LEAST[precision]
+    if least.logit_error is not None and not parity.max_logit_error <= least.logit_error:
+        return f"logits within {least.logit_error:g}, found {parity.max_logit_error:.3g}"
+    if parity.label_agreement < least.label_agreement:
+        return f"label agreement of at least {least.label_agreement:.1%}, found {parity.label_agreement:.2%}"
+    if parity.batch_label_agreement < least.batch_label_agreement:
+        return (
+            f"the same label alone and in a batch for at least {least.batch_label_agreement:.1%}, "
+            f"found {parity.batch_label_agreement:.2%}"
+        )
+    if parity.batch_score_difference > least.batch_score_difference:
+        return (
+            f"scores within {least.batch_score_difference:g} alone and in a batch, "
+            f"found a difference of {parity.batch_score_difference:.3g}"
+        )
+    if parity.metric_before is not None and parity.metric_after is not None:
+        lost, allowed = parity.metric_before - parity.metric_after, max(least.metric_loss, 1 / parity.texts)
+        if lost > allowed + 1e-9:
+            return f"{parity.metric} to lose at most {100 * allowed:.1f} points, found {100 * lost:.1f}"
+    return None
+
+
+class _Recorder(Predictor):
+    """A predictor over a backend at hand, whose answers keep the logits they came from."""
+
+    def __init__(self, checkpoint: Checkpoint, backend: Backend, *, token_budget: int | None = None) -> None:
+        super().__init__(checkpoint, device="cpu", dtype="float32", backend="torch", token_budget=token_budget)
+        self._backend = backend
+
+    def decode(  # type: ignore[override]
+        self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+    ) -> _Answer:
+        return np.asarray(logits, dtype=np.float64), super().decode(text, encoding, logits, features)
+
+
+def measure_parity(
+    checkpoint: Checkpoint, backend: Backend, texts: Sequence[str], *, gold: Gold | None, source: str
+) -> Parity:
+    """Compare a backend with torch in fp32, through windows, merging and decoding as they serve.
+
+    Args:
+        checkpoint: The checkpoint that the backend's model was made from.
+        backend: The model to judge.
+        texts: At least one; the first `PARITY_TEXTS` are taken, so they should come in no order.
+        gold: The right answers to the texts, for the metric.
+        source: Where the texts come from, for the record.
+
+    Raises:
+        LCFinetuneError: If a text cannot be read or answered.
+    """
+    texts = texts[:PARITY_TEXTS]
+    torch_one = _Recorder(checkpoint, TorchBackend(checkpoint, device="cpu", dtype="float32"))
+    exported = _Recorder(checkpoint, backend)
+    before, after = _answers(torch_one, texts), _answers(exported, texts)
+    some = texts[:ALONE_TEXTS]
+    alone = [answer for text in some for answer in _answers(exported, [text])]
+    together = _answers_in_company(checkpoint, backend, some)
+    classifier = checkpoint.task == "text-classification"
+    return Parity(
+        texts=len(texts),
+        source=source,
+        max_logit_error=_difference(_rows(before), _rows(after)),
+        label_agreement=_agreement(_rows(before), _rows(after)),
+        metric=None if gold is None else "accuracy" if classifier else "entity_f1",
+        metric_before=None if gold is None else _metric(before, gold),
+        metric_after=None if gold is None else _metric(after, gold),
+        batch_texts=len(some),
+        batch_label_agreement=_agreement(_rows(alone), _rows(together)),
+        batch_score_difference=_difference(np.exp(log_softmax(_rows(alone))), np.exp(log_softmax(_rows(together)))),
+    )
+
+
+def sample_texts() -> list[str]:
+    """Read the texts of the bundled samples, which no model was judged by, in a fixed mixed order."""
+    samples = files("lc_finetune") / "data" / "samples"
+    texts: list[str] = []
+    for name in ("support", "sentiment"):
+        rows = csv.DictReader(io.StringIO((samples / name / "test.csv").read_text(encoding="utf-8")))
+        texts += [row["text"] for row in rows]
+    lines = (samples / "entities" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    texts += [json.loads(line)["text"] for line in lines]
+    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
+
+
+_Answer = tuple[NDArray[np.float64], Any]
+"""The merged logits of a text, `(labels,)` or `(pieces, tags)`, and its result."""
+
+
+def _answers(predictor: _Recorder, texts: Sequence[str]) -> list[_Answer]:
+    outcomes = worker.answer(predictor, texts)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+    return outcomes
+
+
+def _answers_in_company(checkpoint: Checkpoint, backend: Backend, texts: Sequence[str]) -> list[_Answer]:
+    """Answer texts in forwards of `COMPANY` texts, the last one filled up with others."""
+    predictor = _Recorder(checkpoint, backend, token_budget=sys.maxsize)
+    answers: list[_Answer] = []
+    for start in range(0, len(texts), COMPANY):
+        group = [*texts[start : start + COMPANY]]
+        filled = [*group, *islice(cycle(texts), COMPANY - len(group))]
+        answers += _answers(predictor, filled)[: len(group)]
+    return answers
+
+
+def _rows(answers: Sequence[_Answer]) -> NDArray[np.float64]:
+    """Stack logits: a row for each text, or for each piece."""
+    return np.concatenate([np.atleast_2d(logits) for logits, _ in answers])
+
+
+def _agreement(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    return 1.0 - float((left.argmax(axis=1) != right.argmax(axis=1)).sum()) / max(1, len(left))
+
+
+def _difference(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    return float(np.abs(left - right).max(initial=0.0))
+
+
+def _metric(answers: Sequence[_Answer], gold: Gold) -> float:
+    if isinstance(answers[0][1], Classification):
+        right = [result.label == label for (_, result), label in zip(answers, gold, strict=False)]
+        return float(np.mean(right))
+    found = [[Span(e.start, e.end, e.label) for e in result.entities] for _, result in answers]
+    return entity_f1(cast("Sequence[Sequence[Span]]", gold[: len(answers)]), found)
