@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
 
 from lc_finetune.errors import ConfigError, LCFinetuneError, did_you_mean
+
+if TYPE_CHECKING:
+    from lc_finetune.bulk import Progress
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,15 +36,17 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
+    goes_on = "nothing was begun"
     try:
         arguments = _parser().parse_args(argv)
+        goes_on = arguments.goes_on
         arguments.run(arguments)
         return 0
     except LCFinetuneError as error:
         print(f"lc-finetune: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lc-finetune: interrupted; a training run goes on with the same command and --resume.", file=sys.stderr)
+        print(f"lc-finetune: interrupted; {goes_on}.", file=sys.stderr)
         return 130
 
 
@@ -50,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_train(commands)
     _add_export(commands)
+    _add_predict(commands)
     return parser
 
 
@@ -68,14 +74,16 @@ def _add_train(commands: Any) -> None:
         elif name != "trainer":  # a mapping, for configuration files
             default = "" if field.default in (None, ()) else f" Default: {field.default}."
             train.add_argument(flag, metavar="VALUE", help=f"{field.description}{default}")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, goes_on="a training run goes on with the same command and --resume")
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from lc_finetune.train.config import TrainConfig
 
     given = {
-        name: value for name, value in vars(arguments).items() if value is not None and name not in ("run", "config")
+        name: value
+        for name, value in vars(arguments).items()
+        if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
     from lc_finetune.train.report import report_table
@@ -139,3 +147,70 @@ def _export(arguments: argparse.Namespace) -> None:
         source=f"of {arguments.calibration_file}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
+
+
+def _add_predict(commands: Any) -> None:
+    from lc_finetune.bulk.predict import PredictConfig
+
+    predict = commands.add_parser(
+        "predict", help="answer every row of a file", allow_abbrev=False,
+        description="Answer every row of a CSV, TSV, JSONL or Parquet file of any size. Its columns stay as they are. "
+        "After an interruption the same command goes on, without losing or doubling a row.",
+    )  # fmt: skip
+    for name, field in PredictConfig.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        if name == "checkpoint":
+            predict.add_argument(name, metavar="CHECKPOINT", help=field.description)
+        elif field.annotation is bool:
+            predict.add_argument(flag, action="store_true", help=field.description)
+        else:
+            predict.add_argument(
+                flag, required=field.is_required(), default=field.default, choices=choices,
+                metavar=None if choices else "VALUE", help=field.description,
+            )  # fmt: skip
+    predict.add_argument("--quiet", action="store_true", help="Show no progress and no summary.")
+    predict.set_defaults(run=_predict, goes_on="the same command goes on where it stopped")
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from lc_finetune.bulk import PredictConfig, predict_file
+
+    config = PredictConfig.model_validate({name: getattr(arguments, name) for name in PredictConfig.model_fields})
+    if arguments.quiet:
+        predict_file(config)
+        return
+    with _Bar() as bar:
+        done = predict_file(config, report=bar.show)
+    resumed = f" ({done.resumed:,} of them by earlier runs)" if done.resumed else ""
+    errors = f"{done.errors:,} without an answer, see the column {config.prefix}error" if done.errors else "no errors"
+    print(f"{config.output}: {done.rows:,} rows{resumed} in {done.seconds:,.1f} s, {done.rate:,.0f} rows/s; {errors}.")
+
+
+class _Bar:
+    """A progress bar on stderr; not there before the first report, so that an early error is one line."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, progress: Progress) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=1.0,
+                initial=progress.share,
+                bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+                mininterval=0.5 if sys.stderr.isatty() else 10.0,  # a log is no place for two lines a second
+                file=sys.stderr,
+            )
+        self._bar.set_postfix_str(f"{progress.rows:,} rows, {progress.rate:,.0f} rows/s", refresh=False)
+        self._bar.update(progress.share - self._bar.n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -24,6 +25,8 @@ TEXT_COLUMNS = (
 LABEL_COLUMNS = ("label", "category", "intent", "class", "target", "sentiment", "topic", "tag", "labels")
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".conll", ".iob", ".bio", ".txt")
 CONLL = (".conll", ".iob", ".bio", ".txt")
+LF = b"\n"
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
     path = Path(source)
     if not path.exists() and _is_hub_id(str(source)):
         return _from_rows(str(source), list(_hub_rows(str(source))), options)
-    _check_file(path)
+    check_file(path)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: expected labelled rows, found an empty file.")
     suffix = path.suffix.lower()
     if suffix in CONLL:
         return _read_conll(path)
@@ -92,61 +97,81 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
     return _from_rows(str(path), list(rows), options)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Refuse a path that is no file."""
     if path.is_dir():
         raise DataError(f"{path}: expected a file, found a folder.")
     if not path.is_file():
         siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: expected a file, found none there{did_you_mean(path.name, siblings)}.")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: expected labelled rows, found an empty file.")
 
 
 # Tables.
 
 
 def _read_text(path: Path) -> str:
-    raw = path.read_bytes()
+    return decoded(path, path.read_bytes().removeprefix(codecs.BOM_UTF8))
+
+
+def decoded(path: Path, raw: bytes, *, line: int = 1) -> str:
+    """Decode bytes of a file, of which the first belongs to the given line; refuse NUL and what is not UTF-8."""
     if (at := raw.find(b"\0")) >= 0:
         raise DataError(
-            f"{path}:{_line_of(raw, at)}: expected text, found a NUL byte. Is it a text file in UTF-8? "
+            f"{path}:{line + raw.count(LF, 0, at)}: expected text, found a NUL byte. Is it a text file in UTF-8? "
             "Remove the byte, or convert the file."
         )
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}:{_line_of(raw, error.start)}: expected UTF-8, found the byte 0x{raw[error.start]:02x}. "
+            f"{path}:{line + raw.count(LF, 0, error.start)}: expected UTF-8, found the byte 0x{raw[error.start]:02x}. "
             "Convert the file, for example: iconv -f WINDOWS-1252 -t UTF-8."
         ) from None
 
 
-def _line_of(raw: bytes, offset: int) -> int:
-    return raw.count(b"\n", 0, offset) + 1
-
-
 def _table_rows(path: Path, delimiter: str) -> Iterator[_Row]:
+    records = csv_records(path, io.StringIO(_read_text(path), newline=""), delimiter)
+    _, header = next(records, (1, []))
+    check_header(path, header)
+    for line, fields in records:
+        if fields:
+            check_width(path, line, header, fields)
+            yield _Row(f"{path}:{line}", dict(zip(header, fields, strict=True)))
+
+
+def csv_records(
+    path: Path, lines: Iterable[str], delimiter: str, *, first_line: int = 1
+) -> Iterator[tuple[int, list[str]]]:
+    """Read records with the line each starts on; a blank line has no fields. Reads no line ahead of its record.
+
+    With a comma, quotes work as in RFC 4180; with a tab, they are characters like any other.
+    """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    line = 1
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    line = first_line
     try:
-        header = next(reader, [])
-        twice = [name for name, count in Counter(header).items() if count > 1]
-        if twice:
-            raise DataError(f"{path}:1: expected every column once, found {twice[0]!r} more than once. Rename one.")
-        line = reader.line_num + 1
         for fields in reader:
-            if fields:
-                if len(fields) != len(header):
-                    raise DataError(
-                        f"{path}:{line}: expected {len(header)} fields as in the header, found {len(fields)}. "
-                        "Quote fields that hold the delimiter or a line break."
-                    )
-                yield _Row(f"{path}:{line}", dict(zip(header, fields, strict=True)))
-            line = reader.line_num + 1
+            yield line, fields
+            line = first_line + reader.line_num
     except csv.Error as error:
         raise DataError(f"{path}:{line}: expected a well-formed row, found: {error}. Check the quotes.") from None
+
+
+def check_header(path: Path, header: Sequence[str]) -> None:
+    """Refuse a header that names a column twice."""
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}:1: expected every column once, found {twice[0]!r} more than once. Rename one.")
+
+
+def check_width(path: Path, line: int, header: Sequence[str], fields: Sequence[str]) -> None:
+    """Refuse a ragged row."""
+    if len(fields) != len(header):
+        raise DataError(
+            f"{path}:{line}: expected {len(header)} fields as in the header, found {len(fields)}. "
+            "Quote fields that hold the delimiter or a line break."
+        )
 
 
 def _parquet_rows(path: Path) -> Iterator[_Row]:
@@ -164,13 +189,19 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
     for number, line in enumerate(io.StringIO(_read_text(path), newline="\n"), start=1):
         if line.strip():
-            try:
-                fields = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: expected a JSON object, found no JSON (column {error.colno}: {error.msg})."
-                ) from None
-            yield _Row(f"{path}:{number}", _object(fields, f"{path}:{number}"))
+            yield _Row(f"{path}:{number}", json_object(f"{path}:{number}", line))
+
+
+def json_object(where: str, line: str, decoder: json.JSONDecoder = _DECODER) -> Mapping[str, Any]:
+    """Read one line of JSONL."""
+    try:
+        return _object(decoder.decode(line), where)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: expected a JSON object, found no JSON (column {error.colno}: {error.msg})."
+        ) from None
+    except RecursionError:
+        raise DataError(f"{where}: expected a JSON object, found one nested too deeply to be read.") from None
 
 
 def _json_rows(path: Path) -> Iterator[_Row]:
@@ -200,14 +231,15 @@ def _from_rows(source: str, rows: Sequence[_Row], options: ReadOptions) -> Loade
         raise DataError(f"{source}: expected labelled rows, found a header alone or nothing.")
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
     if "entities" in columns and options.label_column is None:
-        text = _column(source, columns, options.text_column, TEXT_COLUMNS, "text")
+        text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
         return _spans(rows, text)
-    text = _column(source, columns, options.text_column, TEXT_COLUMNS, "text")
-    label = _column(source, columns, options.label_column, LABEL_COLUMNS, "label")
+    text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
+    label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
     return _labelled(source, rows, text, label, options)
 
 
-def _column(source: str, columns: Sequence[str], given: str | None, known: Sequence[str], kind: str) -> str:
+def find_column(source: str, columns: Sequence[str], given: str | None, known: Sequence[str], kind: str) -> str:
+    """Choose the column that is named, or else the first of the known names, whatever its case."""
     found = ", ".join(columns)
     if given is not None:
         if given in columns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, ClassVar
 from weakref import WeakSet, WeakValueDictionary
@@ -138,6 +138,21 @@ class Predictor:
             answered: list[Any] = await asyncio.wrap_future(job.future)
             results += answered
         return results
+
+    def predict_stream(self, chunks: Iterable[Sequence[str]]) -> Iterator[list[Any]]:
+        """Answer chunk after chunk, each as `predict` does, in constant memory.
+
+        While one chunk is in the engine, the next is drawn from `chunks` and the last is with the caller. Never two at
+        once: the batches of a forward, and with them the last digits of a score, follow from the chunks alone.
+        """
+        running: Future[list[Any]] | None = None
+        for texts in chunks:
+            answered = running.result() if running is not None else None
+            running = self._submit(texts)
+            if answered is not None:
+                yield answered
+        if running is not None:
+            yield running.result()
 
     @staticmethod
     async def _turn(owner: worker.Worker, turn: Future[None], texts: int) -> None:

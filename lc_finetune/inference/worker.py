@@ -77,6 +77,8 @@ class Job:
     def __post_init__(self) -> None:
         self.results = [None] * len(self.texts)
         self.open = len(self.texts)
+        if not self.texts:
+            self.finish()
 
     def settle(self, position: int, result: Any) -> None:
         """Record one text's result, or its exception; the last one resolves the future."""

@@ -1,0 +1,92 @@
+"""Results → the columns that are added to each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lc_finetune.bulk.cells import Number
+from lc_finetune.checkpoint import Task
+from lc_finetune.errors import ConfigError, InputError
+from lc_finetune.labels import LabelSet
+from lc_finetune.schemas import Classification, Tagging
+
+COLUMNS: dict[Task, tuple[str, ...]] = {
+    "text-classification": ("label", "score", "accepted", "in_scope", "error"),
+    "token-classification": ("entities", "error"),
+}
+"""What is added, in this order and always, whether a checkpoint is calibrated or not."""
+
+
+class Answers:
+    """The columns added by one run: always the same, in the same order.
+
+    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a tagger adds `entities`.
+    Both end with `error`: None, or why this row has no answer.
+    """
+
+    def __init__(self, task: Task, labels: LabelSet, *, scores: bool, prefix: str) -> None:
+        """Fix the columns.
+
+        Raises:
+            ConfigError: If scores are asked of a tagger.
+        """
+        if scores and task != "text-classification":
+            raise ConfigError("Expected --scores with a classifier, found a tagger. Its entities have their scores.")
+        plain = COLUMNS[task]
+        self._plain = (*plain[:-1], "scores", plain[-1]) if scores else plain
+        self.labels = labels
+        self._prefix = prefix
+        self.names = tuple(prefix + name for name in self._plain)
+
+    def check_free(self, where: str, columns: Iterable[str]) -> None:
+        """Refuse an input that has a column of the same name.
+
+        Raises:
+            ConfigError: It names the column, and the way out.
+        """
+        taken = set(columns)
+        other = "x_" if self._prefix else "predicted_"
+        for name in self.names:
+            if name in taken:
+                raise ConfigError(
+                    f"{where}: expected no column {name!r}, which holds the results, found one. "
+                    f"Choose other names with --prefix, for example --prefix {other}."
+                )
+
+    def row(self, outcome: Any) -> dict[str, Any]:
+        """Turn a result, or the exception that stands for it, into column → value."""
+        found = dict.fromkeys(self._plain)
+        if isinstance(outcome, Exception):
+            found["error"] = str(outcome)
+        elif isinstance(outcome, Tagging):
+            found["entities"] = [entity.model_dump() for entity in outcome.entities]
+        elif isinstance(outcome, Classification):
+            found |= {"label": outcome.label, "score": outcome.score}
+            found |= {"accepted": outcome.accepted, "in_scope": outcome.in_scope}
+            if "scores" in found:
+                found["scores"] = dict(outcome.scores)
+        return dict(zip(self.names, found.values(), strict=True))
+
+    def arrow_fields(self) -> list[Any]:
+        """Give the columns' Arrow types."""
+        import pyarrow as pa
+
+        text, probability = pa.string(), pa.float64()
+        entity = pa.struct({"label": text, "text": text, "start": pa.int64(), "end": pa.int64(), "score": probability})
+        types = {
+            "label": text,
+            "score": probability,
+            "accepted": pa.bool_(),
+            "in_scope": probability,
+            "scores": pa.struct([(label, probability) for label in self.labels.names]),
+            "entities": pa.list_(entity),
+            "error": text,
+        }
+        return [pa.field(name, types[plain]) for name, plain in zip(self.names, self._plain, strict=True)]
+
+
+def not_a_text(value: Any, column: str) -> InputError:
+    """Say that a row has no text, by the type of what it has."""
+    kinds = {type(None): "none", Number: "a number", bool: "true or false", list: "an array", dict: "an object"}
+    return InputError(f"Expected a text in {column!r}, found {kinds.get(type(value), type(value).__name__)}.")
