@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable, ensure_config
 from langchain_core.runnables.config import run_in_executor
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
 from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.composition import ResultRunnable
 from lc_finetune.errors import ConfigError
+from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
 from lc_finetune.runnables.fanout import FanOut
 from lc_finetune.runnables.inputs import awhole, text_of, whole
@@ -35,8 +36,8 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     checkpoint: str = Field(description="Checkpoint folder, or Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    backend: Literal["auto", "torch", "onnx", "openvino"] = "auto"
+    dtype: Dtype = "auto"
+    backend: BackendName = "auto"
     input_key: str = Field(default="text", description="Where a mapping keeps its text.")
 
     _task: ClassVar[Task]
@@ -59,8 +60,8 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         *,
         revision: str | None = None,
         device: str = "auto",
-        dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto",
-        backend: Literal["auto", "torch", "onnx", "openvino"] = "auto",
+        dtype: Dtype = "auto",
+        backend: BackendName = "auto",
         input_key: str = "text",
     ) -> Self:
         """Validate and load at once.
