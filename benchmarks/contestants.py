@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,25 +108,26 @@ def contestants(checkpoint: Checkpoint, device: str) -> tuple[list[Contestant], 
         The contestants, and for the others the reason why not.
     """
     folder, tagger = checkpoint.path, checkpoint.task == "token-classification"
-    makers: dict[str, Callable[[], list[Contestant]]] = {"pipeline": lambda: _pipelines(checkpoint, device)}
+    makers: dict[str, Callable[[], list[Contestant]]] = {"pipeline": partial(_pipelines, checkpoint, device)}
     if not tagger:
-        makers["CrossEncoder"] = lambda: [_cross_encoder(checkpoint, device)]
-        makers["infinity"] = lambda: [_infinity(checkpoint, device)]
-    makers["raw torch"] = lambda: _raw(checkpoint, "torch", device, _torch_forward(checkpoint, device))
-    makers["ours, auto"] = lambda: [_ours(checkpoint, "ours, auto", device)]
-    makers["ours, torch"] = lambda: [_ours(checkpoint, "ours, torch", device, backend="torch")]
+        makers["CrossEncoder"] = partial(_cross_encoder, checkpoint, device)
+        makers["infinity"] = partial(_infinity, checkpoint, device)
+    makers["raw torch"] = partial(_raw, checkpoint, "torch", device, partial(_torch_forward, checkpoint, device))
+    makers["ours, auto"] = partial(_ours, checkpoint, "ours, auto", device)
+    makers["ours, torch"] = partial(_ours, checkpoint, "ours, torch", device, backend="torch")
     if device == "cpu":
-        for runtime, file, options in (
-            ("onnx", folder / "onnx" / "model.onnx", {"backend": "onnx"}),
-            ("onnx-int8", folder / "onnx-int8" / "model.onnx", {"backend": "onnx", "dtype": "int8"}),
-            ("openvino", folder / "openvino" / "model.xml", {"backend": "openvino"}),
-        ):
-            opened = _openvino_forward if runtime == "openvino" else _onnx_forward
-            makers[f"raw {runtime}"] = lambda r=runtime, f=file, o=opened: _raw(checkpoint, r, device, o(f))
-            if runtime != "onnx":  # what `auto` is
-                makers[f"ours, {runtime}"] = lambda r=runtime, f=file, o=options: [
-                    _ours(checkpoint, f"ours, {r}", device, file=f, **o)
-                ]
+        onnx, int8, openvino = (
+            folder / name for name in ("onnx/model.onnx", "onnx-int8/model.onnx", "openvino/model.xml")
+        )
+        makers["raw onnx"] = partial(_raw, checkpoint, "onnx", device, partial(_onnx_forward, onnx))
+        makers["raw onnx-int8"] = partial(_raw, checkpoint, "onnx-int8", device, partial(_onnx_forward, int8))
+        makers["raw openvino"] = partial(_raw, checkpoint, "openvino", device, partial(_openvino_forward, openvino))
+        makers["ours, onnx-int8"] = partial(
+            _ours, checkpoint, "ours, onnx-int8", device, file=int8, backend="onnx", dtype="int8"
+        )
+        makers["ours, openvino"] = partial(
+            _ours, checkpoint, "ours, openvino", device, file=openvino, backend="openvino"
+        )
     found: list[Contestant] = []
     missing: dict[str, str] = {}
     for name, make in makers.items():
@@ -144,14 +146,17 @@ def _pipelines(checkpoint: Checkpoint, device: str) -> list[Contestant]:
     from transformers import pipeline
 
     make: Any = pipeline
-    if checkpoint.task == "token-classification":
+    tagger = checkpoint.task == "token-classification"
+    if tagger:
         pipe = make(checkpoint.task, model=str(checkpoint.path), device=device, aggregation_strategy="simple")
         limits: dict[str, Any] = {}
-        answer: Callable[[Any], Any] = lambda found: [(e["entity_group"], e["start"], e["end"]) for e in found]  # noqa: E731
     else:
         pipe = make(checkpoint.task, model=str(checkpoint.path), device=device)
         limits = {"truncation": True, "max_length": window_of(checkpoint)[0]}
-        answer = lambda found: found["label"]  # noqa: E731
+
+    def answer(found: Any) -> Any:
+        return [(e["entity_group"], e["start"], e["end"]) for e in found] if tagger else found["label"]
+
     forwards = Forwards()
     pipe.model.register_forward_hook(forwards.hook)
 
@@ -160,7 +165,7 @@ def _pipelines(checkpoint: Checkpoint, device: str) -> list[Contestant]:
 
     def one(text: str) -> Any:
         found = pipe(text, **limits)
-        return answer(found if checkpoint.task == "token-classification" else found[0])
+        return answer(found if tagger else found[0])
 
     return [
         Contestant("pipeline(texts)", "pipeline", False, of_rows(1), one, forwards),
@@ -168,7 +173,7 @@ def _pipelines(checkpoint: Checkpoint, device: str) -> list[Contestant]:
     ]
 
 
-def _cross_encoder(checkpoint: Checkpoint, device: str) -> Contestant:
+def _cross_encoder(checkpoint: Checkpoint, device: str) -> list[Contestant]:
     from sentence_transformers import CrossEncoder
 
     load: Any = CrossEncoder
@@ -184,12 +189,12 @@ def _cross_encoder(checkpoint: Checkpoint, device: str) -> Contestant:
         return [labels[int(best)] for best in np.asarray(logits).argmax(axis=1)]
 
     many(["probe"])
-    return Contestant(
-        "CrossEncoder.predict", "sentence-transformers", False, many, lambda text: many([text])[0], forwards
-    )
+    return [
+        Contestant("CrossEncoder.predict", "sentence-transformers", False, many, lambda text: many([text])[0], forwards)
+    ]
 
 
-def _infinity(checkpoint: Checkpoint, device: str) -> Contestant:
+def _infinity(checkpoint: Checkpoint, device: str) -> list[Contestant]:
     from infinity_emb import AsyncEmbeddingEngine, EngineArgs
 
     arguments = EngineArgs(
@@ -204,10 +209,12 @@ def _infinity(checkpoint: Checkpoint, device: str) -> Contestant:
         return [max(scores, key=lambda score: score["score"])["label"] for scores in predictions]
 
     many(["probe"])
-    return Contestant("infinity", "infinity", False, many, lambda text: many([text])[0], Forwards())
+    return [Contestant("infinity", "infinity", False, many, lambda text: many([text])[0], Forwards())]
 
 
-def _ours(checkpoint: Checkpoint, name: str, device: str, *, file: Path | None = None, **options: Any) -> Contestant:
+def _ours(
+    checkpoint: Checkpoint, name: str, device: str, *, file: Path | None = None, **options: Any
+) -> list[Contestant]:
     if file is not None and not file.is_file():
         raise Unavailable(f"the checkpoint holds no {file.parent.name}/{file.name}")
     kind = EntityTagger if checkpoint.task == "token-classification" else TextClassifier
@@ -220,7 +227,7 @@ def _ours(checkpoint: Checkpoint, name: str, device: str, *, file: Path | None =
     def many(texts: Sequence[str]) -> list[Any]:
         return [_answer(result) for result in model.batch(list(texts), config)]
 
-    return Contestant(name, runtime, False, many, lambda text: _answer(model.invoke(text, config)), forwards)
+    return [Contestant(name, runtime, False, many, lambda text: _answer(model.invoke(text, config)), forwards)]
 
 
 def _answer(result: Any) -> Any:
@@ -232,8 +239,8 @@ def _answer(result: Any) -> Any:
 # Raw loops: the runtime's own interface, texts sorted by length, nothing else.
 
 
-def _raw(checkpoint: Checkpoint, runtime: str, device: str, forward: Forward) -> list[Contestant]:
-    budget = TOKEN_BUDGET[device.partition(":")[0]]
+def _raw(checkpoint: Checkpoint, runtime: str, device: str, open_forward: Callable[[], Forward]) -> list[Contestant]:
+    forward, budget = open_forward(), TOKEN_BUDGET[device.partition(":")[0]]
 
     def by_rows(lengths: Sequence[int]) -> list[list[int]]:
         order = sorted(range(len(lengths)), key=lambda position: -lengths[position])

@@ -67,12 +67,14 @@ def bulk(
 ) -> Table:
     """Answer all texts in one call."""
     answers: dict[str, list[Any]] = {}
+    forwards: dict[str, int] = {}
     for one in found:
         one.many(sorted(texts, key=len)[:: max(1, len(texts) // WARM_UP)])
-        one.forwards.take()
 
     def answer(one: Contestant) -> None:
+        one.forwards.take()
         answers[one.name] = one.many(texts)
+        forwards[one.name] = one.forwards.take()
 
     seconds = medians(in_turns({one.name: partial(answer, one) for one in found}, rounds))
     reference = next(answers[one.name] for one in found if one.raw and one.runtime == "torch")
@@ -88,7 +90,7 @@ def bulk(
             len(texts) / seconds[one.name],
             seconds[PIPELINE] / seconds[one.name] if PIPELINE in seconds else None,
             _against_raw(found, seconds, one),
-            one.forwards.take() // rounds or None,
+            forwards[one.name] or None,
             _agreement(answers[one.name], reference),
         )
         for one in found
@@ -308,7 +310,8 @@ def _agreement(answers: Sequence[Any], reference: Sequence[Any]) -> float | None
     """Say which share of the labels is the reference's; None for what is no label."""
     if not isinstance(reference[0], str):
         return None
-    return sum(answer == expected for answer, expected in zip(answers, reference, strict=True)) / len(reference)
+    equal = [bool(answer == expected) for answer, expected in zip(answers, reference, strict=True)]
+    return sum(equal) / len(equal)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -56,7 +56,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: dict[str, tuple[float | int | None, ...]]
+    rows: Mapping[str, tuple[float | int | None, ...]]
     notes: list[str] = field(default_factory=list)
 
     def markdown(self) -> str:

@@ -30,9 +30,8 @@ def test_inference_runs_every_mode(exported: Checkpoint, tiny_tagger: Checkpoint
     """One table a mode; every contestant answers as torch does, ours in as few forwards as the raw loop."""
     output = tmp_path / "results.json"
     status = inference.main(
-        [str(exported.path), "--texts", SUPPORT, "--tagger", str(tiny_tagger.path), "--tagger-texts", ENTITIES]
-        + ["--rounds", "2", "--texts-limit", "40", "--single-texts", "3", "--long-texts", "3", "--long-pieces", "90"]
-        + ["--output", str(output)]
+        f"{exported.path} --texts {SUPPORT} --tagger {tiny_tagger.path} --tagger-texts {ENTITIES} --rounds 1 "
+        f"--texts-limit 24 --single-texts 2 --long-texts 3 --long-pieces 90 --output {output}".split()
     )
     tables = measured(output)
     bulk = tables["bulk"]
@@ -40,12 +39,12 @@ def test_inference_runs_every_mode(exported: Checkpoint, tiny_tagger: Checkpoint
     assert status == 0
     assert len(inference.MODES) == len(tables)
     assert {"pipeline(texts)", PIPELINE, "ours, auto", "ours, torch"} < set(bulk)
-    assert {name: 1.0 for name in bulk} == {name: row["labels as torch fp32"] for name, row in bulk.items()}
-    assert bulk["pipeline(texts)"]["forwards"] == 40
+    assert dict.fromkeys(bulk, 1.0) == {name: row["labels as torch fp32"] for name, row in bulk.items()}
+    assert bulk["pipeline(texts)"]["forwards"] == 24
     assert bulk["ours, auto"]["forwards"] == bulk["raw onnx, sorted, batches of 512 tokens"]["forwards"]
     assert tables["single"]["ours, auto"]["p50 × raw, same runtime"] > 0
-    assert tables["fan-out"]["LabelRouter"]["answers"] == 80
-    assert tables["concurrent"]["gather of ainvoke"]["forwards"] < 40
+    assert tables["fan-out"]["LabelRouter"]["answers"] == 48
+    assert tables["concurrent"]["gather of ainvoke"]["forwards"] < 24
     assert {"pipeline(texts)", "ours, auto"} < set(tables["ner"])
 
 
@@ -70,8 +69,7 @@ def test_a_missing_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str]) ->
 def test_tuning_names_a_budget(exported: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
     """One of those that were tried."""
     status = tune.main(
-        [str(exported.path), "--texts", SUPPORT, "--budgets", "64", "128", "--rounds", "1", "--texts-limit", "20"]
-        + ["--lengths", "8", "16"]
+        f"{exported.path} --texts {SUPPORT} --budgets 64 128 --lengths 8 16 --rounds 1 --texts-limit 20".split()
     )
     printed = capsys.readouterr().out
 
