@@ -266,6 +266,21 @@ def test_a_worker_that_dies_fails_its_callers_and_is_replaced() -> None:
     assert ask(owner, model, ["a"]).result(10) == [1]
 
 
+def test_a_worker_that_dies_amid_a_job_fails_its_caller() -> None:
+    """Outputs that no text fits end the worker; whoever waits is told, after any number of forwards."""
+    owner, model = worker.Worker("fake"), SlowModel(seconds=0, budget=4)
+    whole = model.forward
+
+    def halved(batch: Batch) -> Outputs:
+        outputs = whole(batch)
+        return outputs if len(model.rows) < 3 else Outputs(outputs.logits[:0], outputs.features[:0])
+
+    model.forward = halved  # type: ignore[method-assign]
+
+    with pytest.raises(EngineError, match="died"):
+        ask(owner, model, ["ab"] * 8).result(10)
+
+
 def test_callers_beyond_the_bound_wait_outside() -> None:
     """The queue holds at most its bound; everybody is served in the end."""
     owner, model = worker.Worker("fake", pending=4), SlowModel(seconds=0.001)

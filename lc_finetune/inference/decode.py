@@ -22,8 +22,11 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def decode_label(text: str, logits: NDArray[np.floating], labels: LabelSet) -> Classification:
     """Turn the merged logits of one text, shape `(labels,)`, into its result."""
-    probabilities = np.exp(log_softmax(logits)).tolist()
-    best = int(np.argmax(logits))
+    exponentials = logits.astype(np.float64)
+    exponentials -= exponentials.max()
+    np.exp(exponentials, out=exponentials)
+    probabilities = (exponentials / exponentials.sum()).tolist()
+    best = int(logits.argmax())
     return Classification(
         text=text,
         label=labels[best],

@@ -67,7 +67,7 @@ class Predictor:
         self.per_piece = self._tags is not None
         self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
         self.token_budget = token_budget or TOKEN_BUDGET[device.partition(":")[0]]
-        self.max_length, self.stride = _window(checkpoint)
+        self.max_length, self.stride = window_of(checkpoint)
         self._living.add(self)
 
     @classmethod
@@ -220,7 +220,8 @@ def validated(source: str, revision: str | None) -> Checkpoint:
     return checkpoint
 
 
-def _window(checkpoint: Checkpoint) -> tuple[int, int]:
+def window_of(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Say how long a window may be, in pieces with its special tokens, and how many pieces neighbours share."""
     manifest = checkpoint.manifest
     if manifest is not None:
         return manifest.max_length, manifest.stride

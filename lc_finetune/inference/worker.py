@@ -3,8 +3,9 @@
 Callers put jobs (a few texts each) into the worker's queue and wait for their future. Whenever the worker is free it
 takes all that waits, encodes it at once, and runs it as a *wave*: windows sorted by length, cut into batches by the
 token budget. Between two forwards of a wave newly arrived jobs form a wave of their own, and waves take turns, so a
-single text never waits for the end of a large job. A lone call starts at once; only when several callers were just
-served does the worker give them a moment (at most `COMPANY_SECONDS`) to come back before it starts half empty.
+single text never waits for the end of a large job. A lone call starts at once; only when a forward has just served
+several callers does the worker give them a moment to come back before it starts half empty (`COMPANY_SECONDS`,
+`COMPANY_FORWARDS`), and no longer than until all are back.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from lc_finetune.inference.encode import Encoding
 
 logger = logging.getLogger(__name__)
 
-COMPANY_SECONDS = 0.002
-"""The longest the worker waits for callers it has just served."""
+COMPANY_SECONDS = 0.01
+"""The longest the worker waits for callers it has just served, counted from the end of their forward."""
+COMPANY_FORWARDS = 1.0
+"""The same, as a multiple of the time that their forward took: waiting must not cost more than it can save."""
 PENDING_TEXTS = 8192
 """Texts that may wait in one worker's queue; further callers wait outside until there is room."""
 CLOSE_SECONDS = 5.0
@@ -81,11 +84,9 @@ class Job:
             self.finish()
 
     def settle(self, position: int, result: Any) -> None:
-        """Record one text's result, or its exception; the last one resolves the future."""
+        """Record one text's result, or its exception."""
         self.results[position] = result
         self.open -= 1
-        if self.open == 0:
-            self.finish()
 
     def finish(self, error: BaseException | None = None) -> None:
         """Resolve the future, unless the caller has gone."""
@@ -122,6 +123,7 @@ class _Wave:
 
     def __init__(self, model: Model, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
+        self._answered: list[Job] = []
         self._model = model
         prefix, suffix, _ = model.frame
         self._special = len(prefix) + len(suffix)
@@ -131,7 +133,7 @@ class _Wave:
             items, model.encode([job.texts[position] for job, position in items]), strict=True
         ):
             if isinstance(encoding, InputError):
-                job.settle(position, encoding)
+                self._settle(job, position, encoding)
             else:
                 windows += self._windows(job, position, encoding)
         self._batches = deque(self._cut(windows, model.token_budget))
@@ -155,8 +157,19 @@ class _Wave:
     def done(self) -> bool:
         return not self._batches
 
-    def step(self) -> None:
-        """Run the next batch; its failures end with the texts that cause them."""
+    def step(self) -> list[Job]:
+        """Run the next batch and return the jobs that it completed; its failures end with the texts that cause them."""
+        if self._batches:
+            self._run_next()
+        answered, self._answered = self._answered, []
+        return answered
+
+    def _settle(self, job: Job, position: int, result: Any) -> None:
+        job.settle(position, result)
+        if job.open == 0:
+            self._answered.append(job)
+
+    def _run_next(self) -> None:
         batch = [window for window in self._batches.popleft() if not window.text.job.future.done()]
         if not batch:
             return
@@ -194,7 +207,7 @@ class _Wave:
         self._batches = deque(
             kept for later in self._batches if (kept := [other for other in later if other.text is not text])
         )
-        text.job.settle(text.position, error)
+        self._settle(text.job, text.position, error)
 
     def _pad(self, batch: Sequence[_Window]) -> Batch:
         prefix, suffix, pad = self._model.frame
@@ -216,7 +229,7 @@ class _Wave:
         text.logits[window.index] = logits
         text.features[window.index] = features
         if all(one is not None for one in text.logits):
-            text.job.settle(text.position, self._decode(text))
+            self._settle(text.job, text.position, self._decode(text))
 
     def _decode(self, text: _Text) -> Any:
         whole = text.job.texts[text.position]
@@ -328,43 +341,45 @@ class Worker:
         waves: deque[_Wave] = deque()
         taken: list[Job] = []
         try:
-            company, patience = 0, 0.0
+            expected, until = 0, 0.0
             while True:
-                taken = self._take(block=not waves, company=company if not waves else 0, patience=patience)
+                taken = self._take() if waves else self._gather(expected, until)
                 if self._closed:
                     raise EngineError("The engine was closed while a caller waited. Load the checkpoint again.")
                 for model, jobs in _by_model(taken).items():
                     waves.appendleft(_Wave(model, jobs))
                 if waves:
-                    wave = waves.popleft()
                     started = time.perf_counter()
-                    if not wave.done:
-                        wave.step()
-                    patience = min(COMPANY_SECONDS, (time.perf_counter() - started) / 4)
-                    if not wave.done:
+                    answered = waves[0].step()
+                    ended = time.perf_counter()
+                    until = ended + min(COMPANY_SECONDS, COMPANY_FORWARDS * (ended - started))
+                    expected = len(self._queue) + len(answered) if len(answered) > 1 else 0
+                    for job in answered:
+                        job.finish()
+                    if not (wave := waves.popleft()).done:
                         waves.append(wave)
-                    company = len(wave.jobs)
-                    del wave
+                    del answered, wave
                 taken = []
         except BaseException as error:
             if not isinstance(error, EngineError):
                 logger.exception("The inference worker of %s died; the next call starts a new one.", self.device)
             self._abandon([*taken, *(job for wave in waves for job in wave.jobs)], error)
 
-    def _take(self, *, block: bool, company: int, patience: float) -> list[Job]:
-        """Take all that waits.
+    def _gather(self, expected: int, until: float) -> list[Job]:
+        """Wait for a first job, and take all that waits.
 
         Args:
-            block: Whether to wait for a first job.
-            company: Callers just served: with more than one, those that are back wait for the others, for a moment.
-            patience: Length of that moment in seconds.
+            expected: Jobs to wait for, for a moment: those that waited already, and one of each caller just served.
+            until: When that moment ends, by `time.perf_counter`.
         """
         with self._wake:
-            if block:
-                self._wake.wait_for(lambda: self._queue or self._closed)
-                expected = company + len(self._queue) if company > 1 else company
-                if len(self._queue) < expected:
-                    self._wake.wait_for(lambda: len(self._queue) >= expected or self._closed, timeout=patience)
+            moment = until - time.perf_counter()
+            self._wake.wait_for(lambda: len(self._queue) >= expected or self._closed, timeout=moment)
+            self._wake.wait_for(lambda: self._queue or self._closed)
+        return self._take()
+
+    def _take(self) -> list[Job]:
+        with self._wake:
             taken = [job for job in self._queue if not job.future.done()]
             self._queue = []
             return taken
