@@ -14,6 +14,7 @@ import numpy as np
 from lc_finetune.data.duplicates import LIMIT, groups
 from lc_finetune.data.examples import Example, TextExample
 from lc_finetune.data.split import Splits, classes
+from lc_finetune.errors import shown
 
 UNKNOWN_WARNING = 0.05
 """Share of unknown pieces past which the base model does not fit the language."""
@@ -35,12 +36,12 @@ class Summary:
 
     def __str__(self) -> str:
         counts = sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))
-        shown = counts if len(counts) <= 8 else [*counts[:4], ("…", len(counts) - 7), *counts[-3:]]
+        listed = counts if len(counts) <= 8 else [*counts[:4], ("…", len(counts) - 7), *counts[-3:]]
         rows = sum(self.sizes.values())
         lines = [
             "Data",
             "  rows        " + ", ".join(f"{part} {size:,}" for part, size in self.sizes.items() if size),
-            f"  labels      {len(counts)}: " + ", ".join(f"{name} {count:,}" for name, count in shown),
+            f"  labels      {len(counts)}: " + ", ".join(f"{shown([name])} {count:,}" for name, count in listed),
             "  pieces      " + ", ".join(f"{name} {value}" for name, value in self.lengths.items()),
             f"  duplicates  {self.duplicates:,} rows, near ones included"
             + ("" if self.sizes["train"] <= LIMIT else f" (near ones not looked for above {LIMIT:,} rows)"),
