@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -18,11 +18,12 @@ LIMIT = 100_000
 """Rows up to which near duplicates are looked for."""
 
 CROWD = 16
-"""Texts of one bucket that a further text is compared with, so that a crowded bucket stays cheap."""
+"""Texts of one bucket, the latest, that a further text is compared with, so that a crowded bucket stays cheap."""
 CHUNK = 4096
 """Shingles hashed at a time, so that a long text stays small in memory."""
 
-_PRIME = np.uint64((1 << 61) - 1)
+# The largest prime of 32 bits: products with it wrap around often, or all permutations would agree on their minimum.
+_PRIME = np.uint64(4_294_967_291)
 
 
 def fold(text: str) -> str:
@@ -61,8 +62,7 @@ def _near_groups(texts: Sequence[str]) -> list[int]:
             if root(i) != root(other) and _alike(shingles(i), shingles(other)):
                 parent[root(i)] = root(other)
         for bucket in buckets:
-            if len(bucket) < CROWD:
-                bucket.append(i)
+            bucket.append(i)
     return [root(i) for i in range(len(texts))]
 
 
@@ -85,11 +85,11 @@ def _signatures(texts: Sequence[str]) -> NDArray[np.uint64]:
     return signatures
 
 
-def _buckets(signatures: NDArray[np.uint64]) -> Iterator[list[list[int]]]:
-    """Give each text the lists that it shares with the texts whose signatures agree with its own in a band."""
+def _buckets(signatures: NDArray[np.uint64]) -> Iterator[list[deque[int]]]:
+    """Give each text the queues that it shares with the texts whose signatures agree with its own in a band."""
     bands = [np.unique(band, axis=0, return_inverse=True, return_counts=True)[1:]
              for band in np.split(signatures, BANDS, axis=1)]  # fmt: skip
-    shared: dict[tuple[int, int], list[int]] = defaultdict(list)
+    shared: dict[tuple[int, int], deque[int]] = defaultdict(lambda: deque(maxlen=CROWD))
     for i in range(len(signatures)):
         own = ((band, int(number[i])) for band, (number, sizes) in enumerate(bands) if sizes[number[i]] > 1)
         yield [shared[key] for key in own]

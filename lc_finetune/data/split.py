@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lc_finetune.data.duplicates import fold, groups
+from lc_finetune.data.duplicates import LIMIT, fold, groups
 from lc_finetune.data.examples import Example, TextExample
 from lc_finetune.errors import DataError, shown
 
@@ -17,12 +17,17 @@ LARGE = 5_000
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a data set, and what was noticed about them."""
+    """The parts of a data set, and what was noticed about them.
+
+    Attributes:
+        duplicates: Given training rows that repeat another, near ones included.
+    """
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     calibration: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
+    duplicates: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -53,14 +58,18 @@ def split_examples(
         shares["validation"] = 0.05 if large else 0.1
     if large and (validation is None or isinstance(train[0], TextExample)):
         shares["calibration"] = 0.05
-    parts = _deal(train, shares, seed) if shares else {"train": list(train)}
+    group_of = groups([example.text for example in train])
+    parts = _deal(train, group_of, shares, seed)
     splits = {
         "train": tuple(parts["train"]),
         "validation": tuple(validation if validation is not None else parts["validation"]),
         "calibration": tuple(parts.get("calibration", ())),
         "test": tuple(test or ()),
     }
-    return Splits(**splits, notes=tuple(_notes(splits)))
+    notes = _notes(splits)
+    if len(train) > LIMIT:
+        notes.append(f"near duplicates are not looked for above {LIMIT:,} rows, only equal texts.")
+    return Splits(**splits, duplicates=len(train) - len(set(group_of)), notes=tuple(notes))
 
 
 def classes(example: Example) -> tuple[str, ...]:
@@ -79,10 +88,11 @@ def _check_trainable(train: Sequence[Example]) -> None:
         raise DataError("Expected entities in the training rows, found none. Annotate some.")
 
 
-def _deal(train: Sequence[Example], shares: dict[str, float], seed: int) -> dict[str, list[Example]]:
+def _deal(
+    train: Sequence[Example], group_of: Sequence[int], shares: dict[str, float], seed: int
+) -> dict[str, list[Example]]:
     """Deal groups of near duplicates to the parts, class by class, the rarest first."""
     frequency = Counter(name for example in train for name in classes(example))
-    group_of = groups([example.text for example in train])
     members: dict[int, list[int]] = defaultdict(list)
     for i, group in enumerate(group_of):
         members[group].append(i)

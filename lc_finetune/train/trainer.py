@@ -165,7 +165,7 @@ def _output_folder(config: TrainConfig) -> Path:
         raise ConfigError(f"{output}: expected an output folder, found no such place ({error.strerror}).") from error
     read = (config.train_file, config.validation_file, config.test_file, config.base_model, os.curdir)
     for path in (Path(name).expanduser().resolve() for name in read if name and os.path.exists(name)):
-        if path.is_relative_to(inside):
+        if inside.is_dir() and path.is_relative_to(inside):
             raise ConfigError(
                 f"Expected an output folder apart from what the run reads, found {path} in {output}. "
                 "Change --output-dir."
