@@ -142,11 +142,22 @@ class Checkpoint:
             _check_files(folder, manifest)
         else:
             _say_plain_once(folder)
-        if "id2label" not in config:
-            raise CheckpointError(
-                f"{folder}: expected id2label in config.json, found none. Save the model with its label names."
-            )
-        return cls(folder, manifest, config, task, LabelSet.from_id2label(config["id2label"]))
+        return cls(folder, manifest, config, task, _labels(config.get("id2label"), folder))
+
+
+def _labels(id2label: Any, folder: Path) -> LabelSet:
+    numbered = isinstance(id2label, dict) and all(
+        str(key).isdecimal() and isinstance(name, str) for key, name in id2label.items()
+    )
+    if not numbered or not id2label:
+        raise CheckpointError(
+            f"{folder}: expected id2label in config.json, a name for each number, found none. "
+            "Save the model with its label names."
+        )
+    try:
+        return LabelSet.from_id2label(id2label)
+    except ConfigError as error:  # a name twice
+        raise CheckpointError(f"{folder}/config.json: {error}") from error
 
 
 def sha256(path: Path) -> str:
@@ -205,10 +216,14 @@ def refuse_existing(final: Path, *, overwrite: bool) -> None:
     """Refuse an output folder that holds something.
 
     Raises:
-        ConfigError: If `final` is a file, or a folder with content and `overwrite` is False.
+        ConfigError: If `final` is a file, a mount point, or a folder with content and `overwrite` is False.
     """
-    if final.exists() and not final.is_dir():
+    if os.path.lexists(final) and not final.is_dir():
         raise ConfigError(f"Expected an output folder, found the file {final}. Name another one.")
+    if os.path.ismount(final):
+        raise ConfigError(
+            f"Expected an output folder that can be renamed, found the mount point {final}. Name a folder in it."
+        )
     if final.is_dir() and any(final.iterdir()) and not overwrite:
         raise ConfigError(
             f"Expected a new or empty output folder, found {final} with content. "
@@ -286,7 +301,7 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: expected {path.name}, found no such file. Is this a checkpoint?") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: expected JSON, found a file that cannot be read as such. Copy the checkpoint again."
         ) from error

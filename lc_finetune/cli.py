@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
@@ -37,13 +38,16 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
     goes_on = "nothing was begun"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a label must not end a run on a terminal of few characters
     try:
         arguments = _parser().parse_args(argv)
         goes_on = arguments.goes_on
         arguments.run(arguments)
         return 0
     except LCFinetuneError as error:
-        print(f"lc-finetune: error: {error}", file=sys.stderr)
+        print(f"lc-finetune: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"lc-finetune: interrupted; {goes_on}.", file=sys.stderr)

@@ -56,7 +56,25 @@ class MissingDependencyError(LCFinetuneError, ImportError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `" (did you mean 'x'?)"` for the known word closest to `word`, or an empty string."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {shown(close)!r}?)" if close else ""
+
+
+def shown(names: Iterable[str], *, most: int = 8) -> str:
+    """List names for a message or a summary; what may be a text in a name's place is counted, not quoted.
+
+    A name has at most 40 characters and four words.
+
+    Example:
+        >>> shown(["text", "I was charged twice and nobody answers my mails"])
+        "text, (one of 47 characters)"
+    """
+    known = list(names)
+    fit = [name if _like_a_name(name) else f"(one of {len(name)} characters)" for name in known[:most]]
+    return ", ".join(fit) + (f", … ({len(known)} in all)" if len(known) > most else "")
+
+
+def _like_a_name(name: str) -> bool:
+    return 0 < len(name) <= 40 and name.isprintable() and len(name.split()) <= 4
 
 
 def __getattr__(name: str) -> Any:

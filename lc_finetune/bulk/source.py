@@ -277,7 +277,7 @@ class TableSource(_TextSource):
         super().__init__(path, carriage_returns=True)
         self.delimiter = delimiter
         _, self.columns = next(csv_records(path, self._lines, delimiter), (1, []))
-        check_header(path, self.columns)
+        check_header(path, self.columns, delimiter=delimiter)
         self.text_column = find_column(str(path), self.columns, text_column, TEXT_COLUMNS, "text")
         record = self._lines.take()
         self.header = self._lines.bom + _chomp(record)
@@ -306,10 +306,10 @@ class JsonlSource(_TextSource):
 
     def _records(self) -> Iterator[_Record]:
         for line in self._lines:
-            where = f"{self.path}:{self._lines.line}"
+            number = self._lines.line
             raw = self._lines.take().strip()
             if raw:
-                yield _Record(where, raw, json_object(where, line, JSON))
+                yield _Record(f"{self.path}:{number}", raw, json_object(self.path, number, line, JSON))
 
     def every_field(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Read the whole file: each row's place and fields.

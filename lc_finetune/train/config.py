@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from lc_finetune.errors import ConfigError, did_you_mean
+from lc_finetune.errors import ConfigError, did_you_mean, shown
 
 OWNED = {
     "output_dir": "output_dir",
@@ -46,7 +45,9 @@ class TrainConfig(BaseModel):
     output_dir: str = Field(default="runs/support", description="Where the checkpoint goes.")
     overwrite: bool = Field(default=False, description="Replace an output folder that exists.")
     epochs: int | None = Field(default=None, ge=1, le=1000, description="Most passes over the training rows.")
-    learning_rate: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, le=1, allow_inf_nan=False, description="Peak learning rate."
+    )
     batch_size: int = Field(default=32, ge=1, le=4096, description="Rows per step and device.")
     max_length: int | None = Field(default=None, ge=8, description="Pieces in one window, special tokens included.")
     patience: int = Field(default=3, ge=1, description="Epochs without a better validation metric before it stops.")
@@ -58,20 +59,35 @@ class TrainConfig(BaseModel):
     @field_validator("label_names", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(value.split(",")) if isinstance(value, str) else value
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("label_names")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(name.strip() for name in value):
+            raise ValueError("expected a name for every number, found an empty one; names with commas go into --config")
+        if len(set(value)) != len(value):
+            raise ValueError("expected every name once, found one twice; two numbers would become one class")
+        return value
 
     @field_validator("trainer")
     @classmethod
     def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
         from transformers import TrainingArguments
 
-        known = {field.name for field in fields(TrainingArguments)}
-        for name in value:
+        known = get_type_hints(TrainingArguments)
+        checked: dict[str, Any] = {}
+        for name, given in value.items():
             if name in OWNED:
                 raise ValueError(f"{name} is set by the field {OWNED[name]!r}")
-            if name not in known:
+            if name not in TrainingArguments.__dataclass_fields__:
                 raise ValueError(f"{name!r} is no field of TrainingArguments{did_you_mean(name, known)}")
-        return value
+            try:
+                # YAML reads 1e-8 as a text, which becomes the number that is meant here.
+                checked[name] = TypeAdapter(known[name]).validate_python(given)
+            except ValidationError as error:
+                raise ValueError(f"{name}: {error.errors(include_input=False)[0]['msg']}") from None
+        return checked
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -83,7 +99,7 @@ class TrainConfig(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError(_one_line(error)) from None
+            raise ConfigError(_one_line(error)[1]) from None
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
@@ -98,23 +114,34 @@ class TrainConfig(BaseModel):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"{path}: expected a YAML or JSON file, could not read it ({error.strerror}).") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{path}: expected a YAML or JSON file, could not read it ({error.strerror}). Check --config."
+            ) from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # YAML's dates raise ValueError
             mark = getattr(error, "problem_mark", None)
             where = f"{path}:{mark.line + 1}" if mark else str(path)
-            raise ConfigError(f"{where}: expected YAML or JSON, found neither.") from None
+            raise ConfigError(f"{where}: expected YAML or JSON in UTF-8, found neither. Correct it.") from None
         if content is not None and not isinstance(content, dict):
-            raise ConfigError(f"{path}: expected fields of the configuration, found {type(content).__name__}.")
-        return cls.of({**(content or {}), **(overrides or {})})
+            raise ConfigError(
+                f"{path}: expected fields of the configuration, found {type(content).__name__}. "
+                "Write them as in `epochs: 4`."
+            )
+        try:
+            return cls.model_validate({**(content or {}), **(overrides or {})})
+        except ValidationError as error:
+            name, message = _one_line(error)
+            raise ConfigError(message if name in (overrides or {}) else f"{path}: {message}") from None
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Give the fields that a resumed run must share with the one it continues."""
         return json.loads(self.model_dump_json(exclude={"resume", "overwrite", "baseline"}))  # type: ignore[no-any-return]
 
 
-def _one_line(error: ValidationError) -> str:
+def _one_line(error: ValidationError) -> tuple[str, str]:
+    """Name the field at fault, and say what is wrong with it."""
     first = error.errors(include_input=False, include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else "configuration"
     if first["type"] == "extra_forbidden":
-        return f"Expected a field of TrainConfig, found {name!r}{did_you_mean(name, TrainConfig.model_fields)}."
-    return f"{name}: {first['msg'].removeprefix('Value error, ')}."
+        guess = did_you_mean(name, TrainConfig.model_fields)
+        return name, f"Expected a field of TrainConfig, found {shown([name])!r}{guess}. See --help for all."
+    return name, f"{shown([name])}: {first['msg'].removeprefix('Value error, ')}."

@@ -42,9 +42,10 @@ from lc_finetune.data import (
 from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError, LCFinetuneError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.decode import best_path, log_softmax
-from lc_finetune.inference.encode import Encoder
+from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.export import export
 from lc_finetune.inference.parity import BelowParity
+from lc_finetune.inference.plan import windows
 from lc_finetune.labels import LabelSet, Span, entity_f1
 from lc_finetune.schemes import TagSet, tags_to_spans
 from lc_finetune.train import recipe
@@ -65,6 +66,8 @@ from lc_finetune.train.tokenization import (
 
 logger = logging.getLogger(__name__)
 
+LONGEST_NAME = 200
+"""Bytes of an output folder's name; file systems allow 255, of which the names of temporary siblings take some."""
 RUN_RECORD = "run.json"
 TRAINER_STATE = "trainer_state.json"
 
@@ -101,9 +104,9 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     """
     from lc_finetune.inference.backends.torch import quiet
 
-    output = Path(config.output_dir)
+    output = _output_folder(config)
     refuse_existing(output, overwrite=config.overwrite)
-    work = output.expanduser().absolute().with_name(output.name + ".work")
+    work = output.absolute().with_name(output.name + ".work")
     _refuse_unfinished(work, config)
     plan, summary = _prepare(config)
     device = _arguments(plan, work).device  # an option that the Trainer refuses is refused now
@@ -115,7 +118,14 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
             with staged_folder(output, overwrite=config.overwrite) as staging:
                 _write(staging, output.name, plan, model, history)
     except Exception as error:
-        if isinstance(error, LCFinetuneError) or not _is_full(error):
+        if isinstance(error, LCFinetuneError):
+            raise
+        if not _is_full(error):
+            if isinstance(error, OSError):
+                raise ConfigError(
+                    f"Expected to write to {output.parent}, could not ({error.strerror or type(error).__name__}). "
+                    f"Mend it, then add --resume: finished epochs are kept in {work}."
+                ) from error
             raise
         raise ConfigError(
             f"Expected room on the disk of {output.parent}, found it full. Free some, then add --resume: "
@@ -128,20 +138,52 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
 def _is_full(error: Exception) -> bool:
     """Say whether a disk without room is behind an error: safetensors and torch do not raise OSError for it."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    marks = ("No space left", "iostream error", "inline_container", "PytorchStreamWriter")
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    marks = ("No space left", "File too large", "iostream error", "inline_container", "PytorchStreamWriter")
     return any(mark in str(error) for mark in marks)
 
 
 # Before training.
 
 
+def _output_folder(config: TrainConfig) -> Path:
+    """Find a place for the checkpoint before any work is done; nothing is made there yet.
+
+    Raises:
+        ConfigError: If nothing can be written there, or replacing it would delete what the run reads.
+    """
+    output = Path(config.output_dir).expanduser()
+    if output.name in ("", ".."):
+        output = output.resolve()
+    if len(os.fsencode(output.name)) > LONGEST_NAME:
+        raise ConfigError(
+            f"output_dir: expected a name of at most {LONGEST_NAME} bytes, found {len(os.fsencode(output.name))}."
+        )
+    try:
+        there = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            found = "one without permission" if there.is_dir() else "a file"
+            raise ConfigError(f"Expected a folder to write to, found {found} at {there}. Change --output-dir.")
+        inside = output.resolve()
+    except OSError as error:
+        raise ConfigError(f"{output}: expected an output folder, found no such place ({error.strerror}).") from error
+    read = (config.train_file, config.validation_file, config.test_file, config.base_model, os.curdir)
+    for path in (Path(name).expanduser().resolve() for name in read if name and os.path.exists(name)):
+        if inside.is_dir() and path.is_relative_to(inside):
+            raise ConfigError(
+                f"Expected an output folder apart from what the run reads, found {path} in {output}. "
+                "Change --output-dir."
+            )
+    return output
+
+
 def _prepare(config: TrainConfig) -> tuple[_Plan, Summary]:
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     config = sample_files(config)
     base = resolve_base_model(config.base_model, config.revision)
     options = ReadOptions(config.text_column, config.label_column, config.label_names, config.drop_unlabelled)
+    encoder = Encoder(base.folder, offsets=False)
     parts: dict[str, Sequence[Example] | None] = {}
     notes: list[str] = []
     tasks: dict[str, Task] = {}
@@ -152,12 +194,16 @@ def _prepare(config: TrainConfig) -> tuple[_Plan, Summary]:
         if loaded:
             notes += loaded.notes
             tasks[source] = loaded.task
+            _check_readable(source, loaded.examples, encoder)
     task = _agreed(config, tasks)
     train = cast("Sequence[Example]", parts["train"])
-    splits = split_examples(train, validation=parts["validation"], test=parts["test"], seed=config.seed)
-    _check_readable(splits, Encoder(base.folder, offsets=False))
-    encoder_config: Any = AutoConfig.from_pretrained(base.folder)
-    windowing = _windowing(config, encoder_config, AutoTokenizer.from_pretrained(base.folder).model_max_length)
+    try:
+        splits = split_examples(train, validation=parts["validation"], test=parts["test"], seed=config.seed)
+    except DataError as error:
+        raise DataError(f"{config.train_file}: {error}") from error
+    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    encoder_config = _encoder_config(base, pieces=len(tokenizer))
+    windowing = _windowing(config, encoder_config, tokenizer.model_max_length)
     tags, tag_unit = None, None
     if task == "token-classification":
         tagged = cast("Sequence[TaggedExample]", splits.train)
@@ -166,19 +212,35 @@ def _prepare(config: TrainConfig) -> tuple[_Plan, Summary]:
     labels = tags.labels if tags else LabelSet.sorted(cast(TextExample, example).label for example in splits.train)
     all_examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
     plan = _Plan(config, task, base, splits, labels, tags, tag_unit, windowing, fingerprint(all_examples))
-    summary = summarize(
-        splits, AutoTokenizer.from_pretrained(base.folder), max_length=windowing.max_length, notes=notes
-    )
+    summary = summarize(splits, tokenizer, max_length=windowing.max_length, notes=notes)
     return plan, summary
 
 
-def _check_readable(splits: Splits, encoder: Encoder) -> None:
+def _check_readable(source: str, examples: Sequence[Example], encoder: Encoder) -> None:
     """Refuse rows that the tokenizer cannot read, before any work is done."""
-    for part in splits.sizes:
-        examples: Sequence[Example] = getattr(splits, part)
-        for row, encoding in enumerate(encoder.encode([example.text for example in examples]), start=1):
-            if isinstance(encoding, InputError):
-                raise DataError(f"{part} rows, number {row}: {encoding}") from encoding
+    for row, encoding in enumerate(encoder.encode([example.text for example in examples]), start=1):
+        if isinstance(encoding, InputError):
+            raise DataError(f"{source}: labelled text number {row}: {encoding}") from encoding
+
+
+def _encoder_config(base: BaseModel, *, pieces: int) -> Any:
+    """Read the base model's configuration, and check that it has a row for each piece of its tokenizer."""
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
+        rows = int(config.vocab_size)
+    except Exception as error:  # configurations check themselves, each in its own way
+        raise CheckpointError(
+            f"{base.folder}/config.json: expected the configuration of an encoder, found one that cannot be used "
+            f"({type(error).__name__}). Copy the base model again, or take another."
+        ) from error
+    if pieces > rows:
+        raise CheckpointError(
+            f"{base.folder}: expected a tokenizer of at most {rows} pieces, as the model, found {pieces}. "
+            "Take model and tokenizer from one place."
+        )
+    return config
 
 
 def _agreed(config: TrainConfig, tasks: dict[str, Task]) -> Task:
@@ -216,7 +278,31 @@ def _epochs(plan: _Plan) -> int:
 
 
 def _estimate(plan: _Plan, device: Any) -> float:
-    """Time two steps of a throw-away model and scale up to all epochs, in seconds."""
+    """Time two steps of a throw-away model and scale up to all epochs, in seconds.
+
+    Raises:
+        CheckpointError: If the base model cannot take such a step.
+    """
+    try:
+        return _timed_step(plan, device) * _epochs(plan) * -(-_windows(plan) // plan.config.batch_size)
+    except LCFinetuneError:
+        raise
+    except Exception as error:  # whatever the model's code raises; memory that ran out too
+        raise CheckpointError(
+            f"{plan.base.folder}: expected a model that can be trained on a batch of {plan.config.batch_size} rows, "
+            f"found one that fails ({type(error).__name__}). Lower --batch-size, or take another base model."
+        ) from error
+
+
+def _windows(plan: _Plan) -> int:
+    """Count the windows of the training texts, which are the rows of the Trainer."""
+    encoder = Encoder(plan.base.folder, offsets=False)
+    room = plan.windowing.max_length - len(encoder.prefix) - len(encoder.suffix)
+    encodings = encoder.encode([example.text for example in plan.splits.train])
+    return sum(len(windows(len(e.ids), room, plan.windowing.stride)) for e in encodings if isinstance(e, Encoding))
+
+
+def _timed_step(plan: _Plan, device: Any) -> float:
     import torch
 
     with torch.random.fork_rng():
@@ -236,7 +322,7 @@ def _estimate(plan: _Plan, device: Any) -> float:
         loss.item()  # waits for the device
         optimizer.zero_grad()
         seconds = time.perf_counter() - started
-    return seconds * _epochs(plan) * -(-len(plan.splits.train) // plan.config.batch_size)
+    return seconds
 
 
 # Resuming.
@@ -258,10 +344,16 @@ def _open_work(work: Path, plan: _Plan, say: Callable[[str], None]) -> str | Non
     }
     path = work / RUN_RECORD
     if plan.config.resume and path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, value in options.items() if before["config"].get(name) != value]
-        changed += ["the weights of the base model"] if before.get("base_model") != record["base_model"] else []
-        changed += ["the data"] if before["data"] != record["data"] else []
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            changed = [name for name, value in options.items() if before["config"].get(name) != value]
+            changed += ["the weights of the base model"] if before.get("base_model") != record["base_model"] else []
+            changed += ["the data"] if before["data"] != record["data"] else []
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: expected the record of a run, found an altered file. Start anew without --resume, "
+                "with --overwrite."
+            ) from error
         if changed:
             raise ConfigError(
                 f"Expected the run that {work} belongs to, found another: {', '.join(changed)} changed. "
@@ -279,7 +371,9 @@ def _open_work(work: Path, plan: _Plan, say: Callable[[str], None]) -> str | Non
 
 
 def _refuse_unfinished(work: Path, config: TrainConfig) -> None:
-    """Refuse to throw finished epochs of an interrupted run away unasked."""
+    """Refuse to throw away finished epochs of an interrupted run unasked, or what is no run at all."""
+    if work.is_file() or (work.is_dir() and not all(_is_ours(path.name) for path in work.iterdir())):
+        raise ConfigError(f"Expected {work} for the unfinished run, found something else there. Move it away.")
     if _whole_states(work) and not (config.resume or config.overwrite):
         raise ConfigError(
             f"Expected no unfinished run for {config.output_dir}, found finished epochs in {work}. "
@@ -287,8 +381,12 @@ def _refuse_unfinished(work: Path, config: TrainConfig) -> None:
         )
 
 
+def _is_ours(name: str) -> bool:
+    return name.startswith((RUN_RECORD, f".{RUN_RECORD}.", "checkpoint-", "runs", "tmp-checkpoint-"))
+
+
 def _whole_states(work: Path) -> list[Path]:
-    whole = [folder for folder in work.glob("checkpoint-*") if _is_whole(folder)]
+    whole = [folder for folder in work.glob("checkpoint-[0-9]*") if _is_whole(folder)]
     return sorted(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
 

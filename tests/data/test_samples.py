@@ -1,0 +1,94 @@
+"""The bundled samples keep the promises of their README."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lc_finetune.data import Example, TaggedExample, TextExample, read_examples
+from lc_finetune.data.duplicates import groups
+from lc_finetune.train.samples import SUFFIX, sample_file
+
+PARTS = ("train", "validation", "test")
+FOLDER = sample_file("support").parents[1]
+
+
+def examples(name: str, part: str) -> tuple[Example, ...]:
+    return read_examples(sample_file(name, part)).examples
+
+
+def everything() -> list[Example]:
+    """All bundled texts, those out of scope too."""
+    parts = [example for name in SUFFIX for part in PARTS for example in examples(name, part)]
+    return [*parts, *read_examples(FOLDER / "support" / "out_of_scope.csv").examples]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "labels"), [("support", 600, 10), ("sentiment", 300, 3), ("entities", 300, 5)]
+)
+def test_a_sample_is_large_enough(name: str, rows: int, labels: int) -> None:
+    """Rows and labels, every label in every part."""
+    by_part = {part: {label for e in examples(name, part) for label in _labels(e)} for part in PARTS}
+
+    assert sum(len(examples(name, part)) for part in PARTS) >= rows
+    assert len(by_part["train"]) >= labels
+    assert by_part["train"] == by_part["validation"] == by_part["test"]
+
+
+def _labels(example: Example) -> set[str]:
+    return {example.label} if isinstance(example, TextExample) else {span.label for span in example.spans}
+
+
+def test_the_slice_out_of_scope_is_apart() -> None:
+    """A label of its own, that no intent has."""
+    outside = {label for e in read_examples(FOLDER / "support" / "out_of_scope.csv").examples for label in _labels(e)}
+
+    assert outside == {"out_of_scope"}
+    assert not outside & {label for part in PARTS for e in examples("support", part) for label in _labels(e)}
+
+
+def test_no_text_occurs_twice_nor_nearly() -> None:
+    """Within a sample or across all of them."""
+    texts = [example.text for example in everything()]
+
+    assert len(set(groups(texts))) == len(texts)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_entities_begin_and_end_with_their_words(part: str) -> None:
+    """Reading has nothing to report; no span cuts a word, none begins or ends with punctuation that is not its own."""
+    loaded = read_examples(sample_file("entities", part))
+
+    assert loaded.notes == ()
+    for example in loaded.examples:
+        assert isinstance(example, TaggedExample)
+        for span in example.spans:
+            around = example.text[max(0, span.start - 1) : span.end + 1]
+            inside = example.text[span.start : span.end]
+            assert inside == inside.strip()
+            assert not re.match(r"\w{2}", around) or span.start == 0
+            assert not re.search(r"\w{2}\Z", around) or span.end == len(example.text)
+            assert not re.search(r"[,;:!?]\Z", inside)
+
+
+def test_the_readme_gives_the_sizes_of_the_files() -> None:
+    """Its table, and its count of the texts out of scope."""
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    table = {
+        match[1]: tuple(map(int, match.groups()[1:]))
+        for match in re.finditer(r"^\| `(\w+)/` .*\| (\d+) \| (\d+) \| (\d+) \|$", readme, re.MULTILINE)
+    }
+    outside = len(read_examples(FOLDER / "support" / "out_of_scope.csv").examples)
+
+    assert table == {name: tuple(len(examples(name, part)) for part in PARTS) for name in SUFFIX}
+    assert f"holds {outside} more texts" in readme
+
+
+@pytest.mark.parametrize("path", sorted(path for path in FOLDER.glob("*/*")), ids=lambda path: path.name)
+def test_files_are_plain_text(path: Path) -> None:
+    """UTF-8 without a mark, LF line ends."""
+    raw = path.read_bytes()
+
+    assert b"\r" not in raw
+    assert not raw.startswith(b"\xef\xbb\xbf")
+    assert raw.decode("utf-8").endswith("\n")
