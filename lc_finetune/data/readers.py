@@ -233,7 +233,7 @@ def _jsonl_rows(path: Path) -> Iterator[_Row]:
 
 def json_object(path: Path, number: int, line: str, decoder: json.JSONDecoder | None = None) -> Mapping[str, Any]:
     """Read one line of JSONL, with a decoder of one's own if need be."""
-    return _object(_json(line, path, number, decoder), f"{path}:{number}")
+    return _object(_json(line.rstrip("\r\n"), path, number, decoder), f"{path}:{number}")
 
 
 def _json_rows(path: Path) -> Iterator[_Row]:
