@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -324,6 +325,23 @@ def test_shards_can_be_exported(tmp_path: Path) -> None:
     write_manifest(checkpoint.path, manifest)
     with pytest.raises(CheckpointError, match="other weights"):
         Predictor.load(Checkpoint.load(checkpoint.path), device="cpu")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
+def test_a_forked_process_answers_too(exported: dict[str, Checkpoint], backend: str) -> None:
+    """As servers fork their workers: the threads of the runtime stayed in the parent."""
+    code = (
+        "import os, sys; from lc_finetune import TextClassifier;"
+        f"c = TextClassifier.from_checkpoint(sys.argv[1], device='cpu', backend={backend!r}); one = c.invoke('card');"
+        "child = os.fork();"
+        "child or os._exit(c.invoke('card').label != one.label);"  # as multiprocessing ends its children
+        "sys.exit(os.waitpid(child, 0)[1])"
+    )
+    folder = str(exported["text-classification"].path)
+    done = subprocess.run([sys.executable, "-c", code, folder], timeout=120, capture_output=True)
+
+    assert done.returncode == 0
 
 
 def test_openvino_reports_to_nobody() -> None:

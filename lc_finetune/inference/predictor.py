@@ -202,10 +202,14 @@ class Predictor:
         return decode_entities(text, encoding, logits, self._tags, first_only=first_only)
 
     def _renew(self) -> None:
+        # Kept, not freed: a native runtime that is torn down in a fork waits for threads that stayed in the parent.
+        _left_behind.append(self._backend)
         self._backend = None
         self._backend_lock = threading.Lock()
         self._encoder._lock = threading.Lock()
 
+
+_left_behind: list[Backend | None] = []
 
 _validated: dict[tuple[str, str | None], tuple[object, Checkpoint]] = {}
 
