@@ -95,7 +95,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def start(checkpoint: Checkpoint, source: Path, output: Path) -> Any:
-    """The command in a process of its own, in chunks of four rows, each recorded at once; it prints to `OUTPUT.out` and `.err`."""
+    """The command in a process of its own, in chunks of four rows; it prints to `OUTPUT.out` and `OUTPUT.err`."""
     arguments = [str(checkpoint.path), "--device", "cpu", "--input", str(source), "--output", str(output)]
     # A server that has imported everything forks the processes: starting one takes no time.
     processes = multiprocessing.get_context("forkserver")
