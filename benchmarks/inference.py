@@ -29,11 +29,10 @@ from langchain_core.runnables import (
     RunnablePassthrough,
 )
 
-import lc_finetune
 from benchmarks.contestants import PIPELINE, Contestant, Runs, contestants, counted, replaced
 from benchmarks.measure import Forwards, Table, cores, in_turns, machine, medians, percentile, write
 from benchmarks.texts import long_tailed, read_texts
-from lc_finetune import LabelRouter, TextClassifier
+from lc_finetune import FanOut, LabelRouter, TextClassifier
 from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.errors import ConfigError, LCFinetuneError
 from lc_finetune.inference.backends import Backend, Batch, Outputs
@@ -171,11 +170,9 @@ def fan_out(
         "RunnablePassthrough.assign": way(RunnablePassthrough.assign(label=classifier), mappings, 1),
         "RunnableBranch": way(branch, texts, 1),
         "LabelRouter": way(classifier | LabelRouter(routes={}, default=classifier), texts, 2),
+        "FanOut": way(FanOut(a=classifier, b=classifier), texts, 2),
+        "FanOut.assign": way(FanOut.assign(label=classifier), mappings, 1),
     }
-    ours: Any = getattr(lc_finetune, "FanOut", None)
-    if ours is not None:
-        ways["FanOut"] = way(ours(a=classifier, b=classifier), texts, 2)
-        ways["FanOut.assign"] = way(ours.assign(label=classifier), mappings, 1)
     return _compared("fan-out", ways, classifier, found, texts, rounds)
 
 

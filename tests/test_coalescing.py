@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from langchain_core.runnables import RunnableBranch, RunnableParallel, RunnablePassthrough
 
-import lc_finetune
-from lc_finetune import Checkpoint, LabelRouter, TextClassifier
+from lc_finetune import Checkpoint, FanOut, LabelRouter, TextClassifier
 from lc_finetune.inference import worker
 from lc_finetune.inference.backends import Batch, Outputs
 
@@ -126,10 +125,8 @@ def test_a_router_needs_one_forward_a_stage(classifier: TextClassifier, forwards
     assert forwards(lambda: chain.batch(TEXTS), 1) == [256, 256]
 
 
-if hasattr(lc_finetune, "FanOut"):
+def test_a_fan_out_needs_one_forward(classifier: TextClassifier, forwards: Any) -> None:
+    """Both branches' batches are one."""
+    both = FanOut(a=classifier, b=classifier)
 
-    def test_a_fan_out_needs_one_forward(classifier: TextClassifier, forwards: Any) -> None:
-        """Both branches' batches are one."""
-        both = lc_finetune.FanOut(a=classifier, b=classifier)
-
-        assert len(forwards(lambda: both.batch(TEXTS), 2)) <= 2
+    assert len(forwards(lambda: both.batch(TEXTS), 2)) <= 2

@@ -402,7 +402,7 @@ def answer(model: Model, texts: Sequence[str]) -> list[Any]:
     wave = _Wave(model, [job])
     while not wave.done:
         wave.step()
-    return job.future.result()
+    return job.results
 
 
 def _by_model(jobs: Sequence[Job]) -> dict[Model, list[Job]]:
