@@ -75,7 +75,7 @@ def test_an_export_of_other_weights_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.text())
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_entity_is_a_slice_of_its_text(tiny_tagger: Checkpoint, text: str) -> None:
     """`text[start:end] == entity.text`, sorted and disjoint, for any Unicode."""
     (tagging,) = Predictor.load(tiny_tagger, device="cpu").predict([text])

@@ -196,7 +196,7 @@ JSON_VALUES = st.recursive(
     max_leaves=4,
 )
 NAMES = CELLS.filter(lambda name: name not in ("text", *ADDED))
-FILES = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FILES = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), quoting=st.sampled_from([0, 1]))

@@ -1,0 +1,208 @@
+"""A configuration → all that is decided before the first step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from lc_finetune.checkpoint import (
+    TagUnit,
+    Task,
+)
+from lc_finetune.data import (
+    Example,
+    ReadOptions,
+    Splits,
+    Summary,
+    TaggedExample,
+    TextExample,
+    fingerprint,
+    read_examples,
+    split_examples,
+    summarize,
+)
+from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError
+from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.inference.plan import windows
+from lc_finetune.labels import LabelSet
+from lc_finetune.schemes import TagSet
+from lc_finetune.train import recipe
+from lc_finetune.train.base_model import BaseModel, resolve_base_model
+from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.samples import sample_files
+from lc_finetune.train.tokenization import (
+    Feature,
+    Windowing,
+    choose_tag_unit,
+    classification_features,
+    tagging_features,
+)
+
+LONGEST_NAME = 200
+"""Bytes of an output folder's name; file systems allow 255, of which the names of temporary siblings take some."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before the first step."""
+
+    config: TrainConfig
+    task: Task
+    base: BaseModel
+    splits: Splits
+    labels: LabelSet
+    tags: TagSet | None
+    tag_unit: TagUnit | None
+    windowing: Windowing
+    fingerprint: str
+
+
+def output_folder(config: TrainConfig) -> Path:
+    """Find a place for the checkpoint before any work is done; nothing is made there yet.
+
+    Raises:
+        ConfigError: If nothing can be written there, or replacing it would delete what the run reads.
+    """
+    output = Path(config.output_dir).expanduser()
+    if output.name in ("", ".."):
+        output = output.resolve()
+    if len(os.fsencode(output.name)) > LONGEST_NAME:
+        raise ConfigError(
+            f"output_dir: expected a name of at most {LONGEST_NAME} bytes, found {len(os.fsencode(output.name))}."
+        )
+    try:
+        there = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            found = "one without permission" if there.is_dir() else "a file"
+            raise ConfigError(f"Expected a folder to write to, found {found} at {there}. Change --output-dir.")
+        inside = output.resolve()
+    except OSError as error:
+        raise ConfigError(f"{output}: expected an output folder, found no such place ({error.strerror}).") from error
+    read = (config.train_file, config.validation_file, config.test_file, config.base_model, os.curdir)
+    for path in (Path(name).expanduser().resolve() for name in read if name and os.path.exists(name)):
+        if inside.is_dir() and path.is_relative_to(inside):
+            raise ConfigError(
+                f"Expected an output folder apart from what the run reads, found {path} in {output}. "
+                "Change --output-dir."
+            )
+    return output
+
+
+def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
+    """Read and check the data and the base model, and decide what the options leave open.
+
+    Raises:
+        DataError: If a file cannot be used.
+        ConfigError: If an option does not fit the base model.
+        CheckpointError: If there is no such base model.
+    """
+    from transformers import AutoTokenizer
+
+    config = sample_files(config)
+    base = resolve_base_model(config.base_model, config.revision)
+    options = ReadOptions(config.text_column, config.label_column, config.label_names, config.drop_unlabelled)
+    encoder = Encoder(base.folder, offsets=False)
+    parts: dict[str, Sequence[Example] | None] = {}
+    notes: list[str] = []
+    tasks: dict[str, Task] = {}
+    for part in ("train", "validation", "test"):
+        source = getattr(config, f"{part}_file")
+        loaded = read_examples(source, options) if source else None
+        parts[part] = loaded.examples if loaded else None
+        if loaded:
+            notes += loaded.notes
+            tasks[source] = loaded.task
+            _check_readable(source, loaded.examples, encoder)
+    task = _agreed(config, tasks)
+    train = cast("Sequence[Example]", parts["train"])
+    try:
+        splits = split_examples(train, validation=parts["validation"], test=parts["test"], seed=config.seed)
+    except DataError as error:
+        raise DataError(f"{config.train_file}: {error}") from error
+    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    encoder_config = _encoder_config(base, pieces=len(tokenizer))
+    windowing = _windowing(config, encoder_config, tokenizer.model_max_length)
+    tags, tag_unit = None, None
+    if task == "token-classification":
+        tagged = cast("Sequence[TaggedExample]", splits.train)
+        tags = TagSet.of_types(span.label for example in tagged for span in example.spans)
+        tag_unit = choose_tag_unit(tagged, Encoder(base.folder, offsets=True))
+    labels = tags.labels if tags else LabelSet.sorted(cast(TextExample, example).label for example in splits.train)
+    all_examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
+    plan = Plan(config, task, base, splits, labels, tags, tag_unit, windowing, fingerprint(all_examples))
+    summary = summarize(splits, tokenizer, max_length=windowing.max_length, notes=notes)
+    return plan, summary
+
+
+def _check_readable(source: str, examples: Sequence[Example], encoder: Encoder) -> None:
+    """Refuse rows that the tokenizer cannot read, before any work is done."""
+    for row, encoding in enumerate(encoder.encode([example.text for example in examples]), start=1):
+        if isinstance(encoding, InputError):
+            raise DataError(f"{source}: labelled text number {row}: {encoding}") from encoding
+
+
+def _encoder_config(base: BaseModel, *, pieces: int) -> Any:
+    """Read the base model's configuration, and check that it has a row for each piece of its tokenizer."""
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
+        rows = int(config.vocab_size)
+    except Exception as error:  # configurations check themselves, each in its own way
+        raise CheckpointError(
+            f"{base.folder}/config.json: expected the configuration of an encoder, found one that cannot be used "
+            f"({type(error).__name__}). Copy the base model again, or take another."
+        ) from error
+    if pieces > rows:
+        raise CheckpointError(
+            f"{base.folder}: expected a tokenizer of at most {rows} pieces, as the model, found {pieces}. "
+            "Take model and tokenizer from one place."
+        )
+    return config
+
+
+def _agreed(config: TrainConfig, tasks: dict[str, Task]) -> Task:
+    first = next(iter(tasks.values()))
+    wanted: Task = first if config.task == "auto" else config.task
+    for source, task in tasks.items():
+        if task != wanted:
+            raise DataError(
+                f"{source}: expected data for {wanted}, found data for {task}. "
+                "Give files of one kind, and --task only if you must."
+            )
+    return wanted
+
+
+def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Windowing:
+    positions = int(getattr(encoder, "max_position_embeddings", 0) or recipe.MAX_LENGTH)
+    if encoder.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= 2  # their positions start after the padding id
+    if config.max_length is not None and config.max_length > positions:
+        raise ConfigError(f"max_length: expected at most {positions}, the base model's, found {config.max_length}.")
+    length = config.max_length or min(positions, recipe.MAX_LENGTH)
+    return Windowing(length, length // 4)
+
+
+def features_of(plan: Plan, examples: Sequence[Example], encoder: Encoder) -> tuple[list[Feature], int]:
+    """Make the Trainer's rows, and count the entities whose ends cut a token."""
+    if plan.tags is None or plan.tag_unit is None:
+        texts = cast("Sequence[TextExample]", examples)
+        return classification_features(texts, encoder, plan.labels, plan.windowing), 0
+    tagged = cast("Sequence[TaggedExample]", examples)
+    return tagging_features(tagged, encoder, plan.tags, plan.windowing, tag_unit=plan.tag_unit)
+
+
+def windows_of(plan: Plan) -> int:
+    """Count the windows of the training texts, which are the rows of the Trainer."""
+    encoder = Encoder(plan.base.folder, offsets=False)
+    room = plan.windowing.max_length - len(encoder.prefix) - len(encoder.suffix)
+    encodings = encoder.encode([example.text for example in plan.splits.train])
+    return sum(len(windows(len(e.ids), room, plan.windowing.stride)) for e in encodings if isinstance(e, Encoding))
+
+
+def epochs_of(plan: Plan) -> int:
+    """Say how many passes over the training rows there will be at most."""
+    return plan.config.epochs or recipe.epochs(plan.task, len(plan.splits.train), plan.config.batch_size)

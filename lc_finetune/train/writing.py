@@ -1,0 +1,104 @@
+"""A trained model → the checkpoint folder, measured as it will serve."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from lc_finetune.checkpoint import (
+    Checkpoint,
+    Manifest,
+    write_manifest,
+)
+from lc_finetune.data import (
+    Example,
+    TaggedExample,
+    TextExample,
+)
+from lc_finetune.errors import LCFinetuneError
+from lc_finetune.inference import Predictor
+from lc_finetune.inference.export import export
+from lc_finetune.inference.parity import BelowParity
+from lc_finetune.labels import Span
+from lc_finetune.train.baseline import classification_baseline, tagging_baseline
+from lc_finetune.train.metrics import Figures, classification_figures, entity_figures
+from lc_finetune.train.preparation import Plan
+from lc_finetune.train.report import model_card
+
+logger = logging.getLogger(__name__)
+
+
+def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: list[dict[str, Any]]) -> None:
+    """Save, export, measure the folder through the path that serves, and record it all."""
+    from transformers import AutoTokenizer
+
+    model.to("cpu").float().save_pretrained(staging)
+    for weights in staging.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors writes them readable by their owner alone
+    AutoTokenizer.from_pretrained(plan.base.folder).save_pretrained(staging)
+    manifest = Manifest(
+        task=plan.task,
+        max_length=plan.windowing.max_length,
+        stride=plan.windowing.stride,
+        tag_unit=plan.tag_unit,
+        base_model=plan.base.name,
+        base_revision=plan.base.revision,
+        data_fingerprint=plan.fingerprint,
+    )
+    write_manifest(staging, manifest)
+    _export(staging, plan)
+    manifest = manifest.model_copy(update={"metrics": _measure(staging, plan)})
+    manifest = write_manifest(staging, manifest)
+    (staging / "README.md").write_text(model_card(name, manifest, plan.labels.names), encoding="utf-8")
+    (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+
+
+def _export(staging: Path, plan: Plan) -> None:
+    """Leave `onnx/`, which serves on CPU; parity is measured on rows that no step was taken on."""
+    held_out = [*plan.splits.validation, *plan.splits.calibration]
+    gold: Any = [e.label if isinstance(e, TextExample) else e.spans for e in held_out]
+    try:
+        export(staging, texts=[e.text for e in held_out], gold=gold or None, source="validation and calibration rows")
+    except BelowParity as error:
+        logger.warning("No export is left beside the weights, torch serves: %s", error)
+
+
+def _measure(staging: Path, plan: Plan) -> dict[str, Figures]:
+    predictor = Predictor.load(Checkpoint.load(staging))
+    measured: dict[str, Figures] = {}
+    for split in ("validation", "test"):
+        examples: Sequence[Example] = getattr(plan.splits, split)
+        if examples:
+            measured[split] = score(predictor, examples)
+    last = "test" if plan.splits.test else "validation"
+    if plan.config.baseline and last in measured:
+        measured[last]["frozen_baseline"] = {
+            name: value for name, value in _baseline(plan, getattr(plan.splits, last)).items() if name != "per_label"
+        }
+    return measured
+
+
+def _baseline(plan: Plan, examples: Sequence[Example]) -> Figures:
+    length = plan.windowing.max_length
+    if plan.tags is None or plan.tag_unit is None:
+        return classification_baseline(plan.base.folder, plan.splits.train, examples, length)
+    return tagging_baseline(plan.base.folder, plan.splits.train, examples, plan.tags, length, plan.tag_unit)
+
+
+def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
+    """Measure a loaded checkpoint on labelled examples.
+
+    Raises:
+        LCFinetuneError: If a text cannot be read or answered.
+    """
+    results = predictor.predict([example.text for example in examples])
+    for result in results:
+        if isinstance(result, LCFinetuneError):
+            raise result
+    if isinstance(examples[0], TextExample):
+        return classification_figures([cast(TextExample, e).label for e in examples], [r.label for r in results])
+    found = [[Span(e.start, e.end, e.label) for e in result.entities] for result in results]
+    return entity_figures([cast(TaggedExample, e).spans for e in examples], found)
