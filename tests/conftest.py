@@ -11,7 +11,7 @@ from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.testing import TOKENIZER_KINDS, TokenizerKind, tiny_base_model, tiny_checkpoint
 
 # No test measures time: the first example loads a model, which may take long on a busy machine.
-settings.register_profile("untimed")
+settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
