@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import os
 import threading
 import time
@@ -32,10 +31,10 @@ from lc_finetune.inference.encode import Encoding
 
 logger = logging.getLogger(__name__)
 
-COMPANY_SECONDS = 0.02
+COMPANY_SECONDS = 0.01
 """The longest the worker waits for callers it has just served, counted from the end of their forward."""
 COMPANY_FORWARDS = 1.0
-"""The same, as a multiple of the quickest forward so far: having one forward fewer saves no more than that."""
+"""The same, as a multiple of the time that their forward took: waiting must not cost more than it can save."""
 PENDING_TEXTS = 8192
 """Texts that may wait in one worker's queue; further callers wait outside until there is room."""
 CLOSE_SECONDS = 5.0
@@ -125,7 +124,6 @@ class _Wave:
     def __init__(self, model: Model, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
         self._answered: list[Job] = []
-        self.quickest = math.inf
         self._model = model
         prefix, suffix, _ = model.frame
         self._special = len(prefix) + len(suffix)
@@ -176,10 +174,7 @@ class _Wave:
         if not batch:
             return
         try:
-            padded = self._pad(batch)
-            started = time.perf_counter()
-            outputs = self._model.forward(padded)
-            self.quickest = min(self.quickest, time.perf_counter() - started)
+            outputs = self._model.forward(self._pad(batch))
         except OutOfMemory:
             self._shrink(batch)
         except Exception as error:
@@ -346,7 +341,7 @@ class Worker:
         waves: deque[_Wave] = deque()
         taken: list[Job] = []
         try:
-            expected, until, quickest = 0, 0.0, math.inf
+            expected, until = 0, 0.0
             while True:
                 taken = self._take() if waves else self._gather(expected, until)
                 if self._closed:
@@ -354,9 +349,10 @@ class Worker:
                 for model, jobs in _by_model(taken).items():
                     waves.appendleft(_Wave(model, jobs))
                 if waves:
+                    started = time.perf_counter()
                     answered = waves[0].step()
-                    quickest = min(quickest, waves[0].quickest)
-                    until = time.perf_counter() + min(COMPANY_SECONDS, COMPANY_FORWARDS * quickest)
+                    ended = time.perf_counter()
+                    until = ended + min(COMPANY_SECONDS, COMPANY_FORWARDS * (ended - started))
                     expected = len(self._queue) + len(answered) if len(answered) > 1 else 0
                     for job in answered:
                         job.finish()
