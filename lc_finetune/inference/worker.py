@@ -31,9 +31,9 @@ from lc_finetune.inference.encode import Encoding
 
 logger = logging.getLogger(__name__)
 
-COMPANY_SECONDS = 0.01
+COMPANY_SECONDS = 0.025
 """The longest the worker waits for callers it has just served, counted from the end of their forward."""
-COMPANY_FORWARDS = 1.0
+COMPANY_FORWARDS = 0.5
 """The same, as a multiple of the time that their forward took: waiting must not cost more than it can save."""
 PENDING_TEXTS = 8192
 """Texts that may wait in one worker's queue; further callers wait outside until there is room."""
