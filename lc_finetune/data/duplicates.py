@@ -56,7 +56,7 @@ def _near_groups(texts: Sequence[str]) -> list[int]:
             i = parent[i]
         return i
 
-    shingles = lru_cache(maxsize=4096)(lambda i: frozenset(_shingles(texts[i]).tolist()))
+    shingles = lru_cache(maxsize=256)(lambda i: frozenset(_shingles(texts[i]).tolist()))
     for i, buckets in enumerate(_buckets(_signatures(texts))):
         for other in dict.fromkeys(other for bucket in buckets for other in bucket):
             if root(i) != root(other) and _alike(shingles(i), shingles(other)):
