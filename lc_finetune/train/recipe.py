@@ -8,6 +8,8 @@ HEAD_RATE = 10.0
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises."""
 LABEL_SMOOTHING = {"text-classification": 0.1, "token-classification": 0.0}
+ENCODER_SHARES: dict[str, tuple[float, ...]] = {"text-classification": (), "token-classification": (0.9, 0.8, 0.7)}
+"""Shares of the fine-tuned encoder, the rest from the base model, that are tried on the validation rows."""
 MAX_LENGTH = 256
 """Pieces in one window, unless the model has fewer positions; longer texts are read in windows."""
 STEPS = {"text-classification": 1_400, "token-classification": 430}

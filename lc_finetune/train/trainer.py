@@ -203,7 +203,28 @@ def _train(
     trainer.add_callback(EpochLines(say, metric=_metric(plan)))
     say("Training")
     trainer.train(resume_from_checkpoint=resume_from)
-    return trainer.model, list(trainer.state.log_history)
+    history = list(trainer.state.log_history)
+    if validation:
+        history += _interpolate(plan, trainer, validation, say)
+    return trainer.model, history
+
+
+def _interpolate(
+    plan: Plan, trainer: Any, validation: Sequence[Feature], say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Choose the share of the fine-tuned encoder on the validation rows; returns what was tried, for the log."""
+    from lc_finetune.train.interpolation import interpolate_encoder
+
+    shares = recipe.ENCODER_SHARES[plan.task]
+    if not shares:
+        return []
+    metric = _metric(plan)
+    tried = interpolate_encoder(
+        trainer.model, _new_model(plan), shares, lambda: float(trainer.predict(validation).metrics[f"test_{metric}"])
+    )
+    for share, value in tried:
+        say(f"  {share:.0%} of the fine-tuned encoder  validation {metric} {value:.4f}")
+    return [{"encoder_share": share, f"eval_{metric}": value} for share, value in tried]
 
 
 def _arguments(plan: Plan, work: Path) -> Any:
