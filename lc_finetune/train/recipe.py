@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 WEIGHT_DECAY = 0.01
-HEAD_RATE = 10.0
-"""Learning rate of the new head, in times of the encoder's."""
+RATE = {"text-classification": 2e-4, "token-classification": 3e-4}
+"""Peak learning rate of an encoder 384 wide."""
+HEAD_RATE = {"text-classification": 10.0, "token-classification": 1.0}
+"""Learning rate of the new head, in times of the encoder's; a tagger's head sees a label in every token."""
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises."""
 LABEL_SMOOTHING = {"text-classification": 0.1, "token-classification": 0.0}
-ENCODER_SHARES: dict[str, tuple[float, ...]] = {"text-classification": (), "token-classification": (0.9, 0.8, 0.7)}
-"""Shares of the fine-tuned encoder, the rest from the base model, that are tried on the validation rows."""
+ENCODER_SHARES = (1.0, 0.9, 0.8, 0.7)
+"""Shares of a fine-tuned tagger's encoder, the rest from the base model, that are tried on the validation rows."""
+OUTSIDE_BIASES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""What is taken off a tagger's logit of `O`, as tried on the validation rows."""
 MAX_LENGTH = 256
 """Pieces in one window, unless the model has fewer positions; longer texts are read in windows."""
 STEPS = {"text-classification": 1_400, "token-classification": 430}
@@ -18,9 +22,9 @@ EPOCHS = (4, 20)
 """Fewest and most passes over the data."""
 
 
-def learning_rate(hidden_size: int) -> float:
-    """Choose the encoder's peak learning rate: 2e-4 at 384 wide, falling with the square of the width (5e-5 at 768)."""
-    return float(min(5e-4, max(1e-5, 2e-4 * (384 / hidden_size) ** 2)))
+def learning_rate(task: str, hidden_size: int) -> float:
+    """Choose the encoder's peak learning rate: `RATE` at 384 wide, falling with the square of the width."""
+    return float(min(5e-4, max(1e-5, RATE[task] * (384 / hidden_size) ** 2)))
 
 
 def epochs(task: str, rows: int, batch_size: int) -> int:

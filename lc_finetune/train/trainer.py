@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from lc_finetune.errors import CheckpointError, ConfigError, LCFinetuneError
 from lc_finetune.inference.decode import best_path, log_softmax
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import Span, entity_f1
-from lc_finetune.schemes import tags_to_spans
+from lc_finetune.schemes import OUTSIDE, TagSet, tags_to_spans
 from lc_finetune.train import recipe
 from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.preparation import Plan, epochs_of, features_of, output_folder, prepare, windows_of
@@ -189,7 +189,7 @@ def _train(
     if resume_from is not None and validation and stopped_early(Path(resume_from), plan.config.patience):
         arguments.num_train_epochs = 0  # nothing is left but to load the best epoch
     trainer = FasterHeadTrainer(
-        head_rate=recipe.HEAD_RATE,
+        head_rate=recipe.HEAD_RATE[plan.task],
         model=_new_model(plan),
         args=arguments,
         train_dataset=cast(Any, train),
@@ -204,27 +204,31 @@ def _train(
     say("Training")
     trainer.train(resume_from_checkpoint=resume_from)
     history = list(trainer.state.log_history)
-    if validation:
-        history += _interpolate(plan, trainer, validation, say)
+    if validation and plan.tags is not None:
+        history += _choose_tagger(plan, plan.tags, trainer, validation, say)
     return trainer.model, history
 
 
-def _interpolate(
-    plan: Plan, trainer: Any, validation: Sequence[Feature], say: Callable[[str], None]
+def _choose_tagger(
+    plan: Plan, tags: TagSet, trainer: Any, validation: Sequence[Feature], say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Choose the share of the fine-tuned encoder on the validation rows; returns what was tried, for the log."""
-    from lc_finetune.train.interpolation import interpolate_encoder
+    """Let the validation rows choose between what is near the trained weights; returns what was tried, for the log."""
+    from lc_finetune.train.selection import choose_tagger
 
-    shares = recipe.ENCODER_SHARES[plan.task]
-    if not shares:
-        return []
-    metric = _metric(plan)
-    tried = interpolate_encoder(
-        trainer.model, _new_model(plan), shares, lambda: float(trainer.predict(validation).metrics[f"test_{metric}"])
-    )
-    for share, value in tried:
-        say(f"  {share:.0%} of the fine-tuned encoder  validation {metric} {value:.4f}")
-    return [{"encoder_share": share, f"eval_{metric}": value} for share, value in tried]
+    outside = tags.labels.id_of[OUTSIDE]
+
+    def measure(biases: Sequence[float]) -> list[float]:
+        outcome = trainer.predict(validation)
+        shift = np.eye(len(tags.labels))[outside]
+        return [_entity_f1(tags, outcome.predictions - bias * shift, outcome.label_ids) for bias in biases]
+
+    tried = choose_tagger(
+        trainer.model, _new_model(plan), shares=recipe.ENCODER_SHARES, biases=recipe.OUTSIDE_BIASES, outside=outside,
+        measure=measure,
+    )  # fmt: skip
+    best = max(choice.metric for choice in tried)
+    say(f"  nearby weights, {len(tried)} tried  validation f1 {best:.4f}")
+    return [asdict(choice) for choice in tried]
 
 
 def _arguments(plan: Plan, work: Path) -> Any:
@@ -238,7 +242,7 @@ def _arguments(plan: Plan, work: Path) -> Any:
     values: dict[str, Any] = {
         "output_dir": os.fspath(work),
         "num_train_epochs": epochs_of(plan),
-        "learning_rate": config.learning_rate or recipe.learning_rate(hidden),
+        "learning_rate": config.learning_rate or recipe.learning_rate(plan.task, hidden),
         "per_device_train_batch_size": config.batch_size,
         "per_device_eval_batch_size": 64,
         "weight_decay": recipe.WEIGHT_DECAY,
@@ -284,13 +288,15 @@ def _validation_metric(plan: Plan) -> Callable[[Any], dict[str, float]]:
     if tags is None:
         return lambda outcome: {"accuracy": float((outcome.predictions.argmax(-1) == outcome.label_ids).mean())}
 
-    def entities(outcome: Any) -> dict[str, float]:
-        gold: list[list[Span]] = []
-        found: list[list[Span]] = []
-        for logits, wanted in zip(outcome.predictions, outcome.label_ids, strict=True):
-            units = wanted != IGNORED
-            gold.append(tags_to_spans([tags.labels[i] for i in wanted[units]], tags.scheme))
-            found.append(tags.spans(best_path(log_softmax(np.asarray(logits)[units]), tags)))
-        return {"f1": entity_f1(gold, found)}
+    return lambda outcome: {"f1": _entity_f1(tags, outcome.predictions, outcome.label_ids)}
 
-    return entities
+
+def _entity_f1(tags: TagSet, predictions: Any, label_ids: Any) -> float:
+    """Measure logits `(rows, pieces, tags)` against tags `(rows, pieces)`, `IGNORED` where there is none."""
+    gold: list[list[Span]] = []
+    found: list[list[Span]] = []
+    for logits, wanted in zip(predictions, label_ids, strict=True):
+        units = wanted != IGNORED
+        gold.append(tags_to_spans([tags.labels[i] for i in wanted[units]], tags.scheme))
+        found.append(tags.spans(best_path(log_softmax(np.asarray(logits)[units]), tags)))
+    return entity_f1(gold, found)

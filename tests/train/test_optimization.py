@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
 
-from lc_finetune.train.interpolation import interpolate_encoder
 from lc_finetune.train.optimizer import FasterHeadTrainer, head_parameters
+from lc_finetune.train.selection import choose_tagger
 
 
 def _model(base: Path, loader: Any = AutoModelForTokenClassification) -> Any:
@@ -42,20 +42,34 @@ def test_the_head_learns_faster_and_every_parameter_once(base_model: Path, tmp_p
     assert {0.1, 0.0} == {decays[id(model.classifier.weight)], decays[id(model.classifier.bias)]}
 
 
-@pytest.mark.parametrize(("metrics", "kept"), [([0.5, 0.7, 0.6], 0.5), ([0.7, 0.7, 0.7], 1.0), ([0.7, 0.6, 0.5], 1.0)])
-def test_the_best_mixture_is_kept_and_the_head_left_alone(base_model: Path, metrics: list[float], kept: float) -> None:
-    """Of equals, the weights as trained."""
+@pytest.mark.parametrize(
+    ("metrics", "share", "bias"),
+    [
+        ({(1.0, 0.0): 0.5, (1.0, 2.0): 0.6, (0.5, 0.0): 0.7, (0.5, 2.0): 0.8}, 0.5, 2.0),
+        ({(1.0, 0.0): 0.5, (1.0, 2.0): 0.8, (0.5, 0.0): 0.7, (0.5, 2.0): 0.6}, 1.0, 2.0),
+        ({(1.0, 0.0): 0.7, (1.0, 2.0): 0.7, (0.5, 0.0): 0.7, (0.5, 2.0): 0.7}, 1.0, 0.0),
+    ],
+)
+def test_the_best_of_the_nearby_weights_is_kept(
+    base_model: Path, metrics: dict[tuple[float, float], float], share: float, bias: float
+) -> None:
+    """The encoder is mixed with the base model's, the head keeps its weights; of equals, the model as trained."""
     base, model = _model(base_model), _model(base_model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
-    head = model.classifier.weight.detach().clone()
-    answers = iter(metrics)
+    head, offsets = model.classifier.weight.detach().clone(), model.classifier.bias.detach().clone()
+    shares = iter((1.0, 0.5))
 
-    tried = interpolate_encoder(model, base, (0.25, 0.5), lambda: next(answers))
+    def measure(biases: Any) -> list[float]:
+        mixed = next(shares)
+        return [metrics[mixed, one] for one in biases]
 
-    assert list(zip((1.0, 0.5, 0.25), metrics, strict=True)) == tried
+    tried = choose_tagger(model, base, shares=(1.0, 0.5), biases=(0.0, 2.0), outside=1, measure=measure)
+
+    assert metrics == {(choice.encoder_share, choice.outside_bias): choice.metric for choice in tried}
     word = "bert.embeddings.word_embeddings.weight"
     moved = model.state_dict()[word] - base.state_dict()[word]
-    assert torch.allclose(moved, torch.full_like(moved, kept), atol=1e-5)
+    assert torch.allclose(moved, torch.full_like(moved, share), atol=1e-5)
     assert torch.equal(head, model.classifier.weight)
+    assert torch.equal(offsets - torch.tensor([0.0, bias, 0.0]), model.classifier.bias)
