@@ -125,7 +125,7 @@ def _add_export(commands: Any) -> None:
         )
     parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels.")
     parser.add_argument("--force", action="store_true", help="Keep the export even if its answers differ too much.")
-    parser.set_defaults(run=_export)
+    parser.set_defaults(run=_export, goes_on="the checkpoint is as it was")
 
 
 def _export(arguments: argparse.Namespace) -> None:
