@@ -189,7 +189,7 @@ def _train(
     if resume_from is not None and validation and stopped_early(Path(resume_from), plan.config.patience):
         arguments.num_train_epochs = 0  # nothing is left but to load the best epoch
     trainer = FasterHeadTrainer(
-        head_rate=recipe.HEAD_RATE[plan.task],
+        head_rate=recipe.HEAD_RATE,
         model=_new_model(plan),
         args=arguments,
         train_dataset=cast(Any, train),
@@ -242,7 +242,7 @@ def _arguments(plan: Plan, work: Path) -> Any:
     values: dict[str, Any] = {
         "output_dir": os.fspath(work),
         "num_train_epochs": epochs_of(plan),
-        "learning_rate": config.learning_rate or recipe.learning_rate(plan.task, hidden),
+        "learning_rate": config.learning_rate or recipe.learning_rate(hidden),
         "per_device_train_batch_size": config.batch_size,
         "per_device_eval_batch_size": 64,
         "weight_decay": recipe.WEIGHT_DECAY,
