@@ -184,14 +184,11 @@ class Predictor:
         return decode_entities(text, encoding, logits, self._tags, first_only=first_only)
 
     def _renew(self) -> None:
-        # Never freed: ONNX Runtime's session would wait for threads that the child does not have.
-        _inherited.append(self._backend)
         self._backend = None
         self._backend_lock = threading.Lock()
         self._encoder._lock = threading.Lock()
 
 
-_inherited: list[Backend | None] = []
 _validated: dict[tuple[str, str | None], tuple[object, Checkpoint]] = {}
 
 
