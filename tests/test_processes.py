@@ -15,6 +15,8 @@ from lc_finetune import TextClassifier
 classifier = TextClassifier.from_checkpoint(sys.argv[1], device="cpu")
 expected = classifier.invoke("Where is my card?").label
 """
+# As multiprocessing ends its children. ONNX Runtime's own exit handler hangs in a forked child that ends by `exit()`,
+# as soon as the parent has imported it.
 FORK = """
 child = os.fork()
 if child == 0:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from lc_finetune import Checkpoint, CheckpointError, ConfigError, DataError, EntityTagger, TextClassifier
 from lc_finetune.cli import main
-from lc_finetune.data import TaggedExample
+from lc_finetune.data import Splits, TaggedExample, TextExample, summarize
 from lc_finetune.data.readers import disjoint
 from lc_finetune.inference.decode import decode_entities, tag_units, trim
 from lc_finetune.inference.encode import Encoder, Encoding
@@ -99,12 +99,20 @@ def wait_for(pattern: str, process: subprocess.Popen[bytes], folder: Path) -> No
         time.sleep(0.01)
 
 
-MOMENTS = ["killed.work/run.json", "killed.work/checkpoint-*", "killed.work/checkpoint-*/trainer_state.json"]
-LATE = ["killed.work/checkpoint-*/optimizer.pt", "killed.work/checkpoint-*[3-9]/trainer_state.json",
-        ".killed.writing-*", ".killed.writing-*/model.safetensors", ".killed.writing-*/onnx"]  # fmt: skip
+MOMENTS = ["killed.work/checkpoint-*", "killed.work/checkpoint-*/trainer_state.json"]
+SLOW_MOMENTS = [
+    "killed.work/run.json",
+    "killed.work/checkpoint-*/optimizer.pt",
+    "killed.work/checkpoint-*[3-9]/trainer_state.json",
+    ".killed.writing-*",
+    ".killed.writing-*/model.safetensors",
+    ".killed.writing-*/onnx",
+]
 
 
-@pytest.mark.parametrize("moment", [*MOMENTS, *(pytest.param(moment, marks=pytest.mark.slow) for moment in LATE)])
+@pytest.mark.parametrize(
+    "moment", [*MOMENTS, *(pytest.param(moment, marks=pytest.mark.slow) for moment in SLOW_MOMENTS)]
+)
 def test_a_killed_run_resumes_to_the_same_weights(
     moment: str, base_model: Path, table: Path, tmp_path: Path, whole_run: Checkpoint
 ) -> None:
@@ -152,6 +160,42 @@ def test_resuming_another_run_is_refused(base_model: Path, table: Path, tmp_path
 
     with pytest.raises(ConfigError, match=r"epochs.*the data changed"):
         fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", resume=True)))
+
+
+def test_an_altered_record_of_a_run_is_refused(base_model: Path, table: Path, tmp_path: Path) -> None:
+    """Not taken for the same run, nor a traceback."""
+    (tmp_path / "out.work").mkdir()
+    (tmp_path / "out.work" / "run.json").write_text('{"config": 3}')
+
+    with pytest.raises(ConfigError, match=r"run\.json: .*Start anew"):
+        fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", resume=True)))
+
+
+def test_entities_that_cut_a_token_are_counted_and_kept(
+    base_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training goes on; the log says how many."""
+    rows = [{"text": f"my card {n}", "entities": [{"start": 4, "end": 6, "label": "A"}]} for n in range(20)]
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    fine_tune(TrainConfig(**options(base_model, path, tmp_path / "out", validation_file=str(path))))
+
+    assert "20 training entities end inside a token" in caplog.text
+
+
+def test_what_the_base_model_cannot_read_is_said_before_training(base_model: Path) -> None:
+    """Unknown pieces are warned of past 5 %; long texts are counted, and none is cut."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+
+    def told(*texts: str) -> str:
+        splits = Splits(tuple(TextExample(text, "a") for text in texts), ())
+        return str(summarize(splits, tokenizer, max_length=16))
+
+    assert "WARNING" in told("한국어 card", "card card")
+    assert "WARNING" not in told("card " * 30)
+    assert "1 rows (50.0%) longer than 16 pieces are read in windows, none is cut" in told("card " * 30, "")
 
 
 def test_an_output_that_exists_is_refused_before_any_work(base_model: Path, table: Path, tmp_path: Path) -> None:
