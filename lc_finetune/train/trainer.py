@@ -139,18 +139,29 @@ def _new_model(plan: Plan) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
 
+    from lc_finetune.train.optimizer import head_parameters
+
     loader: Any = AutoModelForTokenClassification if plan.tags else AutoModelForSequenceClassification
     kind = {} if plan.tags else {"problem_type": "single_label_classification"}
     set_seed(plan.config.seed)  # the head is random
     try:
-        return loader.from_pretrained(
+        model, info = loader.from_pretrained(
             plan.base.folder, use_safetensors=True, id2label=plan.labels.id2label, label2id=plan.labels.label2id,
-            ignore_mismatched_sizes=True, dtype=torch.float32, **kind,
+            ignore_mismatched_sizes=True, dtype=torch.float32, output_loading_info=True, **kind,
         )  # fmt: skip
     except Exception as error:  # safetensors, configuration and shape errors share no base class
         raise CheckpointError(
             f"{plan.base.folder}: the base model cannot be loaded ({type(error).__name__}). Copy it again."
         ) from error
+    head = head_parameters(model)
+    encoder = {name for name, parameter in model.named_parameters() if id(parameter) not in head}
+    random = sorted(encoder & {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
+    if random:
+        raise CheckpointError(
+            f"{plan.base.folder}: expected weights for the whole encoder, found {len(random)} missing or of another "
+            f"shape ({random[0]}, …): they would be random. Copy the base model again, with its own config.json."
+        )
+    return model
 
 
 def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:

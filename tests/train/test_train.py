@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,12 +215,12 @@ def test_a_full_disk_is_one_clear_error(
     """Nothing half-written is left under the final name."""
     import errno
 
-    from lc_finetune.train import trainer
+    from lc_finetune.train import writing
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(trainer, "export", full)
+    monkeypatch.setattr(writing, "export", full)
     with pytest.raises(ConfigError, match="full"):
         fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out")))
     assert not (tmp_path / "out").exists()
@@ -272,6 +273,17 @@ def test_files_of_two_kinds_are_refused(base_model: Path, table: Path, spans: Pa
     """A tagger's test file for a classifier is a mistake."""
     with pytest.raises(DataError, match="token-classification"):
         fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", test_file=str(spans))))
+
+
+def test_a_base_model_whose_weights_do_not_fit_is_refused(base_model: Path, table: Path, tmp_path: Path) -> None:
+    """An encoder with random layers would train, and be worth nothing."""
+    wider = tmp_path / "wider"
+    shutil.copytree(base_model, wider)
+    config = json.loads((wider / "config.json").read_text(encoding="utf-8"))
+    (wider / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}), encoding="utf-8")
+
+    with pytest.raises(CheckpointError, match="expected weights for the whole encoder, found 16 missing"):
+        fine_tune(TrainConfig(**options(wider, table, tmp_path / "out")))
 
 
 def test_altered_weights_of_the_bundled_base_model_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
