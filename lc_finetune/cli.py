@@ -6,6 +6,8 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
 
 from lc_finetune.errors import ConfigError, LCFinetuneError, did_you_mean
@@ -20,10 +22,21 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
-            flag = unknown.split()[0].partition("=")[0]
-            known = [name for action in self._every_action() for name in action.option_strings]
-            raise ConfigError(f"Expected a known option, found {flag!r}{did_you_mean(flag, known)}.")
+            self._refuse(unknown.split()[0])
         raise ConfigError(f"{message}. See --help.")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; in a command, a mistyped option is named before the required one that it leaves missing."""
+        if not any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
+            for given in takewhile(lambda one: one != "--", args or ()):
+                if given.startswith("--") and given.partition("=")[0] not in self._option_string_actions:
+                    self._refuse(given)
+        return super().parse_known_args(args, namespace)
+
+    def _refuse(self, given: str) -> NoReturn:
+        flag = given.partition("=")[0]
+        known = [name for action in self._every_action() for name in action.option_strings]
+        raise ConfigError(f"Expected a known option, found {flag!r}{did_you_mean(flag, known)}.")
 
     def _every_action(self) -> list[argparse.Action]:
         nested = [
@@ -148,7 +161,7 @@ def _export(arguments: argparse.Namespace) -> None:
     precision = next(name for name, short in SHORT.items() if short == arguments.precision)
     made = export(
         checkpoint, format=arguments.format, precision=precision, texts=texts, gold=gold,
-        source=f"of {arguments.calibration_file}", force=arguments.force,
+        source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
 

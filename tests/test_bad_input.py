@@ -334,6 +334,21 @@ def test_label_names_that_cannot_be_right(id2label: Any, tmp_path: Path) -> None
         Checkpoint.load(folder)
 
 
+def test_code_in_a_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anybody asked whether it should be."""
+    folder = tiny_checkpoint(tmp_path / "out").path
+    (folder / MANIFEST).unlink()
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\nfrom transformers import BertConfig as Own\n")
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForSequenceClassification": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | own))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        TextClassifier.from_checkpoint(folder, device="cpu")
+    assert not ran.exists()
+
+
 def test_plain_weights_that_are_truncated(tmp_path: Path) -> None:
     """Without a manifest there is no digest to compare, but the file is refused all the same."""
     folder = tiny_checkpoint(tmp_path / "out").path

@@ -21,7 +21,7 @@ from lc_finetune.errors import CheckpointError, ConfigError, MissingDependencyEr
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.backends import Batch
 from lc_finetune.inference.export import export
-from lc_finetune.inference.exported import ExportManifest, Parity, export_folder
+from lc_finetune.inference.exported import EXPORT_MANIFEST, ExportManifest, Parity, export_folder
 from lc_finetune.inference.parity import BelowParity, sample_texts, shortfall
 from lc_finetune.labels import Span
 from lc_finetune.testing import tiny_checkpoint
@@ -377,7 +377,9 @@ def test_the_command_line_exports_and_prints_parity(tmp_path: Path, capsys: pyte
     assert "60 texts" in printed
     assert "set by 60 other texts" in printed
     assert "accuracy" in printed
-    assert (export_folder(checkpoint.path, "onnx", "int8") / "model.onnx").is_file()
+    folder = export_folder(checkpoint.path, "onnx", "int8")
+    assert (folder / "model.onnx").is_file()
+    assert json.loads((folder / EXPORT_MANIFEST).read_text())["parity"]["source"] == "of rows.csv"  # no path of a user
 
 
 @pytest.mark.parametrize(

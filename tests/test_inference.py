@@ -1,9 +1,11 @@
 """The engine: texts in, results out, whatever the way they are called."""
 
 import asyncio
+import queue
 import shutil
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from lc_finetune import TextClassifier
 from lc_finetune.checkpoint import MANIFEST, WEIGHTS, Checkpoint
-from lc_finetune.errors import CheckpointError, EngineError, InputError
+from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputError
 from lc_finetune.inference import Predictor, plan, worker
 from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs
 from lc_finetune.inference.encode import Encoding
@@ -266,6 +269,20 @@ def test_a_worker_that_dies_fails_its_callers_and_is_replaced() -> None:
     assert ask(owner, model, ["a"]).result(10) == [1]
 
 
+def test_a_call_made_while_a_worker_dies_is_served() -> None:
+    """Whoever calls again at once, as a retry does, finds a new worker, not the dying one."""
+    owner, model = worker.Worker("fake"), SlowModel()
+    broken = SlowModel()
+    broken.encode = lambda texts: 1 / 0  # type: ignore[assignment]
+    again: queue.Queue[Any] = queue.Queue()
+    job = worker.Job(broken, ["a"])
+    job.future.add_done_callback(lambda _: again.put(ask(owner, model, ["a"])))
+    owner.gate.enter(1)
+    owner.submit(job)
+
+    assert again.get(timeout=10).result(10) == [1]
+
+
 def test_a_worker_that_dies_amid_a_job_fails_its_caller() -> None:
     """Outputs that no text fits end the worker; whoever waits is told, after any number of forwards."""
     owner, model = worker.Worker("fake"), SlowModel(seconds=0, budget=4)
@@ -293,6 +310,25 @@ def test_callers_beyond_the_bound_wait_outside() -> None:
 
     assert done == [[2]] * 40
     assert max(model.rows) <= 4
+
+
+def test_an_interrupted_caller_gives_up_its_place(tiny_classifier: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl-C while it waits for room, the room goes to those who come later."""
+    predictor = Predictor.load(tiny_classifier, device="cpu")
+    owner = worker.Worker("fake", pending=1)
+    owner.gate.enter(1)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "worker_of", lambda _: owner)
+        patch.setattr(Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            predictor.predict(["a"])
+    owner.gate.leave(1)
+
+    assert owner.gate.enter(1) is None
 
 
 async def test_cancelling_a_coroutine_leaves_the_engine_whole(tiny_classifier: Checkpoint) -> None:
@@ -363,3 +399,10 @@ def test_nothing_at_the_path_is_a_clear_error(tmp_path: Path) -> None:
     """It names the path and how to get a checkpoint."""
     with pytest.raises(CheckpointError, match=r"lc_finetune\.train"):
         Checkpoint.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("option", "value"), [("dtype", "fp16"), ("backend", "onx")])
+def test_a_dtype_or_backend_that_there_is_not_is_one_clear_line(option: str, value: str) -> None:
+    """As every other option: a `ConfigError` with what there is, before anything is read."""
+    with pytest.raises(ConfigError, match=f"Expected {option} 'auto', .*, found '{value}'"):
+        TextClassifier.from_checkpoint("nowhere", **{option: value})  # type: ignore[arg-type]

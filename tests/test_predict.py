@@ -27,6 +27,7 @@ from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.cli import main
 from lc_finetune.errors import ConfigError, DataError
 from lc_finetune.inference import Predictor
+from lc_finetune.inference.export import export
 from lc_finetune.testing import tiny_checkpoint
 
 ADDED = ["label", "score", "accepted", "in_scope", "error"]
@@ -504,6 +505,19 @@ def test_another_checkpoint_is_named(predict: Predict, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
+def test_another_export_is_named(predict: Predict, tmp_path: Path) -> None:
+    """An export that was made anew may answer differently."""
+    source, output = many(tmp_path, "csv", 20), tmp_path / "b.csv"
+    checkpoint = tiny_checkpoint(tmp_path / "c", onnx=True).path
+    with pytest.raises(Stop):
+        predict(source, output, checkpoint=checkpoint, report=stopper(8))
+    export(checkpoint, texts=["other texts"])
+
+    with pytest.raises(ConfigError, match="another export"):
+        predict(source, output, checkpoint=checkpoint)
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_overwrite_goes_on_with_its_own_work(predict: Predict, tmp_path: Path) -> None:
     """So that the command that was stopped can be repeated as it was; the old output stays until the new is whole."""
     source, output = many(tmp_path, "csv", 20), write(tmp_path / "b.csv", "old")
@@ -730,3 +744,9 @@ def test_an_unfinished_journal_holds_no_text(predict: Predict, tmp_path: Path) -
 
     assert "secret" not in (tmp_path / "b.csv.part.json").read_text()
     assert stat.S_IMODE((tmp_path / "b.csv.part").stat().st_mode) == 0o600
+
+
+def test_a_mistyped_option_is_named_before_the_one_that_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a guess, which "--input is required" would not give."""
+    assert main(["predict", "c", "--inptu", "a.csv", "--output", "b.csv"]) == 2
+    assert "found '--inptu' (did you mean '--input'?)" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         exec(snippet, namespace)
 
     assert list(namespace["rows"][0]) == ["classification", "tagging"]
-    assert "names" in namespace["with_names"].invoke("Hello")
+    assert {"label", "tagging"} <= set(namespace["with_entities"].invoke("Hello"))
     assert len(namespace["answers"]) == 2
     assert namespace["label"] in ("other", "track_order")
 

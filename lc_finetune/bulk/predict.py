@@ -132,6 +132,7 @@ def _identity(
         "added_columns": list(answers.names),
         "checkpoint": predictor.checkpoint.digest,
         "backend": f"{backend.name} {backend.precision} on {predictor.device}",
+        "export": predictor.export,
         "chunk_rows": _chunk_rows(predictor),
     }
 

@@ -48,9 +48,8 @@ class Summary:
             "read in windows, none is cut",
         ]
         if self.estimated_seconds is not None:
-            lines.append(
-                f"  time        about {self.estimated_seconds / 60:.0f} min {self.estimated_seconds % 60:.0f} s"
-            )
+            minutes, seconds = divmod(round(self.estimated_seconds), 60)
+            lines.append(f"  time        about {minutes} min {seconds} s")
         if self.unknown > UNKNOWN_WARNING:
             lines.append("  WARNING     many pieces are unknown to the base model: is it made for this language?")
         return "\n".join([*lines, *(f"  note        {note}" for note in self.notes)])

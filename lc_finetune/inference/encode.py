@@ -43,7 +43,7 @@ class Encoder:
         from transformers import AutoTokenizer
 
         try:
-            loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{folder}: the tokenizer cannot be loaded ({type(error).__name__}).") from error
         # A copy: truncation and padding are state on the shared object, and both must stay off here.

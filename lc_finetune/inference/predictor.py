@@ -55,9 +55,11 @@ class Predictor:
         device: str,
         dtype: Dtype,
         backend: RuntimeName,
+        export: str = "",
         token_budget: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self.export = export  # see `export_identity`
         self.device = device
         self._dtype = dtype
         self._backend_name = backend
@@ -98,7 +100,7 @@ class Predictor:
         with cls._loading:
             predictor = cls._shared.get(key)
             if predictor is None:
-                predictor = cls(checkpoint, device=device, dtype=dtype, backend=chosen)
+                predictor = cls(checkpoint, device=device, dtype=dtype, backend=chosen, export=exported)
                 predictor.backend  # noqa: B018  (loads the weights now, so that their faults show here)
                 cls._shared[key] = predictor
             return predictor
@@ -166,7 +168,12 @@ class Predictor:
     def _submit(self, texts: Sequence[str]) -> Future[list[Any]]:
         owner = worker.worker_of(self.device)
         if (turn := owner.gate.enter(len(texts))) is not None:
-            turn.result()
+            try:
+                turn.result()
+            except BaseException:  # Ctrl-C
+                if not turn.cancel():  # the room had just been given: hand it on
+                    owner.gate.leave(len(texts))
+                raise
         job = worker.Job(self, texts)
         owner.submit(job)
         return job.future

@@ -388,6 +388,7 @@ class Worker:
         with self._wake:
             jobs = jobs + self._queue
             self._queue = []
+            self._thread = None  # it takes no more jobs, though it is alive until it has told its callers
         failure: BaseException = error
         if not isinstance(error, EngineError):
             failure = EngineError("The inference worker died while a caller waited. Call again; see the log.")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable, ensure_config
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.tools import BaseTool, StructuredTool
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, create_model, field_validator
 
 from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.composition import ResultRunnable
@@ -42,6 +42,14 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     _task: ClassVar[Task]
     _predictor: Predictor | None = PrivateAttr(default=None)
+
+    @field_validator("dtype", "backend", mode="before")
+    @classmethod
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        known = get_args({"dtype": Dtype, "backend": BackendName}[str(info.field_name)])
+        if value not in known:
+            raise ConfigError(f"Expected {info.field_name} {', '.join(map(repr, known))}, found {value!r}.")
+        return value
 
     @property
     @abstractmethod

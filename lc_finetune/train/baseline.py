@@ -79,7 +79,7 @@ def _states(base: Path, texts: Sequence[str], max_length: int) -> list[tuple[Enc
     from transformers import AutoModel
 
     with quiet():
-        model: Any = AutoModel.from_pretrained(base, use_safetensors=True).eval()
+        model: Any = AutoModel.from_pretrained(base, use_safetensors=True, trust_remote_code=False).eval()
     encoder = Encoder(base, offsets=True)
     prefix, suffix = encoder.prefix, encoder.suffix
     room = max_length - len(prefix) - len(suffix)

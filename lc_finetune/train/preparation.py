@@ -122,7 +122,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         splits = split_examples(train, validation=parts["validation"], test=parts["test"], seed=config.seed)
     except DataError as error:
         raise DataError(f"{config.train_file}: {error}") from error
-    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     encoder_config = _encoder_config(base, pieces=len(tokenizer))
     windowing = _windowing(config, encoder_config, tokenizer.model_max_length)
     tags, tag_unit = None, None

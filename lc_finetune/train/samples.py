@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from lc_finetune.errors import ConfigError
 from lc_finetune.train.config import TrainConfig
 
 SUFFIX = {"support": "csv", "sentiment": "csv", "entities": "jsonl"}
@@ -16,8 +17,15 @@ def sample_file(name: str, part: str = "train") -> Path:
 
 
 def sample_files(config: TrainConfig) -> TrainConfig:
-    """Fill in the bundled support sample where no training file is given."""
+    """Fill in the bundled support sample where no file is given.
+
+    Raises:
+        ConfigError: If there are files to measure on and none to train on.
+    """
     if config.train_file is not None:
         return config
+    given = next((part for part in ("validation", "test") if getattr(config, f"{part}_file")), None)
+    if given is not None:
+        raise ConfigError(f"Expected --train-file beside --{given}-file, found none. Name it, or leave both out.")
     parts = {f"{part}_file": str(sample_file("support", part)) for part in ("train", "validation", "test")}
     return config.model_copy(update=parts)

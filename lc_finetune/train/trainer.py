@@ -147,7 +147,8 @@ def _new_model(plan: Plan) -> Any:
     try:
         model, info = loader.from_pretrained(
             plan.base.folder, use_safetensors=True, id2label=plan.labels.id2label, label2id=plan.labels.label2id,
-            ignore_mismatched_sizes=True, dtype=torch.float32, output_loading_info=True, **kind,
+            ignore_mismatched_sizes=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
+            **kind,
         )  # fmt: skip
     except Exception as error:  # safetensors, configuration and shape errors share no base class
         raise CheckpointError(
@@ -249,7 +250,7 @@ def _arguments(plan: Plan, work: Path) -> Any:
     config = plan.config
     on_cuda = torch.cuda.is_available()
     on_cpu = not on_cuda and not torch.backends.mps.is_available()
-    hidden = int(AutoConfig.from_pretrained(plan.base.folder).hidden_size)
+    hidden = int(AutoConfig.from_pretrained(plan.base.folder, trust_remote_code=False).hidden_size)
     values: dict[str, Any] = {
         "output_dir": os.fspath(work),
         "num_train_epochs": epochs_of(plan),

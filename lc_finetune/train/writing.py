@@ -38,7 +38,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
     model.to("cpu").float().save_pretrained(staging)
     for weights in staging.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes them readable by their owner alone
-    AutoTokenizer.from_pretrained(plan.base.folder).save_pretrained(staging)
+    AutoTokenizer.from_pretrained(plan.base.folder, trust_remote_code=False).save_pretrained(staging)
     manifest = Manifest(
         task=plan.task,
         max_length=plan.windowing.max_length,

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lc_finetune.data import ReadOptions, TaggedExample, TextExample, fingerprint, read_examples, split_examples
+from lc_finetune.data import (
+    ReadOptions,
+    Summary,
+    TaggedExample,
+    TextExample,
+    fingerprint,
+    read_examples,
+    split_examples,
+)
 from lc_finetune.data.duplicates import _signatures as signatures
 from lc_finetune.data.duplicates import groups
 from lc_finetune.data.split import classes
@@ -456,3 +464,11 @@ def test_signatures_agree_as_often_as_texts_are_alike() -> None:
 
     assert abs(sum(errors) / len(errors)) < 0.05
     assert max(map(abs, errors)) < 0.25
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(50.0, "0 min 50 s"), (59.7, "1 min 0 s"), (95.0, "1 min 35 s")])
+def test_the_summary_tells_minutes_and_seconds(seconds: float, said: str) -> None:
+    """Half a minute is not rounded up to a whole one beside its seconds."""
+    summary = Summary({"train": 2}, {"a": 1, "b": 1}, {"p50": 3}, 0, 0.0, 0, 8, (), estimated_seconds=seconds)
+
+    assert f"  time        about {said}" in str(summary).splitlines()

@@ -391,3 +391,10 @@ def test_the_bundled_sample_trains_on_the_bundled_base_model(tmp_path: Path) -> 
     checkpoint = fine_tune(TrainConfig(output_dir=str(tmp_path / "out"), epochs=2, baseline=False))
 
     assert len(Checkpoint.load(checkpoint.path).labels) == 12
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_rows_to_measure_on_want_rows_to_train_on(part: str) -> None:
+    """The bundled sample never takes the place of a file that was given."""
+    with pytest.raises(ConfigError, match=f"Expected --train-file beside --{part}-file"):
+        fine_tune(TrainConfig.of({f"{part}_file": "mine.csv"}))

@@ -48,8 +48,9 @@ def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any
     try:
         with quiet():
             model, info = loader.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=dtype, output_loading_info=True
-            )
+                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype=dtype,
+                output_loading_info=True,
+            )  # fmt: skip
     except Exception as error:  # safetensors, configuration and shape errors share no base class
         raise CheckpointError(f"{folder}: the model cannot be loaded ({type(error).__name__}).") from error
     missing = sorted(info["missing_keys"])
