@@ -1,10 +1,12 @@
 """The engine: texts in, results out, whatever the way they are called."""
 
 import asyncio
+import gc
 import queue
 import shutil
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -338,6 +340,20 @@ async def test_cancelling_a_coroutine_leaves_the_engine_whole(tiny_classifier: C
         await asyncio.wait_for(predictor.apredict(["x " * 5000] * 64), 0.0001)
 
     assert len(await predictor.apredict(["again"])) == 1
+
+
+def test_weights_leave_memory_once_nobody_uses_them(tmp_path: Path) -> None:
+    """The worker, which lives on, keeps nothing of the model that it served last."""
+    classifier = TextClassifier.from_checkpoint(tiny_checkpoint(tmp_path / "c").path, device="cpu")
+    classifier.invoke("Where is my card?")
+    kept = weakref.ref(classifier._loaded())
+
+    classifier.close()
+    until = time.monotonic() + 10
+    while kept() is not None and time.monotonic() < until:
+        gc.collect()
+        time.sleep(0.01)
+    assert kept() is None
 
 
 def test_the_same_content_is_loaded_once(tiny_classifier: Checkpoint) -> None:

@@ -346,16 +346,15 @@ class Worker:
                 taken = self._take() if waves else self._gather(expected, until)
                 if self._closed:
                     raise EngineError("The engine was closed while a caller waited. Load the checkpoint again.")
-                for model, jobs in _by_model(taken).items():
-                    waves.appendleft(_Wave(model, jobs))
+                # No loop variable may outlive its loop: it would keep a model in memory until the next call.
+                waves.extendleft(_Wave(model, jobs) for model, jobs in _by_model(taken).items())
                 if waves:
                     started = time.perf_counter()
                     answered = waves[0].step()
                     ended = time.perf_counter()
                     until = ended + min(COMPANY_SECONDS, COMPANY_FORWARDS * (ended - started))
                     expected = len(self._queue) + len(answered) if len(answered) > 1 else 0
-                    for job in answered:
-                        job.finish()
+                    _finish(answered)
                     if not (wave := waves.popleft()).done:
                         waves.append(wave)
                     del answered, wave
@@ -404,6 +403,11 @@ def answer(model: Model, texts: Sequence[str]) -> list[Any]:
     while not wave.done:
         wave.step()
     return job.results
+
+
+def _finish(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job.finish()
 
 
 def _by_model(jobs: Sequence[Job]) -> dict[Model, list[Job]]:
