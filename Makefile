@@ -19,10 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python -m lc_finetune.train --train-file $(SAMPLES)/support/train.csv \
 		--validation-file $(SAMPLES)/support/validation.csv --test-file $(SAMPLES)/support/test.csv \
-		--output-dir runs/support --overwrite
+		--output-dir runs/demo/support --overwrite
 	$(BIN)/python -m lc_finetune.train --train-file $(SAMPLES)/entities/train.jsonl \
 		--validation-file $(SAMPLES)/entities/validation.jsonl --test-file $(SAMPLES)/entities/test.jsonl \
-		--output-dir runs/entities --overwrite
+		--output-dir runs/demo/entities --overwrite
 	$(BIN)/python -m chains.customer_service
 
 test: setup

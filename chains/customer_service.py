@@ -1,6 +1,6 @@
 """Customer service: intent and entities of a query → the answer of its route, or a hand-over to a person.
 
-Run `python -m chains.customer_service` after `make demo` has trained `runs/support` and `runs/entities`.
+Run `python -m chains.customer_service` after `make demo` has trained `runs/demo/support` and `runs/demo/entities`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main() -> int:
 
     try:
         chain = build_chain(
-            TextClassifier.from_checkpoint("runs/support"), EntityTagger.from_checkpoint("runs/entities")
+            TextClassifier.from_checkpoint("runs/demo/support"), EntityTagger.from_checkpoint("runs/demo/entities")
         )
     except LCFinetuneError as error:
         print(f"{error}\nRun `make demo` first: it trains both models.", file=sys.stderr)
