@@ -116,7 +116,9 @@ def main() -> int:
     except LCFinetuneError as error:
         print(f"{error}\nRun `make demo` first: it trains both models.", file=sys.stderr)
         return 2
-    table = Table("query", "label", "confidence", "entities", "route", title="Customer service")
+    table = Table(title="Customer service")
+    for name in ("query", "label", "confidence", "entities", "route"):
+        table.add_column(name, no_wrap=name in ("label", "confidence", "route"))
     for item in chain.batch(list(QUERIES)):
         intent, tagging = item["classification"], item["tagging"]
         found = ", ".join(f"{entity.label} {entity.text}" for entity in tagging.entities)
