@@ -35,7 +35,7 @@ FORMAT_VERSION = 1
 
 TASKS = ("text-classification", "token-classification")
 Task = Literal["text-classification", "token-classification"]
-TagUnit = Literal["piece", "first"]
+TagUnit = Literal["piece", "first", "word"]
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
@@ -70,7 +70,7 @@ class Manifest(BaseModel):
     max_length: int = Field(gt=2, description="Pieces in one window, special tokens included, as in training.")
     stride: int = Field(ge=0, description="Pieces shared by neighbouring windows of a longer text.")
     tag_unit: TagUnit | None = Field(
-        default=None, description="Tokens that carry tags: every piece, or the first of each word; None if no tagger."
+        default=None, description="Pieces that carry tags, see `tag_units`; None if no tagger."
     )
     metrics: dict[str, Any] = Field(default_factory=dict, description="Per split: its size and figures.")
     base_model: str | None = None

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lc_finetune.checkpoint import TagUnit
 from lc_finetune.inference.encode import Encoding
+from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet
 from lc_finetune.schemas import Classification, Entity, Scores, Tagging
 from lc_finetune.schemes import TagSet
@@ -68,42 +70,14 @@ def best_path(scores: NDArray[np.float64], tags: TagSet) -> list[int]:
     return path[::-1]
 
 
-def tag_units(encoding: Encoding, *, first_only: bool) -> list[tuple[int, int]]:
-    """Say which pieces carry a tag: ranges of pieces, one for each word, or one for each piece.
-
-    Pieces that show no character of the text (offsets of width zero) belong to no unit of their own.
-    """
-    ranges: list[tuple[int, int]] = []
-    last: int | None = None
-    for piece, word in enumerate(encoding.words):
-        start, end = encoding.offsets[piece]
-        if start == end:
-            continue
-        if first_only and ranges and word is not None and word == last:
-            ranges[-1] = (ranges[-1][0], piece + 1)
-        else:
-            ranges.append((piece, piece + 1))
-        last = word
-    return ranges
-
-
-def trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Take whitespace off both ends of a range: tokenizers of the `Ġ` and `▁` kinds count the space before a word."""
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
-    return start, end
-
-
 def decode_entities(
-    text: str, encoding: Encoding, logits: NDArray[np.floating], tags: TagSet, *, first_only: bool
+    text: str, encoding: Encoding, logits: NDArray[np.floating], tags: TagSet, *, tag_unit: TagUnit
 ) -> Tagging:
     """Turn the logits of one text, shape `(pieces, tags)`, into its entities with character offsets.
 
     An entity's score is the product of its tags' probabilities.
     """
-    units = tag_units(encoding, first_only=first_only)
+    units = tag_units(text, encoding, tag_unit)
     scores = log_softmax(logits[[start for start, _ in units]]) if units else np.zeros((0, len(tags.labels)))
     path = best_path(scores, tags)
     entities: list[Entity] = []

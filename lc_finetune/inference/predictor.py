@@ -205,8 +205,8 @@ class Predictor:
         if self._tags is None:
             return decode_label(text, logits, self.checkpoint.labels)
         manifest = self.checkpoint.manifest
-        first_only = manifest is None or manifest.tag_unit == "first"
-        return decode_entities(text, encoding, logits, self._tags, first_only=first_only)
+        tag_unit = (manifest.tag_unit if manifest else None) or "first"
+        return decode_entities(text, encoding, logits, self._tags, tag_unit=tag_unit)
 
     def _renew(self) -> None:
         # Kept, not freed: a native runtime that is torn down in a fork waits for threads that stayed in the parent.

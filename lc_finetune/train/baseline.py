@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from lc_finetune.checkpoint import TagUnit
 from lc_finetune.data import Example, TaggedExample, TextExample
 from lc_finetune.inference.backends.torch import quiet
-from lc_finetune.inference.decode import best_path, tag_units, trim
+from lc_finetune.inference.decode import best_path
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import batches
+from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import Span
 from lc_finetune.schemes import TagSet, spans_to_tags
 from lc_finetune.train.metrics import Figures, classification_figures, entity_figures
@@ -41,14 +42,13 @@ def tagging_baseline(
     base: Path, train: Sequence[Example], test: Sequence[Example], tags: TagSet, max_length: int, tag_unit: TagUnit
 ) -> Figures:
     """Fit the untouched base model's state of each word to its tag, and score the entities of the test rows."""
-    first_only = tag_unit == "first"
     tested = cast("Sequence[TaggedExample]", test)
     features: list[NDArray[np.float32]] = []
     wanted: list[str] = []
     rows = cast("Sequence[TaggedExample]", train[:ROWS])
     for example, (encoding, state) in zip(rows, _states(base, [e.text for e in rows], max_length), strict=True):
-        units = [unit for unit in tag_units(encoding, first_only=first_only) if unit[0] < len(state)]
-        spans = [s for s in align(example, encoding, first_only=first_only)[0] if s.end <= len(units)]
+        units = [unit for unit in tag_units(example.text, encoding, tag_unit) if unit[0] < len(state)]
+        spans = [s for s in align(example, encoding, tag_unit)[0] if s.end <= len(units)]
         features += [state[start] for start, _ in units]
         wanted += spans_to_tags(spans, len(units), tags.scheme)
         if len(features) > UNITS:
@@ -57,7 +57,7 @@ def tagging_baseline(
     columns = [tags.labels.id_of[name] for name in model.classes_]
     found = []
     for example, (encoding, state) in zip(tested, _states(base, [e.text for e in tested], max_length), strict=True):
-        units = [unit for unit in tag_units(encoding, first_only=first_only) if unit[0] < len(state)]
+        units = [unit for unit in tag_units(example.text, encoding, tag_unit) if unit[0] < len(state)]
         scores = np.full((len(units), len(tags.labels)), -1e9)
         if units:
             scores[:, columns] = model.predict_log_proba(np.stack([state[start] for start, _ in units]))

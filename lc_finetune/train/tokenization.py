@@ -8,9 +8,9 @@ from typing import Any
 
 from lc_finetune.checkpoint import TagUnit
 from lc_finetune.data import TaggedExample, TextExample
-from lc_finetune.inference.decode import tag_units, trim
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import windows
+from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet, Span
 from lc_finetune.schemes import TagSet, spans_to_tags
 
@@ -61,22 +61,24 @@ def classification_features(
 
 
 def choose_tag_unit(examples: Sequence[TaggedExample], encoder: Encoder) -> TagUnit:
-    """Tag the first piece of each word if every entity begins and ends with a word; else every piece."""
-    for example, encoding in zip(examples, _encodings(encoder, [e.text for e in examples]), strict=True):
-        if align(example, encoding, first_only=True)[1]:
-            return "piece"
-    return "first"
+    """Choose the longest unit with which every entity begins and ends; of pieces and words that is a word."""
+    encodings = _encodings(encoder, [e.text for e in examples])
+    longest: tuple[TagUnit, ...] = ("word", "first")
+    for unit in longest:
+        if not any(align(*pair, unit)[1] for pair in zip(examples, encodings, strict=True)):
+            return unit
+    return "piece"
 
 
-def align(example: TaggedExample, encoding: Encoding, *, first_only: bool) -> tuple[list[Span], int]:
-    """Move spans from characters to units (words or pieces; see `tag_units`).
+def align(example: TaggedExample, encoding: Encoding, tag_unit: TagUnit) -> tuple[list[Span], int]:
+    """Move spans from characters to units (see `tag_units`).
 
     A span whose end cuts a unit is widened to whole units, unless that would make it overlap another.
 
     Returns:
         The spans, and how many were cut: widened or left out.
     """
-    units = tag_units(encoding, first_only=first_only)
+    units = tag_units(example.text, encoding, tag_unit)
     edges = [
         trim(example.text, encoding.offsets[start][0], max(encoding.offsets[p][1] for p in range(start, end)))
         for start, end in units
@@ -109,10 +111,9 @@ def tagging_features(
     """
     features: list[Feature] = []
     cut = 0
-    first_only = tag_unit == "first"
     for example, encoding in zip(examples, _encodings(encoder, [e.text for e in examples]), strict=True):
-        units = tag_units(encoding, first_only=first_only)
-        spans, cuts = align(example, encoding, first_only=first_only)
+        units = tag_units(example.text, encoding, tag_unit)
+        spans, cuts = align(example, encoding, tag_unit)
         cut += cuts
         known = [span for span in spans if span.label in tags.types]
         by_piece = [IGNORED] * len(encoding.ids)

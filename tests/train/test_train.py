@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,17 +17,19 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from lc_finetune import Checkpoint, CheckpointError, ConfigError, DataError, EntityTagger, TextClassifier
+from lc_finetune.checkpoint import TagUnit
 from lc_finetune.cli import main
 from lc_finetune.data import Splits, TaggedExample, TextExample, summarize
 from lc_finetune.data.readers import disjoint
-from lc_finetune.inference.decode import decode_entities, tag_units, trim
+from lc_finetune.inference.decode import decode_entities
 from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import Span, entity_f1
 from lc_finetune.schemes import TagSet
 from lc_finetune.testing import TOKENIZER_KINDS, tiny_base_model
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.metrics import classification_figures, entity_figures
-from lc_finetune.train.tokenization import IGNORED, Windowing, align, tagging_features
+from lc_finetune.train.tokenization import IGNORED, Windowing, align, choose_tag_unit, tagging_features
 
 WORDS = {"card": ["card", "bank card", "my card is lost"], "cash": ["cash", "withdraw cash", "cash please"]}
 
@@ -318,21 +320,20 @@ def test_gold_spans_on_token_boundaries_come_back_exactly(
     (encoding,) = encoder.encode([text])
     if not isinstance(encoding, Encoding):  # a lone surrogate
         return
+    unit = data.draw(st.sampled_from(get_args(TagUnit)))
     edges = {trim(text, encoding.offsets[s][0], encoding.offsets[e - 1][1])
-             for s, e in tag_units(encoding, first_only=False)}  # fmt: skip
+             for s, e in tag_units(text, encoding, unit)}  # fmt: skip
     chosen = disjoint(Span(start, end, data.draw(st.sampled_from("XY"))) for start, end in sorted(edges) if start < end)
     gold = tuple(span for span in chosen if data.draw(st.booleans()))
 
-    features, cut = tagging_features(
-        [TaggedExample(text, gold)], encoder, TAGS, Windowing(100_000, 0), tag_unit="piece"
-    )
+    features, cut = tagging_features([TaggedExample(text, gold)], encoder, TAGS, Windowing(100_000, 0), tag_unit=unit)
     inner = features[0]["labels"][len(encoder.prefix) : len(features[0]["labels"]) - len(encoder.suffix)]
     logits = np.array([[20.0 * (tag == column) for column in range(len(TAGS.labels))] for tag in inner])
-    decoded = decode_entities(text, encoding, logits.reshape(-1, len(TAGS.labels)), TAGS, first_only=False)
+    decoded = decode_entities(text, encoding, logits.reshape(-1, len(TAGS.labels)), TAGS, tag_unit=unit)
 
     assert cut == 0
     assert [Span(e.start, e.end, e.label) for e in decoded.entities] == list(gold)
-    short, _ = tagging_features([TaggedExample(text, gold)], encoder, TAGS, Windowing(12, 3), tag_unit="piece")
+    short, _ = tagging_features([TaggedExample(text, gold)], encoder, TAGS, Windowing(12, 3), tag_unit=unit)
     assert all(len(f["input_ids"]) == len(f["labels"]) <= 12 for f in short)
 
 
@@ -352,7 +353,43 @@ def test_a_span_that_cuts_a_token_is_counted(tmp_path_factory: pytest.TempPathFa
     (encoding,) = encoder.encode(["card card"])
     assert isinstance(encoding, Encoding)
 
-    assert ([Span(0, 1, "A")], 1) == align(TaggedExample("card card", (Span(1, 3, "A"),)), encoding, first_only=True)
+    assert ([Span(0, 1, "A")], 1) == align(TaggedExample("card card", (Span(1, 3, "A"),)), encoding, "first")
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("Paris.", ["Paris", "."]),
+        ("(@anna_b)!", ["(", "@anna_b", ")", "!"]),
+        ("“Anna’s” C#", ["“", "Anna", "’", "s", "”", "C#"]),
+        ("http://a.b/c?d U.S.-made", ["http://a.b/c?d", "U.S.-made"]),
+        (" ... ", ["..."]),
+    ],
+)
+def test_a_word_is_what_stands_between_spaces_less_what_surrounds_it(
+    tmp_path_factory: pytest.TempPathFactory, text: str, units: list[str]
+) -> None:
+    """Handles, tags and addresses are whole; brackets, quotation marks, stops and an English genitive are apart."""
+    (encoding,) = _encoder(tmp_path_factory, "wordpiece").encode([text])
+    assert isinstance(encoding, Encoding)
+
+    found = tag_units(text, encoding, "word")
+
+    assert units == [text[encoding.offsets[start][0] : encoding.offsets[end - 1][1]] for start, end in found]
+
+
+@pytest.mark.parametrize(
+    ("span", "unit"), [("Anna", "word"), ("Anna-Lena", "word"), ("Lena", "first"), ("ena", "piece")]
+)
+def test_the_tag_unit_is_the_longest_that_cuts_no_entity(
+    tmp_path_factory: pytest.TempPathFactory, span: str, unit: str
+) -> None:
+    """Whole words where the data allow it, pieces where nothing else does."""
+    text = "Anna, Anna-Lena."
+    start = text.rindex(span)
+    example = TaggedExample(text, (Span(0, 4, "A") if span == "Anna" else Span(start, start + len(span), "A"),))
+
+    assert choose_tag_unit([example], _encoder(tmp_path_factory, "wordpiece")) == unit
 
 
 def test_entity_figures_count_whole_entities() -> None:
