@@ -6,6 +6,7 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
@@ -26,11 +27,16 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}. See --help.")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; in a command, a mistyped option is named before the required one that it leaves missing."""
-        if not any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
-            for given in takewhile(lambda one: one != "--", args or ()):
-                if given.startswith("--") and given.partition("=")[0] not in self._option_string_actions:
-                    self._refuse(given)
+        """Parse; a mistyped command or option is named, with a guess, before what it leaves missing."""
+        commands = [name for action in self._nesting() for name in action.choices]
+        for given in takewhile(lambda one: one != "--", args or ()):
+            if given.startswith("--") and given.partition("=")[0] not in self._option_string_actions:
+                self._refuse(given)
+            if commands and not given.startswith("-"):
+                if given not in commands:
+                    guess = did_you_mean(given, commands)
+                    raise ConfigError(f"Expected a command, found {given!r}{guess}. See --help.")
+                break  # what follows is the command's
         return super().parse_known_args(args, namespace)
 
     def _refuse(self, given: str) -> NoReturn:
@@ -38,13 +44,11 @@ class _Parser(argparse.ArgumentParser):
         known = [name for action in self._every_action() for name in action.option_strings]
         raise ConfigError(f"Expected a known option, found {flag!r}{did_you_mean(flag, known)}.")
 
+    def _nesting(self) -> list[argparse._SubParsersAction[Self]]:
+        return [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+
     def _every_action(self) -> list[argparse.Action]:
-        nested = [
-            parser
-            for action in self._actions
-            if isinstance(action, argparse._SubParsersAction)
-            for parser in action.choices.values()
-        ]
+        nested = [parser for action in self._nesting() for parser in action.choices.values()]
         return [*self._actions, *(action for parser in nested for action in parser._actions)]
 
 
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a label must not end a run on a terminal of few characters
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
         goes_on = arguments.goes_on
         arguments.run(arguments)
         return 0
@@ -69,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lc-finetune", description="Fine-tuned encoders as LangChain Runnables.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"lc-finetune {version('lc-finetune')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_train(commands)
     _add_export(commands)

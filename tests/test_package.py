@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import lc_finetune
+from lc_finetune.cli import main
 
 
 def test_import_has_no_consequences() -> None:
@@ -29,3 +30,18 @@ def test_every_public_name_resolves(name: str) -> None:
 def test_the_promises_and_their_homes_agree() -> None:
     """`__all__` and the table of homes name the same things."""
     assert sorted(lc_finetune.__all__) == sorted(lc_finetune._HOME_OF)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["trian"], "Expected a command, found 'trian' (did you mean 'train'?)"),
+        (["--hlep"], "Expected a known option, found '--hlep' (did you mean '--help'?)"),
+    ],
+)
+def test_a_mistyped_command_is_one_line_with_a_guess(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And exit status 2."""
+    assert main(given) == 2
+    assert said in capsys.readouterr().err

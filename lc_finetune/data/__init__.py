@@ -1,5 +1,6 @@
 """Files → examples → splits."""
 
+from lc_finetune.data.bundled import sample_file
 from lc_finetune.data.examples import Example, TaggedExample, TextExample
 from lc_finetune.data.readers import Loaded, ReadOptions, read_examples
 from lc_finetune.data.split import Splits, split_examples
@@ -15,6 +16,7 @@ __all__ = [
     "TextExample",
     "fingerprint",
     "read_examples",
+    "sample_file",
     "split_examples",
     "summarize",
 ]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import cycle, islice
 from typing import Any, cast
 
@@ -16,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.data.bundled import SUFFIX, sample_file
+from lc_finetune.data.readers import read_examples
 from lc_finetune.errors import CheckpointError
 from lc_finetune.inference import worker
 from lc_finetune.inference.backends import Backend
@@ -145,13 +143,7 @@ def measure_parity(
 
 def sample_texts() -> list[str]:
     """Read the texts of the bundled samples, which no model was judged by, in a fixed mixed order."""
-    samples = files("lc_finetune") / "data" / "samples"
-    texts: list[str] = []
-    for name in ("support", "sentiment"):
-        rows = csv.DictReader(io.StringIO((samples / name / "test.csv").read_text(encoding="utf-8")))
-        texts += [row["text"] for row in rows]
-    lines = (samples / "entities" / "test.jsonl").read_text(encoding="utf-8").splitlines()
-    texts += [json.loads(line)["text"] for line in lines]
+    texts = [e.text for name in SUFFIX for e in read_examples(sample_file(name, "test")).examples]
     return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
 
 

@@ -59,7 +59,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         ),
         "```python\n"
         f"from lc_finetune import {runnable}\n\n"
-        f'model = {runnable}.from_checkpoint("{name}")\n'
+        f'model = {runnable}.from_checkpoint("path/to/{name}")\n'
         'model.invoke("…")\n'
         "```",
         "## Labels",

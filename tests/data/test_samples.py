@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lc_finetune.data import Example, TaggedExample, TextExample, read_examples
+from lc_finetune.data.bundled import SUFFIX, sample_file
 from lc_finetune.data.duplicates import groups
-from lc_finetune.train.samples import SUFFIX, sample_file
 
 PARTS = ("train", "validation", "test")
 FOLDER = sample_file("support").parents[1]
