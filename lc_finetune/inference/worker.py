@@ -308,6 +308,7 @@ class Worker:
         self.gate = _Gate(pending)
         self._queue: list[Job] = []
         self._wake = threading.Condition()
+        self._awaited = 1  # jobs that it takes to wake the thread
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -326,7 +327,8 @@ class Worker:
                 self._thread = threading.Thread(target=self._run, name=f"lc_finetune-{self.device}", daemon=True)
                 self._thread.start()
             self._queue.append(job)
-            self._wake.notify()
+            if len(self._queue) >= self._awaited:
+                self._wake.notify()
 
     def close(self) -> None:
         """Stop after the running forward; waiting callers get an `EngineError`."""
@@ -372,9 +374,9 @@ class Worker:
             until: When that moment ends, by `time.perf_counter`.
         """
         with self._wake:
-            moment = until - time.perf_counter()
-            self._wake.wait_for(lambda: len(self._queue) >= expected or self._closed, timeout=moment)
-            self._wake.wait_for(lambda: self._queue or self._closed)
+            for wanted, moment in ((expected, until - time.perf_counter()), (1, None)):
+                self._awaited = wanted
+                self._wake.wait_for(lambda: len(self._queue) >= self._awaited or self._closed, timeout=moment)
         return self._take()
 
     def _take(self) -> list[Job]:
