@@ -24,6 +24,7 @@ from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputE
 from lc_finetune.inference import Predictor, plan, worker
 from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs
 from lc_finetune.inference.encode import Encoding
+from lc_finetune.inference.exported import EXPORT_MANIFEST
 from lc_finetune.testing import tiny_checkpoint
 
 TEXTS = ["where is my card", "", "I need to top up some cash, please!", "x " * 200, "Ünïcödé 😀 text"]
@@ -361,6 +362,28 @@ def test_the_same_content_is_loaded_once(tiny_classifier: Checkpoint) -> None:
     one, two = (Predictor.load(Checkpoint.load(tiny_classifier.path), device="cpu") for _ in range(2))
 
     assert one is two
+
+
+def test_equal_folders_are_loaded_once(tiny_classifier: Checkpoint, tmp_path: Path) -> None:
+    """A copy of the folder elsewhere shares the weights."""
+    copied = shutil.copytree(tiny_classifier.path, tmp_path / "copy")
+    one, two = (Predictor.load(Checkpoint.load(path), device="cpu") for path in (tiny_classifier.path, copied))
+
+    assert one is two
+
+
+def test_equal_weights_with_another_export_are_loaded_apart(tmp_path: Path) -> None:
+    """Exports are subfolders with manifests of their own, which the checkpoint's digest does not cover."""
+    original = tiny_checkpoint(tmp_path / "c", onnx=True)
+    copied = Checkpoint.load(shutil.copytree(original.path, tmp_path / "copy"))
+    exported = copied.path / "onnx" / EXPORT_MANIFEST
+    exported.write_text(exported.read_text().replace('"forced": false', '"forced": true'))
+    one, two = (Predictor.load(checkpoint, device="cpu", backend="onnx") for checkpoint in (original, copied))
+    torch_one, torch_two = (Predictor.load(each, device="cpu", backend="torch") for each in (original, copied))
+
+    assert one.export != two.export
+    assert one is not two
+    assert torch_one is torch_two
 
 
 def altered(tmp_path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -83,6 +82,8 @@ class Predictor:
     ) -> Predictor:
         """Load a checkpoint, or return the predictor that already holds this content on this device.
 
+        Folders of equal content share one: `predictor.checkpoint` is then the first that was loaded.
+
         Args:
             checkpoint: A validated folder.
             device: `"auto"` (CUDA, then MPS, then CPU), `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
@@ -96,7 +97,7 @@ class Predictor:
         device = resolve_device(device)
         chosen = resolve_backend(checkpoint, backend, device, dtype)
         exported = export_identity(checkpoint, chosen, dtype)
-        key = (checkpoint.digest, os.fspath(checkpoint.path), device, dtype, chosen, exported)
+        key = (checkpoint.digest, device, dtype, chosen, exported)
         with cls._loading:
             predictor = cls._shared.get(key)
             if predictor is None:
