@@ -357,6 +357,35 @@ def test_weights_leave_memory_once_nobody_uses_them(tmp_path: Path) -> None:
     assert kept() is None
 
 
+def test_an_accelerators_caller_encodes_while_the_device_computes(
+    tiny_classifier: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forward of a call's first texts ends only once the next ones are encoded: both happen at the same time."""
+    predictor = Predictor(tiny_classifier, device="cpu", dtype="float32", backend="torch")
+    monkeypatch.setattr("lc_finetune.inference.predictor.CHUNK", 2)
+    predictor._encodes_ahead = True  # as on CUDA
+    encode, forward = predictor._encoder.encode, predictor.backend.forward
+    encoded: list[list[str]] = []
+    second = threading.Event()
+
+    def counted(texts: Any) -> Any:
+        encoded.append(list(texts))
+        if len([texts for texts in encoded if texts]) == 2:
+            second.set()
+        return encode(texts)
+
+    def held(batch: Batch) -> Outputs:
+        assert second.wait(30)
+        return forward(batch)
+
+    monkeypatch.setattr(predictor._encoder, "encode", counted)
+    monkeypatch.setattr(predictor._backend, "forward", held)
+    answers = predictor.predict(TEXTS[:4])
+
+    assert [answer.text for answer in answers] == TEXTS[:4]
+    assert [texts for texts in encoded if texts] == [TEXTS[:2], TEXTS[2:4]]
+
+
 def test_the_same_content_is_loaded_once(tiny_classifier: Checkpoint) -> None:
     """Weights are shared by digest, device, dtype and backend."""
     one, two = (Predictor.load(Checkpoint.load(tiny_classifier.path), device="cpu") for _ in range(2))

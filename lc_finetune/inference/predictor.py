@@ -69,6 +69,8 @@ class Predictor:
         self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
         self.token_budget = token_budget or TOKEN_BUDGET[device.partition(":")[0]]
         self.max_length, self.stride = window_of(checkpoint)
+        # While an accelerator computes, the caller's thread can encode; on a CPU it would take cores from the forward.
+        self._encodes_ahead = device != "cpu"
         self._living.add(self)
 
     @classmethod
@@ -168,6 +170,7 @@ class Predictor:
 
     def _submit(self, texts: Sequence[str]) -> Future[list[Any]]:
         owner = worker.worker_of(self.device)
+        encodings = self.encode(texts) if self._encodes_ahead else None
         if (turn := owner.gate.enter(len(texts))) is not None:
             try:
                 turn.result()
@@ -175,7 +178,7 @@ class Predictor:
                 if not turn.cancel():  # the room had just been given: hand it on
                     owner.gate.leave(len(texts))
                 raise
-        job = worker.Job(self, texts)
+        job = worker.Job(self, texts, encodings)
         owner.submit(job)
         return job.future
 
