@@ -213,8 +213,8 @@ def test_cuda_answers_as_the_cpu_does(
 
 @on_cuda
 def test_cuda_text_alone_and_in_a_batch_gives_the_same(tiny_classifier: Checkpoint) -> None:
-    """In fp32 within 1e-5; in bf16 the same label, but for ties of the type's last digits, and scores within 0.01."""
-    for dtype, within in (("float32", 1e-5), ("bfloat16", 0.01)):
+    """Scores within 1e-5 in fp32 and within 0.02 in bf16, whose products have eight bits, whichever way each goes."""
+    for dtype, within in (("float32", 1e-5), ("bfloat16", 0.02)):
         predictor = Predictor.load(tiny_classifier, device="cuda", dtype=dtype, backend="torch")  # type: ignore[arg-type]
         together = predictor.predict(TEXTS * 200)[: len(TEXTS)]
         alone = [predictor.predict([text])[0] for text in TEXTS]
@@ -234,16 +234,16 @@ def test_cuda_last_device_serves(tiny_classifier: Checkpoint) -> None:
 
 @on_cuda
 def test_cuda_lack_of_memory_halves_the_budget(tiny_classifier: Checkpoint) -> None:
-    """With a batch of two million tokens where there is room for far fewer."""
-    predictor = Predictor(tiny_classifier, device="cuda:0", dtype="float32", backend="torch", token_budget=2**21)
+    """With a batch of a million tokens where there is room for far fewer."""
+    predictor = Predictor(tiny_classifier, device="cuda:0", dtype="float32", backend="torch", token_budget=2**20)
     predictor.predict(TEXTS)
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(0) + 2**28) / total, 0)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(0) + 2**26) / total, 0)
     try:
-        answers = worker.answer(predictor, ["x " * 28] * 2**16)  # as one wave
+        answers = worker.answer(predictor, ["x " * 28] * 2**15)  # as one wave
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, 0)
 
-    assert predictor.token_budget < 2**21
+    assert predictor.token_budget < 2**20
     assert all(isinstance(answer.score, float) for answer in answers)
