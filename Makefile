@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLES := lc_finetune/data/samples
 
-.PHONY: setup demo test test-all check clean
+.PHONY: setup demo test test-all gpu check clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m ""
+
+gpu: setup
+	$(BIN)/python -m pytest -m cuda
+	$(BIN)/python -m benchmarks.gpu
 
 check: setup
 	$(BIN)/ruff check .

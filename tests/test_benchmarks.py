@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import gpu, inference, tune
 from benchmarks.contestants import PIPELINE
@@ -82,14 +83,25 @@ def test_of_budgets_that_are_as_good_the_smallest_is_chosen() -> None:
     assert tune.best_budget({128: 50.0, 256: 99.5, 512: 100.0}) == 256
 
 
-def test_the_accelerator_script_runs_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
-    """With a tiny model."""
-    status = gpu.main(["--device", "cpu", "--tiny", "--texts", "16", "--rounds", "1", "--matrix", "64"])
-    printed = capsys.readouterr().out
+def test_the_accelerator_script_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a tiny model: every table that the goals are read from, and the goals."""
+    output = tmp_path / "results.json"
+    options = "--device cpu --tiny --texts 16 --single-texts 2 --rounds 1 --matrix 64"
+    status = gpu.main([*options.split(), "--output", str(output)])
+    tables = measured(output)
 
     assert status == 0
-    assert "| ours, forward alone |" in printed
-    assert "share of the bf16 matrix peak" in printed
+    assert "| ours, forward alone |" in capsys.readouterr().out
+    assert {"pipeline(text)", "ours, invoke"} < set(tables["one text in bf16"])
+    assert [row["at least"] for row in tables["goals"].values()] == [20, 1.5, 5, 0.45]
+    assert all(row["measured"] > 0 for row in tables["goals"].values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without such a device")
+def test_the_accelerator_script_says_that_there_is_no_accelerator(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, with exit status 2."""
+    assert gpu.main(["--tiny"]) == 2
+    assert "expected a device of this machine" in capsys.readouterr().err.lower()
 
 
 def test_operations_of_bert_base() -> None:

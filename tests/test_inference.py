@@ -24,6 +24,7 @@ from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputE
 from lc_finetune.inference import Predictor, plan, worker
 from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs
 from lc_finetune.inference.encode import Encoding
+from lc_finetune.inference.exported import EXPORT_MANIFEST
 from lc_finetune.testing import tiny_checkpoint
 
 TEXTS = ["where is my card", "", "I need to top up some cash, please!", "x " * 200, "Ünïcödé 😀 text"]
@@ -356,11 +357,62 @@ def test_weights_leave_memory_once_nobody_uses_them(tmp_path: Path) -> None:
     assert kept() is None
 
 
+def test_an_accelerators_caller_encodes_while_the_device_computes(
+    tiny_classifier: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forward of a call's first texts ends only once the next ones are encoded: both happen at the same time."""
+    predictor = Predictor(tiny_classifier, device="cpu", dtype="float32", backend="torch")
+    monkeypatch.setattr("lc_finetune.inference.predictor.CHUNK", 2)
+    predictor._encodes_ahead = True  # as on CUDA
+    encode, forward = predictor._encoder.encode, predictor.backend.forward
+    encoded: list[list[str]] = []
+    second = threading.Event()
+
+    def counted(texts: Any) -> Any:
+        encoded.append(list(texts))
+        if len([texts for texts in encoded if texts]) == 2:
+            second.set()
+        return encode(texts)
+
+    def held(batch: Batch) -> Outputs:
+        assert second.wait(30)
+        return forward(batch)
+
+    monkeypatch.setattr(predictor._encoder, "encode", counted)
+    monkeypatch.setattr(predictor._backend, "forward", held)
+    answers = predictor.predict(TEXTS[:4])
+
+    assert [answer.text for answer in answers] == TEXTS[:4]
+    assert [texts for texts in encoded if texts] == [TEXTS[:2], TEXTS[2:4]]
+
+
 def test_the_same_content_is_loaded_once(tiny_classifier: Checkpoint) -> None:
     """Weights are shared by digest, device, dtype and backend."""
     one, two = (Predictor.load(Checkpoint.load(tiny_classifier.path), device="cpu") for _ in range(2))
 
     assert one is two
+
+
+def test_equal_folders_are_loaded_once(tiny_classifier: Checkpoint, tmp_path: Path) -> None:
+    """A copy of the folder elsewhere shares the weights."""
+    copied = shutil.copytree(tiny_classifier.path, tmp_path / "copy")
+    one, two = (Predictor.load(Checkpoint.load(path), device="cpu") for path in (tiny_classifier.path, copied))
+
+    assert one is two
+
+
+def test_equal_weights_with_another_export_are_loaded_apart(tmp_path: Path) -> None:
+    """Exports are subfolders with manifests of their own, which the checkpoint's digest does not cover."""
+    original = tiny_checkpoint(tmp_path / "c", onnx=True)
+    copied = Checkpoint.load(shutil.copytree(original.path, tmp_path / "copy"))
+    exported = copied.path / "onnx" / EXPORT_MANIFEST
+    exported.write_text(exported.read_text().replace('"forced": false', '"forced": true'))
+    one, two = (Predictor.load(checkpoint, device="cpu", backend="onnx") for checkpoint in (original, copied))
+    torch_one, torch_two = (Predictor.load(each, device="cpu", backend="torch") for each in (original, copied))
+
+    assert one.export != two.export
+    assert one is not two
+    assert torch_one is torch_two
 
 
 def altered(tmp_path: Path) -> Path:

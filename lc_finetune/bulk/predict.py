@@ -20,6 +20,7 @@ from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor
+from lc_finetune.inference.served import check_served
 
 CHUNK_ROWS = {"cpu": 1024, "mps": 4096, "cuda": 4096}
 """Rows scored and written together, by kind of device: several full forwards."""
@@ -111,11 +112,8 @@ def _check_apart(source: Path, output: Path) -> None:
 
 
 def _served(config: PredictConfig) -> Checkpoint:
-    from lc_finetune.runnables import EntityTagger, TextClassifier
-
     checkpoint = Checkpoint.load(config.checkpoint, revision=config.revision)
-    serving = TextClassifier if checkpoint.task == "text-classification" else EntityTagger
-    serving._check(checkpoint)
+    check_served(checkpoint, checkpoint.task)
     return checkpoint
 
 

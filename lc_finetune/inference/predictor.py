@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -70,6 +69,8 @@ class Predictor:
         self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
         self.token_budget = token_budget or TOKEN_BUDGET[device.partition(":")[0]]
         self.max_length, self.stride = window_of(checkpoint)
+        # While an accelerator computes, the caller's thread can encode; on a CPU it would take cores from the forward.
+        self._encodes_ahead = device != "cpu"
         self._living.add(self)
 
     @classmethod
@@ -82,6 +83,8 @@ class Predictor:
         backend: BackendName = "auto",
     ) -> Predictor:
         """Load a checkpoint, or return the predictor that already holds this content on this device.
+
+        Folders of equal content share one: `predictor.checkpoint` is then the first that was loaded.
 
         Args:
             checkpoint: A validated folder.
@@ -96,7 +99,7 @@ class Predictor:
         device = resolve_device(device)
         chosen = resolve_backend(checkpoint, backend, device, dtype)
         exported = export_identity(checkpoint, chosen, dtype)
-        key = (checkpoint.digest, os.fspath(checkpoint.path), device, dtype, chosen, exported)
+        key = (checkpoint.digest, device, dtype, chosen, exported)
         with cls._loading:
             predictor = cls._shared.get(key)
             if predictor is None:
@@ -167,6 +170,7 @@ class Predictor:
 
     def _submit(self, texts: Sequence[str]) -> Future[list[Any]]:
         owner = worker.worker_of(self.device)
+        encodings = self.encode(texts) if self._encodes_ahead else None
         if (turn := owner.gate.enter(len(texts))) is not None:
             try:
                 turn.result()
@@ -174,7 +178,7 @@ class Predictor:
                 if not turn.cancel():  # the room had just been given: hand it on
                     owner.gate.leave(len(texts))
                 raise
-        job = worker.Job(self, texts)
+        job = worker.Job(self, texts, encodings)
         owner.submit(job)
         return job.future
 

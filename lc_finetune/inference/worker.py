@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,10 +70,11 @@ class Model(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """The texts of one call, and the future its caller waits for."""
+    """The texts of one call, and the future its caller waits for; `encodings` where the caller has made them."""
 
     model: Model
     texts: Sequence[str]
+    encodings: Sequence[Encoding | InputError] | None = None
     future: Future[list[Any]] = field(default_factory=Future)
     results: list[Any] = field(default_factory=list)
     open: int = 0
@@ -127,15 +129,15 @@ class _Wave:
         self._model = model
         prefix, suffix, _ = model.frame
         self._special = len(prefix) + len(suffix)
-        items = [(job, position) for job in jobs for position in range(len(job.texts))]
+        encoded = iter(model.encode([text for job in jobs if job.encodings is None for text in job.texts]))
         windows: list[_Window] = []
-        for (job, position), encoding in zip(
-            items, model.encode([job.texts[position] for job, position in items]), strict=True
-        ):
-            if isinstance(encoding, InputError):
-                self._settle(job, position, encoding)
-            else:
-                windows += self._windows(job, position, encoding)
+        for job in jobs:
+            encodings = job.encodings or islice(encoded, len(job.texts))
+            for position, encoding in zip(range(len(job.texts)), encodings, strict=True):
+                if isinstance(encoding, InputError):
+                    self._settle(job, position, encoding)
+                else:
+                    windows += self._windows(job, position, encoding)
         self._batches = deque(self._cut(windows, model.token_budget))
 
     def _windows(self, job: Job, position: int, encoding: Encoding) -> list[_Window]:

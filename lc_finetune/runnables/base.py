@@ -17,6 +17,7 @@ from lc_finetune.composition import ResultRunnable
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
+from lc_finetune.inference.served import check_served
 from lc_finetune.runnables.fanout import FanOut
 from lc_finetune.runnables.inputs import awhole, text_of, whole
 from lc_finetune.schemas import Result
@@ -55,11 +56,6 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     @abstractmethod
     def InputType(self) -> type[str]:
         """A text; other shapes are read by `text_of`."""
-
-    @classmethod
-    @abstractmethod
-    def _check(cls, checkpoint: Checkpoint) -> None:
-        """Refuse a checkpoint for another task."""
 
     @classmethod
     def from_checkpoint(
@@ -108,7 +104,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     def _loaded(self) -> Predictor:
         if self._predictor is None:
             checkpoint = validated(self.checkpoint, self.revision)
-            self._check(checkpoint)
+            check_served(checkpoint, self._task)
             self._predictor = Predictor.load(checkpoint, device=self.device, dtype=self.dtype, backend=self.backend)
         return self._predictor
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lc_finetune.checkpoint import Checkpoint, Task
-from lc_finetune.errors import CheckpointError
+from lc_finetune.checkpoint import Task
 from lc_finetune.runnables.base import EncoderRunnable
 from lc_finetune.schemas import Classification, Tagging
 
@@ -32,20 +31,6 @@ class TextClassifier(EncoderRunnable[Classification]):
         """The result."""
         return Classification
 
-    @classmethod
-    def _check(cls, checkpoint: Checkpoint) -> None:
-        if checkpoint.task != cls._task:
-            raise CheckpointError(
-                f"{checkpoint.path}: expected a text classifier, found a checkpoint for {checkpoint.task}. "
-                "Load it with EntityTagger."
-            )
-        problem = checkpoint.config.get("problem_type")
-        if problem not in (None, "single_label_classification") or len(checkpoint.labels) < 2:
-            raise CheckpointError(
-                f"{checkpoint.path}: expected one label per text, found a model for {problem or 'regression'}, "
-                "whose scores a softmax would falsify. TextClassifier serves single-label models only."
-            )
-
 
 class EntityTagger(EncoderRunnable[Tagging]):
     """Find the entities of a text, with their character offsets.
@@ -68,11 +53,3 @@ class EntityTagger(EncoderRunnable[Tagging]):
     def OutputType(self) -> type[Tagging]:
         """The result."""
         return Tagging
-
-    @classmethod
-    def _check(cls, checkpoint: Checkpoint) -> None:
-        if checkpoint.task != cls._task:
-            raise CheckpointError(
-                f"{checkpoint.path}: expected a tagger, found a checkpoint for {checkpoint.task}. "
-                "Load it with TextClassifier."
-            )

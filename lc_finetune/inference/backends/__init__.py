@@ -51,6 +51,19 @@ class OutOfMemory(Exception):
     """The device had no room for a batch; the engine halves its budget and goes on."""
 
 
+def says_out_of_memory(error: Exception) -> bool:
+    """Tell a lack of memory from other failures: runtimes have no exception of its own for all its causes."""
+    return any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA and MPS, in torch and in ONNX Runtime
+    "not enough memory",  # torch on the CPU
+    "ALLOC_FAILED",  # cuBLAS, for its workspace
+    "Failed to allocate memory",  # ONNX Runtime
+)
+
+
 class Backend(Protocol):
     """A model on a device."""
 
@@ -64,13 +77,16 @@ class Backend(Protocol):
 def resolve_device(device: str) -> str:
     """Turn `auto` into CUDA, then MPS, then CPU, and check any other name.
 
+    Returns:
+        `"cpu"`, `"mps"`, or `"cuda:N"`: one name for each device, as each has one worker.
+
     Raises:
         ConfigError: If the device is not on this machine.
     """
     import torch
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(device)
     except RuntimeError:
@@ -82,7 +98,9 @@ def resolve_device(device: str) -> str:
     }
     if not there.get(kind.type, False):
         raise ConfigError(f"Expected a device of this machine, found {device!r}. Use device='auto'.")
-    return device
+    if kind.type != "cuda":
+        return kind.type
+    return f"cuda:{torch.cuda.current_device() if kind.index is None else kind.index}"
 
 
 def resolve_backend(checkpoint: Checkpoint, backend: BackendName, device: str, dtype: Dtype) -> RuntimeName:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lc_finetune.errors import CheckpointError, ConfigError
-from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs, available_cores
+from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs, available_cores, says_out_of_memory
 from lc_finetune.inference.exported import Precision
 
 
@@ -46,7 +46,7 @@ class OnnxBackend:
         try:
             logits, features = self._session.run(["logits", "features"], feed)
         except Exception as error:
-            if "Failed to allocate memory" in str(error):
+            if says_out_of_memory(error):
                 raise OutOfMemory from error
             raise
         return Outputs(logits, features)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError
-from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs
+from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs, says_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +89,8 @@ class TorchBackend:
         """Load the weights onto the device: fp32 on CPU and MPS, bf16 on CUDA, unless `dtype` says otherwise."""
         import torch
 
+        from lc_finetune.inference.backends import cuda
+
         if sys.platform == "linux" and _forked():
             torch.set_num_threads(1)  # OpenMP's pool does not survive a fork
         self.precision: str = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
@@ -97,28 +98,36 @@ class TorchBackend:
             raise ConfigError(
                 f"Expected dtype 'auto', 'float32', 'bfloat16' or 'float16' for backend 'torch', found {dtype!r}."
             )
-        model = load_model(checkpoint.path, checkpoint.task, getattr(torch, self.precision))
-        self._call = Headed(model.to(device))
         self._device = torch.device(device)
+        model = load_model(checkpoint.path, checkpoint.task, getattr(torch, self.precision)).to(self._device)
+        if self._device.type == "cuda" and model.config.model_type in cuda.STACKS:
+            self._run: Callable[[Batch], Outputs] = cuda.CudaModel(
+                model,
+                per_piece=checkpoint.task == "token-classification",
+                packs=cuda.can_pack(model),
+                record=cuda.Recorder(self._device),
+            )
+        else:
+            self._run = partial(_padded, Headed(model), self._device)
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model once; see `Backend`."""
         import torch
 
         try:
-            with torch.inference_mode():
-                logits, features = self._call(self._on_device(batch.input_ids), self._on_device(batch.attention_mask))
-                return Outputs(logits.float().cpu().numpy(), features.float().cpu().numpy())
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory from error
+            with torch.inference_mode(), torch.accelerator.device_index(self._device.index):
+                return self._run(batch)
+        except RuntimeError as error:  # torch's own exceptions are such, and not all of them tell this one apart
+            if says_out_of_memory(error):
+                raise OutOfMemory from error
+            raise
 
-    def _on_device(self, array: np.ndarray[Any, np.dtype[np.int64]]) -> torch.Tensor:
-        import torch
 
-        tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor.to(self._device)
+def _padded(call: Headed, device: torch.device, batch: Batch) -> Outputs:
+    from lc_finetune.inference.backends import cuda
+
+    inputs = (cuda.to_device(array, device) for array in (batch.input_ids, batch.attention_mask))
+    return Outputs(*cuda.to_host(*call(*inputs)))
 
 
 def _forked() -> bool:
