@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,14 @@ number = 3
 class models:
     chat = chat
 """
+
+SMALL_BATCHES = """
+from lc_finetune.bulk import label, work
+from lc_finetune.cli import main
+label.LABEL_ROWS, work.COMMIT_SECONDS = 4, 0.0
+main(["label", "a.csv", "--output", "b.csv", "--with", "lc_label_models:deadly", "--labels", "card,cash"])
+"""
+PATHS = {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
 ROWS = ("where is it", "my money", "odd one", "", "please fail", "again money")
 Label = Callable[..., Progress]
@@ -200,12 +211,9 @@ def test_killed_between_two_answers_it_goes_on(label: Label) -> None:
     """SIGKILL in the middle of a batch; only that batch is asked about again."""
     table(Path("a.csv"), tuple("kill me" if i == 10 else f"text {i}" for i in range(20)))
     write(Path("kill"), "")
-    child = os.fork()
-    if not child:
-        label("a.csv", "b.csv", model="lc_label_models:deadly")
-        os._exit(0)
+    killed = subprocess.run([sys.executable, "-c", SMALL_BATCHES], env={**os.environ, **PATHS})
 
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 9
+    assert killed.returncode == -signal.SIGKILL
     Path("kill").unlink()
     assert label("a.csv", "b.csv", model="lc_label_models:deadly").resumed == 8
     assert list(range(20)) == [int(row["id"]) for row in read(Path("b.csv"))]
@@ -287,17 +295,8 @@ def test_an_earlier_file_of_failures_is_not_replaced_unasked(label: Label) -> No
 def test_the_command_counts_and_names_the_file_of_failures(label: Label, capsys: pytest.CaptureFixture[str]) -> None:
     """One line on stdout; --quiet has none."""
     table(Path("a.csv"))
-    basic = [
-        "label",
-        "a.csv",
-        "--with",
-        "lc_label_models:models.chat",
-        "--labels",
-        "card,cash",
-        "--max-concurrency",
-        "1",
-        "--output",
-    ]
+    chosen = ["--with", "lc_label_models:models.chat", "--labels", "card,cash", "--max-concurrency", "1"]
+    basic = ["label", "a.csv", *chosen, "--output"]
 
     assert main([*basic, "b.csv"]) == 0
     assert capsys.readouterr().out == "b.csv: 3 of 6 rows labelled; 3 without a label are in b.unlabelled.csv.\n"
