@@ -1,5 +1,6 @@
 """Files of texts in, the same rows with a language model's labels out, those without a label apart."""
 
+import csv
 import json
 import os
 import shutil
@@ -21,7 +22,6 @@ from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.cli import main
 from lc_finetune.data import read_examples
 from lc_finetune.errors import ConfigError
-from tests.test_predict import Stop, leftovers, read, stopper, write
 
 MODELS = """
 import json, os
@@ -30,7 +30,9 @@ from langchain_core.runnables import RunnableLambda
 
 
 class Chat(SimpleChatModel):
-    _llm_type = "chat"
+    @property
+    def _llm_type(self):
+        return "chat"
 
     def _call(self, messages, stop=None, run_manager=None, **kwargs):
         text = messages[-1].text
@@ -68,6 +70,36 @@ label.LABEL_ROWS, work.COMMIT_SECONDS = 4, 0.0
 main(["label", "a.csv", "--output", "b.csv", "--with", "lc_label_models:deadly", "--labels", "card,cash"])
 """
 PATHS = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+class Stop(Exception):
+    """Stands for whatever stops a run."""
+
+
+def stopper(rows: int) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        if progress.rows >= rows:
+            raise Stop
+
+    return report
+
+
+def write(path: Path, content: str) -> Path:
+    path.write_bytes(content.encode())
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """What other readers make of an output; of CSV, all strings."""
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()  # type: ignore[no-any-return]
+    lines = path.read_text().splitlines()
+    return list(csv.DictReader(lines)) if path.suffix == ".csv" else [json.loads(line) for line in lines]
+
+
+def leftovers(output: Path) -> list[str]:
+    return sorted(name for name in os.listdir(output.parent) if ".part" in name)
+
 
 ROWS = ("where is it", "my money", "odd one", "", "please fail", "again money")
 Label = Callable[..., Progress]
@@ -154,7 +186,7 @@ def test_without_failures_there_is_no_file_of_them(label: Label) -> None:
     done = label(str(table(Path("c.csv"), ("x", "y"))), "b.csv", overwrite=True)
 
     assert done.errors == 0
-    assert leftovers(Path("b.csv").resolve()) == []
+    assert leftovers(Path("b.csv")) == []
     assert not Path("b.unlabelled.csv").exists()
 
 
@@ -203,7 +235,7 @@ def test_stopped_after_every_batch_it_ends_with_the_same_bytes(label: Label, kin
     for name in (f".{kind}", f".unlabelled.{kind}"):
         assert Path(f"whole{name}").read_bytes() == Path(f"b{name}").read_bytes()
     assert sorted(asked()) == sorted(text for text in texts if text.strip())
-    assert leftovers(Path(f"b.{kind}").resolve()) == []
+    assert leftovers(Path(f"b.{kind}")) == []
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -251,7 +283,7 @@ def test_stopped_while_it_finishes_it_finishes(
     assert (done.rows, done.errors) == (6, 3)
     for name in (f".{kind}", f".unlabelled.{kind}"):
         assert Path(f"whole{name}").read_bytes() == Path(f"b{name}").read_bytes()
-    assert leftovers(Path(f"b.{kind}").resolve()) == []
+    assert leftovers(Path(f"b.{kind}")) == []
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -286,7 +318,7 @@ def test_an_earlier_file_of_failures_is_not_replaced_unasked(label: Label) -> No
     with pytest.raises(ConfigError, match=r"b\.unlabelled\.csv: expected no such file yet"):
         label("a.csv", "b.csv")
     assert Path("b.unlabelled.csv").read_text() == "mine"
-    assert leftovers(Path("b.csv").resolve()) == []
+    assert leftovers(Path("b.csv")) == []
 
 
 # The command.

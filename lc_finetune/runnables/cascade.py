@@ -171,22 +171,17 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
     ) -> list[Any]:
         inner = children(config, run_manager, "cascade:small")
         outcomes = self._judged(self.small.batch(list(values), inner, return_exceptions=True))
-        chosen = self._chosen(outcomes)
-        if not chosen:
-            return outcomes
-        self._check_record()
-        answers = self._model().ask(
-            [values[i] for i in chosen],
-            [outcomes[i].text for i in chosen],
-            [child(config[i], run_manager[i], "cascade:large") for i in chosen],
-            **kwargs,
-        )
-        self._write_record([outcomes[i] for i in chosen], answers)
-        failed = self._settle(outcomes, chosen, answers)
-        for route in self._route if failed else []:
-            inner = [child(config[i], run_manager[i], "cascade:error") for i in failed]
-            routed = route.batch([outcomes[i] for i in failed], inner, return_exceptions=True)
-            outcomes = _replaced(outcomes, failed, routed)
+        if chosen := self._chosen(outcomes):
+            self._check_record()
+            inner = _of(chosen, config, run_manager, "cascade:large")
+            doubtful = [outcomes[i] for i in chosen]
+            answers = self._model().ask([values[i] for i in chosen], _texts(doubtful), inner, **kwargs)
+            self._write_record(doubtful, answers)
+            failed = self._settle(outcomes, chosen, answers)
+            for route in self._route if failed else []:
+                inner = _of(failed, config, run_manager, "cascade:error")
+                routed = route.batch([outcomes[i] for i in failed], inner, return_exceptions=True)
+                _put(outcomes, failed, routed)
         return outcomes
 
     async def _amany(
@@ -194,22 +189,17 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
     ) -> list[Any]:
         inner = children(config, run_manager, "cascade:small")
         outcomes = self._judged(await self.small.abatch(list(values), inner, return_exceptions=True))
-        chosen = self._chosen(outcomes)
-        if not chosen:
-            return outcomes
-        await run_in_executor(None, self._check_record)
-        answers = await self._model().aask(
-            [values[i] for i in chosen],
-            [outcomes[i].text for i in chosen],
-            [child(config[i], run_manager[i], "cascade:large") for i in chosen],
-            **kwargs,
-        )
-        await run_in_executor(None, self._write_record, [outcomes[i] for i in chosen], answers)
-        failed = self._settle(outcomes, chosen, answers)
-        for route in self._route if failed else []:
-            inner = [child(config[i], run_manager[i], "cascade:error") for i in failed]
-            routed = await route.abatch([outcomes[i] for i in failed], inner, return_exceptions=True)
-            outcomes = _replaced(outcomes, failed, routed)
+        if chosen := self._chosen(outcomes):
+            await run_in_executor(None, self._check_record)
+            inner = _of(chosen, config, run_manager, "cascade:large")
+            doubtful = [outcomes[i] for i in chosen]
+            answers = await self._model().aask([values[i] for i in chosen], _texts(doubtful), inner, **kwargs)
+            await run_in_executor(None, self._write_record, doubtful, answers)
+            failed = self._settle(outcomes, chosen, answers)
+            for route in self._route if failed else []:
+                inner = _of(failed, config, run_manager, "cascade:error")
+                routed = await route.abatch([outcomes[i] for i in failed], inner, return_exceptions=True)
+                _put(outcomes, failed, routed)
         return outcomes
 
     # Who is asked.
@@ -253,18 +243,20 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
     def _settle(
         self, outcomes: list[Any], chosen: Sequence[int], answers: Sequence[Classification | Exception]
     ) -> list[int]:
-        """Put the answers in their places; returns the positions without one, whose results stay for the route."""
-        failed = [i for i, answer in zip(chosen, answers, strict=True) if isinstance(answer, Exception)]
-        for i, answer in zip(chosen, answers, strict=True):
-            if self.on_error == "raise" or not isinstance(answer, Exception):
-                outcomes[i] = answer
-        if failed and self.on_error == "small":
-            kinds = Counter(type(answer).__name__ for answer in answers if isinstance(answer, Exception))
-            found = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        """Put the answers in their places; returns the positions of failures, whose results stay unless raised."""
+        failures = {i: answer for i, answer in zip(chosen, answers, strict=True) if isinstance(answer, Exception)}
+        if self.on_error == "small" and failures:
+            kinds = Counter(type(failure).__name__ for failure in failures.values())
             logger.warning(
-                "%d of %d escalations failed (%s): the small model's answers stay.", len(failed), len(chosen), found
+                "%d of %d escalations failed (%s): the small model's answers stay.",
+                len(failures),
+                len(chosen),
+                ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
             )
-        return failed
+        for i, answer in zip(chosen, answers, strict=True):
+            if self.on_error == "raise" or i not in failures:
+                outcomes[i] = answer
+        return list(failures)
 
     # The record.
 
@@ -306,9 +298,19 @@ def _has_labels(runnable: Runnable[Any, Any]) -> bool:
     return "labels" in vars(runnable) or hasattr(type(runnable), "labels")  # of the type: a model would be loaded
 
 
-def _replaced(outcomes: Sequence[Any], positions: Sequence[int], others: Sequence[Any]) -> list[Any]:
-    there = dict(zip(positions, others, strict=True))
-    return [there.get(i, outcome) for i, outcome in enumerate(outcomes)]
+def _of(
+    positions: Sequence[int], configs: Sequence[RunnableConfig], run_managers: Sequence[Any], tag: str
+) -> list[RunnableConfig]:
+    return [child(configs[i], run_managers[i], tag) for i in positions]
+
+
+def _texts(results: Sequence[Classification]) -> list[str]:
+    return [result.text for result in results]
+
+
+def _put(outcomes: list[Any], positions: Sequence[int], others: Sequence[Any]) -> None:
+    for i, other in zip(positions, others, strict=True):
+        outcomes[i] = other
 
 
 def _append(path: str, content: bytes) -> None:
