@@ -15,8 +15,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from langchain_core.runnables import RunnableLambda
-
 from benchmarks.measure import Table, write
 from lc_finetune import Cascade, Classification, TextClassifier
 from lc_finetune.data import TextExample, read_examples
@@ -116,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for text, result in zip(texts, classifier.batch(texts), strict=True)
         }
         large = simulated(examples, classifier.labels, right=arguments.right, seed=arguments.seed)
-        rows = curve(examples, results, RunnableLambda(large), labels=classifier.labels, shares=arguments.shares)
+        rows = curve(examples, results, large, labels=classifier.labels, shares=arguments.shares)
     except LCFinetuneError as error:
         print(f"benchmarks.cascade: error: {error}", file=sys.stderr)
         return 2

@@ -146,7 +146,7 @@ def schema_of(shape: Any, name: str) -> type[BaseModel]:
     """Give a model itself, and anything else as the root of one."""
     if isinstance(shape, type) and issubclass(shape, BaseModel):
         return shape
-    return create_model(name, __base__=RootModel[shape])  # type: ignore[valid-type]
+    return create_model(name, __base__=RootModel[shape])
 
 
 def _raised(outcome: Any) -> Any:
