@@ -20,11 +20,11 @@ if TYPE_CHECKING:
         MissingDependencyError,
     )
     from lc_finetune.parsers import AnswerError, EntitiesOutputParser, LabelOutputParser
-    from lc_finetune.runnables import EntityTagger, FanOut, LabelRouter, TextClassifier
+    from lc_finetune.runnables import Cascade, EntityTagger, FanOut, LabelRouter, TextClassifier
     from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Scores, Tagging
 
 _HOMES = {
-    "runnables": ("EntityTagger", "FanOut", "LabelRouter", "TextClassifier"),
+    "runnables": ("Cascade", "EntityTagger", "FanOut", "LabelRouter", "TextClassifier"),
     "schemas": ("Classification", "Entity", "MultiLabelClassification", "Scores", "Tagging"),
     "parsers": ("AnswerError", "EntitiesOutputParser", "LabelOutputParser"),
     "checkpoint": ("Checkpoint",),
@@ -42,6 +42,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AnswerError",
+    "Cascade",
     "Checkpoint",
     "CheckpointError",
     "Classification",

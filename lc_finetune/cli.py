@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_export(commands)
     _add_predict(commands)
+    _add_label(commands)
     return parser
 
 
@@ -207,6 +208,48 @@ def _predict(arguments: argparse.Namespace) -> None:
     resumed = f" ({done.resumed:,} of them by earlier runs)" if done.resumed else ""
     errors = f"{done.errors:,} without an answer, see the column {config.prefix}error" if done.errors else "no errors"
     print(f"{config.output}: {done.rows:,} rows{resumed} in {done.seconds:,.1f} s, {done.rate:,.0f} rows/s; {errors}.")
+
+
+def _add_label(commands: Any) -> None:
+    from lc_finetune.bulk.label import LabelConfig
+
+    label = commands.add_parser(
+        "label", help="label every row of a file with a language model", allow_abbrev=False,
+        description="Ask a chat model, or any Runnable that answers one of the labels, for the label of every row. "
+        "Rows that it could not label go to a file of their own. After an interruption the same command goes on.",
+    )  # fmt: skip
+    for name, field in LabelConfig.model_fields.items():
+        flag = "--with" if name == "model" else "--" + name.replace("_", "-")
+        if name == "input":
+            label.add_argument(name, metavar="UNLABELLED", type=Path, help=field.description)
+        elif field.annotation is bool:
+            label.add_argument(flag, action="store_true", help=field.description)
+        else:
+            metavar = {"model": "MODULE:RUNNABLE", "labels": "A,B,…"}.get(name, "VALUE")
+            label.add_argument(
+                flag, dest=name, required=field.is_required(), default=field.default, metavar=metavar,
+                type=int if name == "max_concurrency" else str, help=field.description,
+            )  # fmt: skip
+    label.add_argument("--quiet", action="store_true", help="Show no progress and no summary.")
+    label.set_defaults(run=_label, goes_on="the same command goes on where it stopped")
+
+
+def _label(arguments: argparse.Namespace) -> None:
+    from lc_finetune.bulk.label import LabelConfig, label_file, unlabelled
+
+    given = {name: getattr(arguments, name) for name in LabelConfig.model_fields}
+    given["labels"] = tuple(given["labels"].split(",")) if given["labels"] else ()
+    if given["max_concurrency"] is not None and given["max_concurrency"] < 1:
+        raise ConfigError(f"Expected --max-concurrency of 1 or more, found {given['max_concurrency']}.")
+    config = LabelConfig.model_validate(given)
+    if arguments.quiet:
+        label_file(config)
+        return
+    with _Bar() as bar:
+        done = label_file(config, report=bar.show)
+    resumed = f" ({done.resumed:,} rows by earlier runs)" if done.resumed else ""
+    apart = f"{done.errors:,} without a label are in {unlabelled(config.output)}" if done.errors else "none is left out"
+    print(f"{config.output}: {done.rows - done.errors:,} of {done.rows:,} rows labelled{resumed}; {apart}.")
 
 
 class _Bar:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, inference, tune
+from benchmarks import cascade, gpu, inference, tune
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint
+from lc_finetune.data import TextExample
 from lc_finetune.testing import tiny_checkpoint
 
 SAMPLES = Path(__file__).parent.parent / "lc_finetune" / "data" / "samples"
@@ -115,3 +116,33 @@ def test_joined_texts_reach_their_length() -> None:
 
     assert texts == long_tailed(["a b", "c d e"], [2, 3], count=20, least=5, most=50)
     assert all(5 <= len(text.split()) <= 52 for text in texts)
+
+
+def test_the_cascade_gains_as_more_is_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the small model's accuracy to the large one's; the same for the same seed."""
+    labels = ("cancel_order", "track_order", "other")
+    checkpoint = tiny_checkpoint(tmp_path / "c", labels=labels)
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text,label\n" + "".join(f"query {i},{labels[i % 3]}\n" for i in range(40)))
+    command = [str(checkpoint.path), "--texts", str(texts), "--right", "1", "--shares", "0", "0.1", "1"]
+
+    assert cascade.main([*command, "--output", str(tmp_path / "r.json")]) == 0
+    rows = list(measured(tmp_path / "r.json")["accuracy by share asked again"].values())
+    assert [row["asked again"] for row in rows] == [0, 4, 40]
+    assert rows[0]["points gained"] == 0
+    assert rows[2]["accuracy %"] == 100
+    assert "| 10.0% |" in capsys.readouterr().out
+    assert cascade.main([str(checkpoint.path), "--texts", SUPPORT]) == 2
+    assert "labels that it lacks" in capsys.readouterr().err
+
+
+def test_the_simulated_large_model_errs_as_often_as_told() -> None:
+    """On the same texts each time, and never with a label that is none."""
+    examples = [TextExample(f"text {i}", "abc"[i % 3]) for i in range(2000)]
+    model = cascade.simulated(examples, "abc", right=0.97, seed=1)
+    answers = [model(example.text) for example in examples]
+
+    right = sum(answer == example.label for answer, example in zip(answers, examples, strict=True))
+    assert right == pytest.approx(1940, abs=25)
+    assert answers == [model(example.text) for example in examples]
+    assert set(answers) == {"a", "b", "c"}

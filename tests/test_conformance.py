@@ -17,6 +17,7 @@ from langchain_core.runnables import ConfigurableField, Runnable, RunnableLambda
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from lc_finetune import (
+    Cascade,
     Checkpoint,
     Classification,
     EntitiesOutputParser,
@@ -63,6 +64,9 @@ CASES = [
          serializable=False),
     Case("fan-out", lambda *_: FanOut(parsed=LabelOutputParser(labels=("a", "b"))), "a", "c"),
     Case("assign", lambda *_: FanOut.assign(size=RunnableLambda(len)), {"text": "x"}, 3, serializable=False),
+    Case("cascade", lambda *_: Cascade(small=LabelOutputParser(labels=("a", "b")), threshold=0.5,
+                                       large=LabelOutputParser(labels=("a", "b"))),
+         {"text": "x", "answer": "a"}, {"text": "x", "answer": "c"}),
     Case("label parser", lambda *_: LabelOutputParser(labels=("a", "b")), "a", "c", "parser"),
     Case("entities parser", lambda *_: EntitiesOutputParser(labels=("A",)), {"text": "x", "answer": "[]"}, "[]",
          "parser"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lc_finetune.bulk.cells import Number
@@ -18,23 +18,27 @@ COLUMNS: dict[Task, tuple[str, ...]] = {
 """What is added, in this order and always, whether a checkpoint is calibrated or not."""
 
 
-class Answers:
-    """The columns added by one run: always the same, in the same order.
+def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
+    """Name what a checkpoint adds.
 
     A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a tagger adds `entities`.
     Both end with `error`: None, or why this row has no answer.
+
+    Raises:
+        ConfigError: If scores are asked of a tagger.
     """
+    if scores and task != "text-classification":
+        raise ConfigError("Expected --scores with a classifier, found a tagger. Its entities have their scores.")
+    plain = COLUMNS[task]
+    return (*plain[:-1], "scores", plain[-1]) if scores else plain
 
-    def __init__(self, task: Task, labels: LabelSet, *, scores: bool, prefix: str) -> None:
-        """Fix the columns.
 
-        Raises:
-            ConfigError: If scores are asked of a tagger.
-        """
-        if scores and task != "text-classification":
-            raise ConfigError("Expected --scores with a classifier, found a tagger. Its entities have their scores.")
-        plain = COLUMNS[task]
-        self._plain = (*plain[:-1], "scores", plain[-1]) if scores else plain
+class Answers:
+    """The columns added by one run: always the same, in the same order."""
+
+    def __init__(self, columns: Sequence[str], labels: LabelSet, *, prefix: str) -> None:
+        """Fix the columns, of those that `columns_of` knows."""
+        self._plain = tuple(columns)
         self.labels = labels
         self._prefix = prefix
         self.names = tuple(prefix + name for name in self._plain)
@@ -56,17 +60,17 @@ class Answers:
 
     def row(self, outcome: Any) -> dict[str, Any]:
         """Turn a result, or the exception that stands for it, into column → value."""
-        found = dict.fromkeys(self._plain)
+        found: dict[str, Any] = {}
         if isinstance(outcome, Exception):
-            found["error"] = str(outcome)
+            found["error"] = " ".join(str(outcome).split()) or type(outcome).__name__  # on one line, as TSV needs it
         elif isinstance(outcome, Tagging):
             found["entities"] = [entity.model_dump() for entity in outcome.entities]
         elif isinstance(outcome, Classification):
-            found |= {"label": outcome.label, "score": outcome.score}
+            found = {"label": outcome.label, "score": outcome.score}
             found |= {"accepted": outcome.accepted, "in_scope": outcome.in_scope}
-            if "scores" in found:
+            if "scores" in self._plain:
                 found["scores"] = dict(outcome.scores)
-        return dict(zip(self.names, found.values(), strict=True))
+        return {name: found.get(plain) for name, plain in zip(self.names, self._plain, strict=True)}
 
     def arrow_fields(self) -> list[Any]:
         """Give the columns' Arrow types."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lc_finetune.bulk.answers import Answers, not_a_text
+from lc_finetune.bulk.answers import Answers, columns_of, not_a_text
 from lc_finetune.bulk.sink import Sink, open_sink
 from lc_finetune.bulk.source import Chunk, Source, open_source
 from lc_finetune.bulk.work import Work
@@ -68,7 +68,12 @@ class Progress:
         return (self.rows - self.resumed) / self.seconds if self.seconds else 0.0
 
 
-def predict_file(config: PredictConfig, *, report: Callable[[Progress], None] | None = None) -> Progress:
+Report = Callable[[Progress], None]
+Answered = Iterator[tuple[Chunk, Iterator[Any]]]
+"""Chunks, each with the outcomes of its texts in order; those of values that are no texts left out."""
+
+
+def predict_file(config: PredictConfig, *, report: Report | None = None) -> Progress:
     """Score every row of a file, in constant memory, and write the rows with their results to another.
 
     Columns of the input stay as they are. A row without a text gets no answer but an `error`. A run that was stopped,
@@ -83,30 +88,40 @@ def predict_file(config: PredictConfig, *, report: Callable[[Progress], None] | 
         ConfigError: If a path or an option cannot be used, or the disk is full.
         DataError: If the input is broken; names file and line. What was done until then is kept.
     """
-    try:
+    with file_faults(config.output):
         return _predict(config, report or (lambda _: None))
+
+
+@contextmanager
+def file_faults(output: Path) -> Iterator[None]:
+    """Say which file cannot be read or written, and that nothing is lost."""
+    try:
+        yield
     except OSError as error:
         raise ConfigError(
-            f"{error.filename or config.output}: expected a file that can be read or written, found: "
+            f"{error.filename or output}: expected a file that can be read or written, found: "
             f"{error.strerror or type(error).__name__}. What was done is kept; the same command goes on."
         ) from error
 
 
-def _predict(config: PredictConfig, report: Callable[[Progress], None]) -> Progress:
-    _check_apart(config.input, config.output)
+def _predict(config: PredictConfig, report: Report) -> Progress:
+    check_apart(config.input, config.output)
     with closing(open_source(config.input, config.text_column)) as source:
         checkpoint = _served(config)
-        answers = Answers(checkpoint.task, checkpoint.labels, scores=config.scores, prefix=config.prefix)
+        columns = columns_of(checkpoint.task, scores=config.scores)
+        answers = Answers(columns, checkpoint.labels, prefix=config.prefix)
         with Work(config.output, overwrite=config.overwrite) as work:
             sink = open_sink(config.output, source, answers)
             predictor = Predictor.load(checkpoint, device=config.device, dtype=config.dtype, backend=config.backend)
             work.start(_identity(config, source, sink, predictor, answers), source.seek)
-            progress = _score(predictor, source, sink, answers, work, report)
+            answered = _answered(predictor, source.chunks(rows=_chunk_rows(predictor)))
+            progress = carry_out(answered, source, sink, answers, work, report)
             work.finish(sink, like=config.input)
     return progress
 
 
-def _check_apart(source: Path, output: Path) -> None:
+def check_apart(source: Path, output: Path) -> None:
+    """Refuse to write over the input."""
     if source.resolve() == output.resolve() or (output.exists() and source.exists() and source.samefile(output)):
         raise ConfigError(f"{output}: expected an output apart from the input, found the same file. Name another one.")
 
@@ -139,14 +154,8 @@ def _chunk_rows(predictor: Predictor) -> int:
     return CHUNK_ROWS[predictor.device.partition(":")[0]]
 
 
-def _score(
-    predictor: Predictor,
-    source: Source,
-    sink: Sink,
-    answers: Answers,
-    work: Work,
-    report: Callable[[Progress], None],
-) -> Progress:
+def carry_out(answered: Answered, source: Source, sink: Sink, answers: Answers, work: Work, report: Report) -> Progress:
+    """Write chunk after chunk with its answers, from where the work stands."""
     journal = work.journal
     assert journal is not None
     started, resumed, errors = time.monotonic(), journal.position.rows, journal.errors
@@ -156,7 +165,7 @@ def _score(
     if not journal.size:
         work.append(sink.head(), journal.position, errors)
     report(progress)
-    for chunk, results in _answered(predictor, source.chunks(rows=_chunk_rows(predictor))):
+    for chunk, results in answered:
         column = source.text_column or ""
         outcomes = [next(results) if isinstance(text, str) else not_a_text(text, column) for text in chunk.texts]
         errors += sum(isinstance(outcome, Exception) for outcome in outcomes)
@@ -167,7 +176,7 @@ def _score(
     return progress
 
 
-def _answered(predictor: Predictor, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, Iterator[Any]]]:
+def _answered(predictor: Predictor, chunks: Iterator[Chunk]) -> Answered:
     """Pair each chunk with the results of its texts; one chunk is read ahead while another is in the engine."""
     chunks, ahead = tee(chunks)
     texts = ([text for text in chunk.texts if isinstance(text, str)] for chunk in ahead)
