@@ -3,8 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLES := lc_finetune/data/samples
+DECISIONS := $(VENV)/decisions
 
-.PHONY: setup demo test test-all check clean
+.PHONY: setup demo test test-all test-decisions check clean
 
 setup: $(STAMP)
 
@@ -30,6 +31,16 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m ""
+
+# Newer LangChain beside the environment, which stays as it is.
+test-decisions: $(DECISIONS)/.installed
+	PYTHONPATH=$(DECISIONS) $(BIN)/python -m pytest tests/test_decisions.py
+
+$(DECISIONS)/.installed: constraints-decisions.txt $(STAMP)
+	rm -rf $(DECISIONS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(DECISIONS) \
+		-r constraints-decisions.txt
+	@touch $@
 
 check: setup
 	$(BIN)/ruff check .
