@@ -102,13 +102,22 @@ class AnsweredBy(Serializable):
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A question that passed the checks: who answers it, from which text, and the labels that mean each option."""
+class _Plan:
+    """A question that passed the checks: who answers it, what is read, and the labels that mean each option."""
 
     question: Noul | Choice | Score
     predictor: Predictor
-    text: str
+    key: str
+    reads: tuple[str, ...]
     meanings: tuple[tuple[str, ...], ...]
+
+
+_Asked = dict[str, tuple[_Plan, str]]
+"""What one request asks: id of the question → its plan, and the text that it is about."""
+
+
+_Plans = dict[tuple[str, int], tuple[Any, _Plan]]
+"""The plans of one batch, which mostly asks the same of every state; questions are held, so that no id comes twice."""
 
 
 class FineTunedDecisionModel(BaseDecisionModel):
@@ -291,32 +300,39 @@ class FineTunedDecisionModel(BaseDecisionModel):
             if classifier._predictor is None:
                 await run_in_executor(None, classifier._loaded)
 
-    def _checked(
-        self, requests: Sequence[Any]
-    ) -> tuple[list[dict[str, _Asked] | Exception], dict[Predictor, dict[str, None]]]:
+    def _checked(self, requests: Sequence[Any]) -> tuple[list[_Asked | Exception], dict[Predictor, dict[str, None]]]:
         """Check each request, and collect for each model the distinct texts that it has to read."""
-        checked: list[dict[str, _Asked] | Exception] = []
+        checked: list[_Asked | Exception] = []
         texts: dict[Predictor, dict[str, None]] = {}
+        plans: _Plans = {}
         for request in requests:
             try:
-                state, questions = _parts(request)
-                asked = {name: self._ask(name, question, state) for name, question in questions.items()}
+                asked = self._asked(request, plans)
             except Exception as error:
                 checked.append(error)
                 continue
             checked.append(asked)
-            for one in asked.values():
-                texts.setdefault(one.predictor, {})[one.text] = None
+            for plan, text in asked.values():
+                texts.setdefault(plan.predictor, {})[text] = None
         return checked, texts
 
-    def _ask(self, name: str, question: Any, state: Any) -> _Asked:
+    def _asked(self, request: Any, plans: _Plans) -> _Asked:
+        state, questions = _parts(request)
+        asked = {}
+        for name, question in questions.items():
+            if (name, id(question)) not in plans:
+                plans[name, id(question)] = question, self._plan(name, question)
+            _, plan = plans[name, id(question)]
+            asked[name] = plan, state_text(state, reads=plan.reads, key=plan.key)
+        return asked
+
+    def _plan(self, name: str, question: Any) -> _Plan:
         how = self.questions.get(name, AnsweredBy())
         classifier = self._classifier_of(name, how, InputError)
         predictor = classifier._loaded()
         typed = _typed(name, question)
         meanings = _meanings(name, typed, how, predictor.checkpoint.labels)
-        text = state_text(state, reads=how.reads, key=classifier.input_key)
-        return _Asked(typed, predictor, text, meanings)
+        return _Plan(typed, predictor, classifier.input_key, how.reads, meanings)
 
     def _classifier_of(self, name: str, how: AnsweredBy, error: type[Exception]) -> TextClassifier:
         wanted = how.classifier if how.classifier is not None else name
@@ -330,7 +346,7 @@ class FineTunedDecisionModel(BaseDecisionModel):
 
     def _answered(
         self,
-        checked: Sequence[dict[str, _Asked] | Exception],
+        checked: Sequence[_Asked | Exception],
         texts: Mapping[Predictor, Mapping[str, None]],
         results: Mapping[Predictor, Sequence[Any]],
     ) -> list[ClassifierResponse | Exception]:
@@ -339,8 +355,8 @@ class FineTunedDecisionModel(BaseDecisionModel):
         for asked in checked:
             try:
                 answers = {
-                    name: _answer(name, one, _raised(found[one.predictor][one.text]).scores)
-                    for name, one in _raised(asked).items()
+                    name: _answer(name, plan, _raised(found[plan.predictor][text]).scores)
+                    for name, (plan, text) in _raised(asked).items()
                 }
                 answered.append(ClassifierResponse(model=self.model, answers=answers))
             except Exception as error:
@@ -503,9 +519,9 @@ def _yes(name: str, how: AnsweredBy, labels: LabelSet) -> tuple[str, ...]:
     return yes
 
 
-def _answer(name: str, asked: _Asked, scores: Scores) -> Answer:
-    masses = [sum(scores[label] for label in meant) for meant in asked.meanings]
-    question = asked.question
+def _answer(name: str, plan: _Plan, scores: Scores) -> Answer:
+    masses = [scores[meant[0]] if len(meant) == 1 else sum(map(scores.__getitem__, meant)) for meant in plan.meanings]
+    question = plan.question
     if isinstance(question, Noul):
         return NoulAnswer(type="noul", noul=_within(masses[0]))
     total = sum(masses)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -29,3 +30,14 @@ def test_every_public_name_resolves(name: str) -> None:
 def test_the_promises_and_their_homes_agree() -> None:
     """`__all__` and the table of homes name the same things."""
     assert sorted(lc_finetune.__all__) == sorted(lc_finetune._HOME_OF)
+
+
+def test_decision_models_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older LangChain has none: an ImportError that names the version and the remedy."""
+    monkeypatch.setitem(sys.modules, "langchain_core.decisions", None)
+    monkeypatch.delitem(sys.modules, "lc_finetune.decisions", raising=False)
+
+    with pytest.raises(
+        lc_finetune.MissingDependencyError, match=r"langchain-core 1\.8 or newer.*lc-finetune\[decisions\]"
+    ):
+        import_module("lc_finetune.decisions")
