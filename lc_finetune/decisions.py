@@ -601,6 +601,8 @@ def _said(content: Any) -> str:
     """Read the text of a message's content: none if the message only calls tools."""
     if isinstance(content, str):
         return content
+    if not isinstance(content, Sequence) or not all(isinstance(block, str | Mapping) for block in content):
+        raise InputError("Expected a message whose content is a text or a list of blocks, found another.")
     blocks = [{"text": block} if isinstance(block, str) else block for block in content]
     for block in blocks:
         _refuse_media(block)

@@ -227,6 +227,7 @@ BAD_STATES: dict[str, tuple[Any, str]] = {
     "a number": (3, "int"),
     "what is no JSON": ({"my secret text, of five words": {1, 2}}, "set"),
     "NaN": ({"value": float("nan")}, "NaN"),
+    "a message of numbers": ([{"role": "user", "content": [1, 2]}], "list of blocks"),
     "an image": ([{"type": "image", "url": "https://example.com/secret.png"}], "media"),
     "a message with an image": (
         HumanMessage([{"type": "text", "text": "my secret text"}, {"type": "image_url", "image_url": {"url": "x"}}]),
