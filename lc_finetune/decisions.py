@@ -138,7 +138,7 @@ class FineTunedDecisionModel(BaseDecisionModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    model: str = Field(description="Name in traces and responses; the checkpoints' names if left out.")
+    model: str = Field(default="", description="Name in traces and responses; the checkpoints' names if left out.")
     classifiers: Mapping[str, TextClassifier] = Field(min_length=1, description="Name → classifier.")
     questions: Mapping[str, AnsweredBy] = Field(
         default_factory=dict, description="Id of a question → how it is answered, where its id alone does not say."
@@ -212,7 +212,7 @@ class FineTunedDecisionModel(BaseDecisionModel):
     # Types and serialization. The schema of LangChain's own request cannot be built.
 
     @property
-    def InputType(self) -> type[DecisionRequest]:
+    def InputType(self) -> Any:
         """A state and the questions about it."""
         return DecisionRequest
 
