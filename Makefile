@@ -3,8 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLES := lc_finetune/data/samples
+DECISIONS := $(VENV)/decisions
 
-.PHONY: setup demo test test-all gpu check clean
+.PHONY: setup demo test test-all test-decisions gpu check clean
 
 setup: $(STAMP)
 
@@ -34,6 +35,16 @@ test-all: setup
 gpu: setup
 	$(BIN)/python -m pytest -m cuda
 	$(BIN)/python -m benchmarks.gpu
+
+# Newer LangChain beside the environment, which stays as it is.
+test-decisions: $(DECISIONS)/.installed
+	PYTHONPATH=$(DECISIONS) $(BIN)/python -m pytest tests/test_decisions.py
+
+$(DECISIONS)/.installed: constraints-decisions.txt $(STAMP)
+	rm -rf $(DECISIONS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(DECISIONS) \
+		-r constraints-decisions.txt
+	@touch $@
 
 check: setup
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -45,3 +46,14 @@ def test_a_mistyped_command_is_one_line_with_a_guess(
     """And exit status 2."""
     assert main(given) == 2
     assert said in capsys.readouterr().err
+
+
+def test_decision_models_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older LangChain has none: an ImportError that names the version and the remedy."""
+    monkeypatch.setitem(sys.modules, "langchain_core.decisions", None)
+    monkeypatch.delitem(sys.modules, "lc_finetune.decisions", raising=False)
+
+    with pytest.raises(
+        lc_finetune.MissingDependencyError, match=r"langchain-core 1\.8 or newer.*lc-finetune\[decisions\]"
+    ):
+        import_module("lc_finetune.decisions")
