@@ -22,7 +22,8 @@ from lc_finetune import TextClassifier
 from lc_finetune.checkpoint import MANIFEST, WEIGHTS, Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputError
 from lc_finetune.inference import Predictor, plan, worker
-from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs
+from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs, onnx
+from lc_finetune.inference.backends.onnx import share_out
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.exported import EXPORT_MANIFEST
 from lc_finetune.testing import tiny_checkpoint
@@ -474,3 +475,43 @@ def test_a_dtype_or_backend_that_there_is_not_is_one_clear_line(option: str, val
     """As every other option: a `ConfigError` with what there is, before anything is read."""
     with pytest.raises(ConfigError, match=f"Expected {option} 'auto', .*, found '{value}'"):
         TextClassifier.from_checkpoint("nowhere", **{option: value})  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=24), st.integers(1, 6))
+def test_rows_are_shared_out_whole_and_evenly(lengths: list[int], parts: int) -> None:
+    """In order, none lost; the slowest part has no more to do than each thread would have with all rows together."""
+    lengths.sort(reverse=True)
+    ranges = share_out(lengths, parts)
+    work = [(end - start) * lengths[start] for start, end in ranges]
+
+    assert [row for start, end in ranges for row in range(start, end)] == list(range(len(lengths)))
+    assert len(ranges) <= parts
+    assert len(ranges) == 1 or max(work) <= len(lengths) * lengths[0] / parts
+    if parts == 2 and len(lengths) > 1:
+        best = min(max(lengths[0] * cut, lengths[cut] * (len(lengths) - cut)) for cut in range(1, len(lengths)))
+        assert best > len(lengths) * lengths[0] // 2 or max(work) == best
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_rows_that_are_shared_out_answer_as_together(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits and features are those of one session that takes the batch whole, whatever the cores."""
+    checkpoint = tiny_checkpoint(tmp_path / "c", task=task, onnx=True)
+    lengths = [9, 7, 7, 4, 3]
+    ids, mask = np.zeros((5, 9), dtype=np.int64), np.zeros((5, 9), dtype=np.int64)
+    for row, length in enumerate(lengths):
+        ids[row, :length], mask[row, :length] = range(5, 5 + length), 1
+
+    def outputs(cores: int) -> Outputs:
+        monkeypatch.setattr(onnx, "available_cores", lambda: cores)
+        backend = onnx.OnnxBackend(checkpoint.path / "onnx" / "model.onnx", device="cpu", precision="float32")
+        return backend.forward(Batch(ids, mask))
+
+    together, apart = outputs(1), outputs(3)
+
+    assert together.logits.shape == apart.logits.shape
+    np.testing.assert_allclose(together.features, apart.features, atol=1e-5)
+    for row, length in enumerate(lengths):
+        of_row = (row, slice(length)) if task == "token-classification" else (row,)
+        np.testing.assert_allclose(together.logits[of_row], apart.logits[of_row], atol=1e-5)

@@ -91,10 +91,11 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     # Loading.
 
     def warm_up(self) -> Self:
-        """Load now and run once, so that the first real call is as fast as the others."""
-        for outcome in self._loaded().predict(["warm up"]):
-            if isinstance(outcome, Exception):
-                raise outcome
+        """Load now and run once for one text and once for two, so that the first real call is as fast as the others."""
+        for texts in (["warm up"], ["warm up"] * 2):
+            for outcome in self._loaded().predict(texts):
+                if isinstance(outcome, Exception):
+                    raise outcome
         return self
 
     def close(self) -> None:
