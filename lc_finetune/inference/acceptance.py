@@ -19,7 +19,7 @@ RISK = 0.05
 """How often a promise may fail: bounds hold with 95 % confidence."""
 STARTS = {20: 0.01, 40: 0.02, 60: 0.02}
 """Where the tests of a precision start, in percent of the answers, and the part of `RISK` that each start brings."""
-TESTED = range(20, 101, 2)
+TESTED = range(20, 101)
 """Shares of the answers that are tested, in percent."""
 SHARES_SHOWN = 10
 """Thresholds among which the best bound is sought when a target cannot be shown."""
