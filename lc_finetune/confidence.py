@@ -82,17 +82,17 @@ class ScoreMap(_Record):
         scaled -= scaled.max(axis=-1, keepdims=True)
         np.exp(scaled, out=scaled)
         scaled /= scaled.sum(axis=-1, keepdims=True)
-        return scaled if self.top is None else _with_top(scaled, self.top)
+        return scaled if self.top is None else _with_top(scaled, np.asarray(logits).argmax(axis=-1), self.top)
 
     def of_spans(self, scores: FloatArray) -> FloatArray:
         """Turn the scores of found spans, of any shape, into the probabilities that they are right."""
         return scores if self.top is None else self.top(scores)
 
 
-def _with_top(probabilities: FloatArray, top: Beta | Isotonic) -> FloatArray:
+def _with_top(probabilities: FloatArray, best: NDArray[np.intp], top: Beta | Isotonic) -> FloatArray:
     """Map the largest probability and rescale the others, which stay at most as large: shape `(…, labels)`."""
     rows = probabilities.reshape(-1, probabilities.shape[-1])
-    at = np.arange(len(rows)), rows.argmax(axis=1)
+    at = np.arange(len(rows)), best.reshape(-1)
     first = rows[at]
     rows[at] = 0.0
     second, rest = rows.max(axis=1), np.maximum(rows.sum(axis=1), SMALLEST)
