@@ -91,11 +91,13 @@ class ScoreMap(_Record):
 
 def _with_top(probabilities: FloatArray, best: NDArray[np.intp], top: Beta | Isotonic) -> FloatArray:
     """Map the largest probability and rescale the others, which stay at most as large: shape `(…, labels)`."""
-    rows = probabilities.reshape(-1, probabilities.shape[-1])
+    rows = np.maximum(
+        probabilities.reshape(-1, probabilities.shape[-1]), 1e-300
+    )  # what underflowed shares the rest too
     at = np.arange(len(rows)), best.reshape(-1)
     first = rows[at]
     rows[at] = 0.0
-    second, rest = rows.max(axis=1), np.maximum(rows.sum(axis=1), SMALLEST)
+    second, rest = rows.max(axis=1), rows.sum(axis=1)
     mapped = np.maximum(top(first), second / (rest + second))  # below that, the second label would be the first
     rows *= ((1.0 - mapped) / rest)[:, None]
     rows[at] = mapped
