@@ -22,6 +22,9 @@ CARD_HEADING = "## Confidence"
 SMALLEST = 1e-12
 """No map is given, or gives, a probability nearer to 0 or 1."""
 
+AHEAD = 1.0 + 1e-6
+"""How many times the second label's probability that of the answer is at least."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -98,7 +101,8 @@ def _with_top(probabilities: FloatArray, best: NDArray[np.intp], top: Beta | Iso
     first = rows[at]
     rows[at] = 0.0
     second, rest = rows.max(axis=1), rows.sum(axis=1)
-    mapped = np.maximum(top(first), second / (rest + second))  # below that, the second label would be the first
+    least = AHEAD * second / rest  # below that share, the second label would be the first
+    mapped = np.maximum(top(first), least / (1.0 + least))
     rows *= ((1.0 - mapped) / rest)[:, None]
     rows[at] = mapped
     return rows.reshape(probabilities.shape)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from langchain_core.runnables import ConfigurableField
 
@@ -98,9 +98,11 @@ top_maps = st.one_of(
 )
 def test_no_map_changes_the_answer(logits: list[float], temperature: float, top: Any) -> None:
     """Whatever the map, the most probable label stays so, and the probabilities sum to 1."""
+    second, first = sorted(logits)[-2:]
+    assume(first - second > 1e-3)
     mapped = ScoreMap(temperature=temperature, top=top).of_labels(np.array(logits))
 
-    assert mapped[int(np.argmax(logits))] >= mapped.max() - 1e-9
+    assert mapped.argmax() == np.argmax(logits)
     assert mapped.sum() == pytest.approx(1.0)
     assert ((mapped >= 0) & (mapped <= 1 + 1e-9)).all()
 
