@@ -21,7 +21,6 @@ Interval = tuple[float, float]
 CARD_HEADING = "## Confidence"
 SMALLEST = 1e-12
 """No map is given, or gives, a probability nearer to 0 or 1."""
-
 AHEAD = 1.0 + 1e-6
 """How many times the second label's probability that of the answer is at least."""
 
