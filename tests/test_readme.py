@@ -50,6 +50,17 @@ def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert namespace["label"] in ("other", "track_order")
 
 
+def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "support")
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/confidence.md"):
+        exec(snippet, namespace)
+
+    assert namespace["strict"].invoke("Where is my parcel?").accepted is False
+
+
 def test_customer_service_routes_in_order(tiny_classifier: Checkpoint, tiny_tagger: Checkpoint) -> None:
     """By label, or to a person when the score is too low."""
     classifier = TextClassifier.from_checkpoint(tiny_classifier, device="cpu")
