@@ -2,7 +2,7 @@
 
 from lc_finetune.data.examples import Example, TaggedExample, TextExample
 from lc_finetune.data.readers import Loaded, ReadOptions, read_examples
-from lc_finetune.data.split import Splits, split_examples
+from lc_finetune.data.split import Splits, set_apart, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "TextExample",
     "fingerprint",
     "read_examples",
+    "set_apart",
     "split_examples",
     "summarize",
 ]
