@@ -1,6 +1,6 @@
 """Files → examples → splits."""
 
-from lc_finetune.data.examples import Example, TaggedExample, TextExample
+from lc_finetune.data.examples import Example, TaggedExample, TextExample, gold_of
 from lc_finetune.data.readers import Loaded, ReadOptions, read_examples
 from lc_finetune.data.split import Splits, set_apart, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
@@ -14,6 +14,7 @@ __all__ = [
     "TaggedExample",
     "TextExample",
     "fingerprint",
+    "gold_of",
     "read_examples",
     "set_apart",
     "split_examples",

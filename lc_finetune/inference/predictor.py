@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any, ClassVar
 from weakref import WeakSet, WeakValueDictionary
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import Checkpoint, loaded_signature
+from lc_finetune.confidence import Calibration
 from lc_finetune.errors import EngineError, InputError
 from lc_finetune.inference import worker
 from lc_finetune.inference.backends import (
@@ -28,8 +30,9 @@ from lc_finetune.inference.backends import (
     resolve_backend,
     resolve_device,
 )
-from lc_finetune.inference.decode import decode_entities, decode_label
+from lc_finetune.inference.decode import Confidence, decode_entities, decode_label
 from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.inference.exported import is_forced
 from lc_finetune.schemas import Classification, Tagging
 from lc_finetune.schemes import TagSet
 
@@ -115,6 +118,17 @@ class Predictor:
                         self.checkpoint, name=self._backend_name, device=self.device, dtype=self._dtype
                     )
         return self._backend
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of this model on this backend, if it has one."""
+        return calibration_of(self.checkpoint, self.backend, self.export)
+
+    @cached_property
+    def confidence(self) -> Confidence:
+        """What scores and `accepted` follow from."""
+        record = self.calibration
+        return Confidence(record.map, record.acceptance) if record else Confidence()
 
     def predict(self, texts: Sequence[str]) -> list[Any]:
         """Answer each text, in order: a result, or the exception that this text alone caused."""
@@ -203,10 +217,10 @@ class Predictor:
                 "learning rate."
             )
         if self._tags is None:
-            return decode_label(text, logits, self.checkpoint.labels)
+            return decode_label(text, logits, self.checkpoint.labels, self.confidence)
         manifest = self.checkpoint.manifest
         first_only = manifest is None or manifest.tag_unit == "first"
-        return decode_entities(text, encoding, logits, self._tags, first_only=first_only)
+        return decode_entities(text, encoding, logits, self._tags, first_only=first_only, confidence=self.confidence)
 
     def _renew(self) -> None:
         # Kept, not freed: a native runtime that is torn down in a fork waits for threads that stayed in the parent.
@@ -229,6 +243,31 @@ def validated(source: str, revision: str | None) -> Checkpoint:
     checkpoint = Checkpoint.load(source, revision=revision)
     _validated[source, revision] = (loaded_signature(checkpoint.path), checkpoint)
     return checkpoint
+
+
+def calibration_of(checkpoint: Checkpoint, backend: Backend, export: str) -> Calibration | None:
+    """Find the calibration of a model as it is served; None if it has none.
+
+    A record counts only for the very weights it was measured with. Where there is none, torch's in float32 holds for
+    floating-point precisions, whose logits differ from its by rounding; never for int8, nor for a forced export.
+
+    Args:
+        checkpoint: The folder.
+        backend: What serves.
+        export: Digest of the export's manifest; empty for torch.
+    """
+    if checkpoint.manifest is None:
+        return None
+    weights = checkpoint.weights_digest
+    records: dict[tuple[str, str, str], Calibration] = {
+        (one.backend, one.precision, one.model): one for one in checkpoint.manifest.calibration
+    }
+    own = records.get((backend.name, backend.precision, export or weights))
+    if own is not None or backend.precision == "int8":
+        return own
+    if export and is_forced(checkpoint, backend.name, backend.precision):  # type: ignore[arg-type]
+        return None
+    return records.get(("torch", "float32", weights))
 
 
 def window_of(checkpoint: Checkpoint) -> tuple[int, int]:
