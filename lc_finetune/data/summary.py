@@ -58,11 +58,7 @@ class Summary:
 
     def _out_of_scope(self) -> list[str]:
         parts = ", ".join(f"{part} {size:,}" for part, size in self.out_of_scope.items() if size)
-        return (
-            [f"  no class    {parts} rows out of scope, to tell such texts by; not among the rows above"]
-            if parts
-            else []
-        )
+        return [f"  no class    {parts} rows out of scope, not among the rows above"] if parts else []
 
 
 def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterable[str] = ()) -> Summary:

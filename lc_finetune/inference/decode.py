@@ -42,7 +42,7 @@ class Confidence:
     significance: float = 0.0
 
     def accepts(self, text: str, label: str, score: float, in_scope: float | None = None) -> bool | None:
-        """Say whether an answer is accepted: False for a text blank or out of scope, None where nothing else is known."""
+        """Say whether an answer is accepted: False if blank or out of scope, None where there is no threshold."""
         if not text or text.isspace() or (in_scope is not None and in_scope < self.significance):
             return False
         return None if self.thresholds is None else score >= self.thresholds.of(label)
