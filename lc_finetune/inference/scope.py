@@ -14,6 +14,7 @@ Conformal p-values").
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +58,24 @@ class ScopeDetector:
 
     def distances(self, features: NDArray[np.floating]) -> Float32:
         """Say how far each row lies from what the model knows: `(…, hidden)` → `(…,)`."""
-        directions = _directions(features, self.center)
-        distances = 1 - (directions @ self.classes.T).max(axis=-1)
+        away = np.asarray(features, dtype=np.float32) - self.center
+        nearness = (away @ self.classes.T).max(axis=-1)
         if len(self.outside):
-            distances = distances + OUTSIDE_WEIGHT * (directions @ self.outside.T).max(axis=-1)
-        return np.asarray(distances)
+            nearness = nearness - OUTSIDE_WEIGHT * (away @ self.outside.T).max(axis=-1)
+        return np.asarray(1 - nearness / _lengths(away))
 
     def p_values(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Give the p-value of each row under "it is like the held-out texts": `(…, hidden)` → `(…,)`.
 
         Straight lines join the steps from above: still valid, and rounding never moves a p-value by a whole step.
         """
+        smallest = 1 / (1 + len(self.reference))
+        return np.asarray(np.interp(self.distances(features), self.reference, self._steps, left=1.0, right=smallest))
+
+    @cached_property
+    def _steps(self) -> NDArray[np.float64]:
         texts = len(self.reference)
-        steps = np.arange(texts + 1, 1, -1) / (texts + 1)
-        return np.asarray(np.interp(self.distances(features), self.reference, steps, left=1.0, right=1 / (texts + 1)))
+        return np.arange(texts + 1, 1, -1) / (texts + 1)
 
     def save(self, folder: Path) -> None:
         """Write the statistics into a checkpoint's folder; its manifest has to be written after them."""
@@ -140,7 +145,10 @@ def _read(path: Path, *, classes: int, hidden: int) -> ScopeDetector:
     return ScopeDetector(**tensors, significance=significance)
 
 
-def _directions(features: NDArray[np.floating], center: Float32) -> Float32:
-    away = features.astype(np.float32) - center
-    lengths = np.linalg.norm(away, axis=-1, keepdims=True)
-    return np.asarray(away / np.maximum(lengths, np.finfo(np.float32).tiny))
+def _directions(features: Float32, center: Float32) -> Float32:
+    away = features - center
+    return np.asarray(away / _lengths(away)[..., None])
+
+
+def _lengths(vectors: Float32) -> Float32:
+    return np.asarray(np.sqrt(np.maximum((vectors * vectors).sum(axis=-1), np.finfo(np.float32).tiny)))
