@@ -50,6 +50,11 @@ class Rows:
     labels: list[str]
 
 
+def _read(file: str) -> Sequence[TextExample]:
+    """Read a file of texts with one label each."""
+    return cast("Sequence[TextExample]", read_examples(file).examples)
+
+
 def divide(train: Sequence[TextExample], test: Sequence[TextExample], held_out: int, seed: int) -> Rows:
     """Hold classes out of the training rows; the test rows are known or unknown accordingly."""
     names = sorted({example.label for example in train})
@@ -219,11 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     options = {"seed": arguments.seed, "epochs": arguments.epochs, "base_model": arguments.base_model}
     try:
-        given = [
-            cast("Sequence[TextExample]", read_examples(file).examples)
-            for file in (arguments.train_file, arguments.test_file)
-        ]
-        rows = divide(*given, arguments.held_out, arguments.seed)
+        rows = divide(_read(arguments.train_file), _read(arguments.test_file), arguments.held_out, arguments.seed)
         base = resolve_base_model(arguments.base_model).folder
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = train(rows, arguments.output_dir or Path(folder) / "scope", options)
