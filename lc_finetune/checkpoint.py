@@ -58,6 +58,8 @@ LOADED = (
 )
 EXPORTS = ("onnx", "onnx-fp16", "onnx-int8", "openvino", "openvino-fp16")
 """Subfolders that hold the model for another runtime, each with a manifest of its own; read when a backend asks."""
+SCOPE = "scope.safetensors"
+"""Statistics of the features, by which a text out of scope is told; see `lc_finetune.inference.scope`."""
 LIBRARIES = ("lc-finetune", "torch", "transformers", "tokenizers", "onnxruntime", "langchain-core")
 
 
@@ -111,7 +113,8 @@ class Checkpoint:
         digests = self._loaded_digests()
         if WEIGHTS in digests:
             return digests[WEIGHTS]
-        shards = "".join(f"{name}={digests[name]}\n" for name in sorted(digests) if name.endswith(".safetensors"))
+        parts = sorted(name for name in digests if name.endswith(".safetensors") and name != SCOPE)
+        shards = "".join(f"{name}={digests[name]}\n" for name in parts)
         return hashlib.sha256(shards.encode()).hexdigest()
 
     def _loaded_digests(self) -> Mapping[str, str]:
@@ -286,7 +289,7 @@ def _local_folder(source: str | os.PathLike[str], revision: str | None) -> Path:
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = [*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), "scope.safetensors"]
+    wanted = [*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), SCOPE]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:  # hub errors descend from OSError, a malformed id is a ValueError
@@ -313,7 +316,7 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
 
 def _loaded_files(folder: Path) -> list[str]:
     shards = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
-    return [name for name in (*LOADED, *shards) if (folder / name).is_file()]
+    return [name for name in (*LOADED, SCOPE, *shards) if (folder / name).is_file()]
 
 
 def _check_weights(folder: Path) -> None:

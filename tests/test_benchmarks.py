@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cascade, confidence, gpu, inference, tune
+from benchmarks import cascade, confidence, gpu, inference, scope, tune
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint, cli
@@ -58,6 +58,23 @@ def test_inference_prints_markdown(exported: Checkpoint, capsys: pytest.CaptureF
 
     assert "| batch, one callback handler |" in output.read_text()
     assert output.read_text().strip() == capsys.readouterr().out.strip()
+
+
+def test_scope_compares_detectors(base_model: Path, tmp_path: Path) -> None:
+    """Each on the same test rows, and the checkpoint's own in_scope beside them."""
+    output = tmp_path / "results.json"
+    sample = SAMPLES / "support"
+    status = scope.main(
+        f"--train-file {sample / 'train.csv'} --test-file {sample / 'test.csv'} --held-out 4 --epochs 1 "
+        f"--base-model {base_model} --output-dir {tmp_path / 'c'} --output {output}".split()
+    )
+    compared, own = measured(output).values()
+
+    assert status == 0
+    assert {"maximum softmax probability", "energy", "Mahalanobis", "cosine to the class mean"} < set(compared)
+    assert len(Checkpoint.load(tmp_path / "c").labels) == 8
+    (row,) = own.values()
+    assert row["AUROC"] == pytest.approx(compared["cosine to the class mean"]["AUROC"], abs=1e-3)
 
 
 def test_a_missing_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

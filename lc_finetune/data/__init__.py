@@ -3,7 +3,7 @@
 from lc_finetune.data.bundled import sample_file
 from lc_finetune.data.examples import Example, TaggedExample, TextExample, gold_of
 from lc_finetune.data.readers import Loaded, ReadOptions, read_examples
-from lc_finetune.data.split import Splits, split_examples
+from lc_finetune.data.split import Splits, set_apart, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "gold_of",
     "read_examples",
     "sample_file",
+    "set_apart",
     "split_examples",
     "summarize",
 ]

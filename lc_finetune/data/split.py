@@ -21,6 +21,8 @@ class Splits:
 
     Attributes:
         duplicates: Given training rows that repeat another, near ones included.
+        out_of_scope: Rows of no class, of the training and the validation file.
+        out_of_scope_test: Rows of no class, of the test file.
     """
 
     train: tuple[Example, ...]
@@ -29,6 +31,8 @@ class Splits:
     test: tuple[Example, ...] = ()
     duplicates: int = 0
     notes: tuple[str, ...] = ()
+    out_of_scope: tuple[Example, ...] = ()
+    out_of_scope_test: tuple[Example, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -70,6 +74,16 @@ def split_examples(
     if len(train) > LIMIT:
         notes.append(f"near duplicates are not looked for above {LIMIT:,} rows, only equal texts.")
     return Splits(**splits, duplicates=len(train) - len(set(group_of)), notes=tuple(notes))
+
+
+def set_apart(examples: Sequence[Example], label: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Take the rows with one label out of classification data: the others, and those."""
+    inside = tuple(example for example in examples if not _labelled(example, label))
+    return inside, tuple(example for example in examples if _labelled(example, label))
+
+
+def _labelled(example: Example, label: str) -> bool:
+    return isinstance(example, TextExample) and example.label == label
 
 
 def classes(example: Example) -> tuple[str, ...]:

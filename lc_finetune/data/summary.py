@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class Summary:
     longer: int
     max_length: int
     notes: tuple[str, ...]
+    out_of_scope: dict[str, int] = field(default_factory=dict)
     estimated_seconds: float | None = None
 
     def __str__(self) -> str:
@@ -41,6 +42,7 @@ class Summary:
             "Data",
             "  rows        " + ", ".join(f"{part} {size:,}" for part, size in self.sizes.items() if size),
             f"  labels      {len(counts)}: " + ", ".join(f"{shown([name])} {count:,}" for name, count in listed),
+            *self._out_of_scope(),
             "  pieces      " + ", ".join(f"{name} {value}" for name, value in self.lengths.items()),
             f"  duplicates  {self.duplicates:,} rows, near ones included",
             f"  unknown     {self.unknown:.1%} of pieces",
@@ -53,6 +55,10 @@ class Summary:
         if self.unknown > UNKNOWN_WARNING:
             lines.append("  WARNING     many pieces are unknown to the base model: is it made for this language?")
         return "\n".join([*lines, *(f"  note        {note}" for note in self.notes)])
+
+    def _out_of_scope(self) -> list[str]:
+        parts = ", ".join(f"{part} {size:,}" for part, size in self.out_of_scope.items() if size)
+        return [f"  no class    {parts} rows out of scope, not among the rows above"] if parts else []
 
 
 def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterable[str] = ()) -> Summary:
@@ -78,6 +84,7 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
         longer=int((lengths > room).sum()),
         max_length=max_length,
         notes=(*notes, *splits.notes),
+        out_of_scope={"train and validation": len(splits.out_of_scope), "test": len(splits.out_of_scope_test)},
     )
 
 

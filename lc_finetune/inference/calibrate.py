@@ -184,6 +184,10 @@ def calibrate(
     results = answer(raw, [texts[row] for row in rows])
     evidence = evidence_of(results, cast(Gold, [gold[row] for row in rows]), checkpoint.labels.names)
     map, before, after = fit(evidence)
+    scores = evidence.under(map).scores
+    if raw.scope and isinstance(evidence, TextEvidence):
+        inside = np.array([result.in_scope >= raw.scope.significance for result in results])
+        scores = np.where(inside, scores, 0.0)  # never accepted, whatever the threshold
     return Calibration(
         backend=cast(Any, raw.backend.name),
         precision=cast(Any, raw.backend.precision),
@@ -193,7 +197,7 @@ def calibrate(
         map=map,
         before=before,
         after=after,
-        acceptance=accept(aim, evidence.under(map).scores, evidence.right, evidence.answers),
+        acceptance=accept(aim, scores, evidence.right, evidence.answers),
     )
 
 

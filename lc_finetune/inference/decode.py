@@ -36,21 +36,24 @@ class Confidence:
     Attributes:
         map: From scores to probabilities.
         thresholds: Which answers are accepted; None if nothing is known of that.
+        significance: A text whose p-value `in_scope` is smaller is out of scope.
     """
 
     map: ScoreMap = UNCALIBRATED
     thresholds: Thresholds | None = None
+    significance: float = 0.0
 
-    def accepts(self, text: str, label: str, score: float) -> bool | None:
-        """Say whether an answer is accepted: False for a blank text, None where there is no threshold."""
-        if not text or text.isspace():
+    def accepts(self, text: str, label: str, score: float, in_scope: float | None = None) -> bool | None:
+        """Say whether an answer is accepted: False if blank or out of scope, None where there is no threshold."""
+        if not text or text.isspace() or (in_scope is not None and in_scope < self.significance):
             return False
         return None if self.thresholds is None else score >= self.thresholds.of(label)
 
     def judged(self, result: ResultT) -> ResultT:
         """Copy a result, with `accepted` as these thresholds have it."""
         if isinstance(result, Classification) and result.score is not None:
-            return result.model_copy(update={"accepted": self.accepts(result.text, result.label, result.score)})
+            accepted = self.accepts(result.text, result.label, result.score, result.in_scope)
+            return result.model_copy(update={"accepted": accepted})
         if isinstance(result, Tagging):
             entities = tuple(
                 entity.model_copy(update={"accepted": self.accepts(result.text, entity.label, entity.score)})
@@ -62,9 +65,13 @@ class Confidence:
 
 
 def decode_label(
-    text: str, logits: NDArray[np.floating], labels: LabelSet, confidence: Confidence = Confidence()
+    text: str,
+    logits: NDArray[np.floating],
+    labels: LabelSet,
+    confidence: Confidence = Confidence(),
+    in_scope: float | None = None,
 ) -> Classification:
-    """Turn the merged logits of one text, shape `(labels,)`, into its result."""
+    """Turn the merged logits of one text, shape `(labels,)`, and its p-value, into its result."""
     probabilities = confidence.map.of_labels(logits).tolist()
     best = int(logits.argmax())
     label, score = labels[best], min(1.0, probabilities[best])
@@ -73,7 +80,8 @@ def decode_label(
         label=label,
         score=score,
         scores=Scores(labels.id_of, probabilities),
-        accepted=confidence.accepts(text, label, score),
+        accepted=confidence.accepts(text, label, score, in_scope),
+        in_scope=in_scope,
     )
 
 

@@ -32,6 +32,7 @@ from lc_finetune.inference.backends import (
 from lc_finetune.inference.decode import Confidence, decode_entities, decode_label
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.exported import is_forced
+from lc_finetune.inference.scope import read_detector
 from lc_finetune.schemas import Classification, Tagging
 from lc_finetune.schemes import TagSet
 
@@ -70,6 +71,7 @@ class Predictor:
         self._tags = TagSet.from_labels(checkpoint.labels) if checkpoint.task == "token-classification" else None
         self.per_piece = self._tags is not None
         self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
+        self.scope = read_detector(checkpoint)
         self.token_budget = token_budget or TOKEN_BUDGET[device.partition(":")[0]]
         self.max_length, self.stride = window_of(checkpoint)
         # While an accelerator computes, the caller's thread can encode; on a CPU it would take cores from the forward.
@@ -131,7 +133,10 @@ class Predictor:
     def confidence(self) -> Confidence:
         """What scores and `accepted` follow from."""
         record = self.calibration
-        return Confidence(record.map, record.acceptance) if record else Confidence()
+        significance = self.scope.significance if self.scope else 0.0
+        if record is None:
+            return Confidence(significance=significance)
+        return Confidence(record.map, record.acceptance, significance)
 
     def predict(self, texts: Sequence[str]) -> list[Any]:
         """Answer each text, in order: a result, or the exception that this text alone caused."""
@@ -221,7 +226,8 @@ class Predictor:
                 "learning rate."
             )
         if self._tags is None:
-            return decode_label(text, logits, self.checkpoint.labels, self.confidence)
+            in_scope = float(self.scope.p_values(features)) if self.scope else None
+            return decode_label(text, logits, self.checkpoint.labels, self.confidence, in_scope)
         manifest = self.checkpoint.manifest
         tag_unit = (manifest.tag_unit if manifest else None) or "first"
         return decode_entities(text, encoding, logits, self._tags, tag_unit=tag_unit, confidence=self.confidence)

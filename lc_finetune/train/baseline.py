@@ -31,7 +31,7 @@ def classification_baseline(base: Path, train: Sequence[Example], test: Sequence
     """Fit mean-pooled features of the untouched base model to the labels, and score the test rows."""
     rows = cast("Sequence[TextExample]", train[:ROWS])
     tested = cast("Sequence[TextExample]", test)
-    states = _states(base, [e.text for e in (*rows, *tested)], max_length)
+    states = encoder_states(base, [e.text for e in (*rows, *tested)], max_length)
     features = np.stack([state.mean(axis=0) for _, state in states])
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     model = _regression().fit(features[: len(rows)], [e.label for e in rows])
@@ -46,7 +46,7 @@ def tagging_baseline(
     features: list[NDArray[np.float32]] = []
     wanted: list[str] = []
     rows = cast("Sequence[TaggedExample]", train[:ROWS])
-    for example, (encoding, state) in zip(rows, _states(base, [e.text for e in rows], max_length), strict=True):
+    for example, (encoding, state) in zip(rows, encoder_states(base, [e.text for e in rows], max_length), strict=True):
         units = [unit for unit in tag_units(example.text, encoding, tag_unit) if unit[0] < len(state)]
         spans = [s for s in align(example, encoding, tag_unit)[0] if s.end <= len(units)]
         features += [state[start] for start, _ in units]
@@ -56,7 +56,9 @@ def tagging_baseline(
     model = _regression().fit(np.stack(features), wanted)
     columns = [tags.labels.id_of[name] for name in model.classes_]
     found = []
-    for example, (encoding, state) in zip(tested, _states(base, [e.text for e in tested], max_length), strict=True):
+    for example, (encoding, state) in zip(
+        tested, encoder_states(base, [e.text for e in tested], max_length), strict=True
+    ):
         units = [unit for unit in tag_units(example.text, encoding, tag_unit) if unit[0] < len(state)]
         scores = np.full((len(units), len(tags.labels)), -1e9)
         if units:
@@ -73,7 +75,7 @@ def _regression() -> Any:
     return LogisticRegression(C=10.0, max_iter=300)
 
 
-def _states(base: Path, texts: Sequence[str], max_length: int) -> list[tuple[Encoding, NDArray[np.float32]]]:
+def encoder_states(base: Path, texts: Sequence[str], max_length: int) -> list[tuple[Encoding, NDArray[np.float32]]]:
     """Run the untouched encoder: for each text its encoding and states `(pieces, hidden)`, cut at one window."""
     import torch
     from transformers import AutoModel

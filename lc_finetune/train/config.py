@@ -39,6 +39,9 @@ class TrainConfig(BaseModel):
     text_column: str | None = Field(default=None, description="Column of the text; recognised if omitted.")
     label_column: str | None = Field(default=None, description="Column of the label; recognised if omitted.")
     label_names: tuple[str, ...] = Field(default=(), description="Names of integer labels 0, 1, …, comma-separated.")
+    out_of_scope_label: str | None = Field(
+        default=None, min_length=1, description="Label of rows that no class fits: no class, but examples to reject."
+    )
     drop_unlabelled: bool = Field(default=False, description="Drop rows without a label instead of refusing them.")
     base_model: str = Field(default="minilm", description="minilm, a folder, or a Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub base model.")

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lc_finetune.inference.reliability import expected_calibration_error, perfect_error
+from lc_finetune.inference.scope import ScopeDetector
 from lc_finetune.labels import Span
 
 Figures = dict[str, Any]
@@ -34,6 +36,39 @@ def classification_figures(gold: Sequence[str], predicted: Sequence[str]) -> Fig
             for name, row in report.items()
             if name.startswith("=")
         },
+    }
+
+
+def out_of_scope_figures(detector: ScopeDetector, inside: NDArray[np.float32], outside: NDArray[np.float32]) -> Figures:
+    """Say how well texts out of scope are told from others.
+
+    `auroc` is the chance that a text out of scope lies farther away than one in scope; `fpr95` the share of texts in
+    scope that a threshold rejects which rejects 95 % of the others, and `missed95` the share of texts out of scope that
+    one lets in which lets in 95 % of those in scope; `rejected_inside` and `rejected_outside` what the checkpoint's own
+    significance rejects.
+
+    Args:
+        detector: The detector.
+        inside: Features of texts in scope, shape `(texts, hidden)`.
+        outside: Features of texts out of scope, shape `(texts, hidden)`.
+    """
+    rejected = {
+        name: float((detector.p_values(features) < detector.significance).mean())
+        for name, features in (("rejected_inside", inside), ("rejected_outside", outside))
+    }
+    return {**separation(detector.distances(inside), detector.distances(outside)), **rejected}
+
+
+def separation(inside: NDArray[np.floating], outside: NDArray[np.floating]) -> Figures:
+    """Say how well distances tell texts: rows, `auroc`, `fpr95` and `missed95` as in `out_of_scope_figures`."""
+    from sklearn.metrics import roc_auc_score
+
+    labels = np.repeat([0, 1], [len(inside), len(outside)])
+    return {
+        "rows": len(outside),
+        "auroc": float(roc_auc_score(labels, np.concatenate([inside, outside]))),
+        "fpr95": float((inside >= np.quantile(outside, 0.05)).mean()),
+        "missed95": float((outside <= np.quantile(inside, 0.95)).mean()),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,10 +21,11 @@ from lc_finetune.data import (
     TextExample,
     fingerprint,
     read_examples,
+    set_apart,
     split_examples,
     summarize,
 )
-from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError
+from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError, did_you_mean, shown
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import windows
 from lc_finetune.labels import LabelSet
@@ -117,11 +118,15 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
             tasks[source] = loaded.task
             _check_readable(source, loaded.examples, encoder)
     task = _agreed(config, tasks)
+    outside = _set_apart(config, task, parts)
     train = cast("Sequence[Example]", parts["train"])
     try:
         splits = split_examples(train, validation=parts["validation"], test=parts["test"], seed=config.seed)
     except DataError as error:
         raise DataError(f"{config.train_file}: {error}") from error
+    splits = replace(
+        splits, out_of_scope=(*outside["train"], *outside["validation"]), out_of_scope_test=outside["test"]
+    )
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     encoder_config = _encoder_config(base, pieces=len(tokenizer))
     windowing = _windowing(config, encoder_config, tokenizer.model_max_length)
@@ -131,10 +136,45 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         tags = TagSet.of_types(span.label for example in tagged for span in example.spans)
         tag_unit = choose_tag_unit(tagged, Encoder(base.folder, offsets=True))
     labels = tags.labels if tags else LabelSet.sorted(cast(TextExample, example).label for example in splits.train)
-    all_examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
+    all_examples = [
+        *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,
+        *splits.out_of_scope_test,
+    ]  # fmt: skip
     plan = Plan(config, task, base, splits, labels, tags, tag_unit, windowing, fingerprint(all_examples))
     summary = summarize(splits, tokenizer, max_length=windowing.max_length, notes=notes)
     return plan, summary
+
+
+def _set_apart(
+    config: TrainConfig, task: Task, parts: dict[str, Sequence[Example] | None]
+) -> dict[str, tuple[Example, ...]]:
+    """Take the out-of-scope rows out of the parts; returns them by part.
+
+    Raises:
+        ConfigError: If the data is not for a classifier.
+        DataError: If no row has the label, or the training file holds no others.
+    """
+    outside: dict[str, tuple[Example, ...]] = dict.fromkeys(parts, ())
+    label = config.out_of_scope_label
+    if label is None:
+        return outside
+    if task != "text-classification":
+        raise ConfigError(
+            f"out_of_scope_label: expected data for text-classification, found data for {task}. Leave it out."
+        )
+    found = {cast(TextExample, example).label for examples in parts.values() for example in examples or ()}
+    if label not in found:
+        raise DataError(
+            f"{config.train_file}: expected rows with the out-of-scope label {shown([label])!r}, found none"
+            f"{did_you_mean(label, found)}. Correct --out-of-scope-label, or leave it out."
+        )
+    for part, examples in parts.items():
+        if examples is not None:
+            inside, outside[part] = set_apart(examples, label)
+            parts[part] = inside or None
+    if parts["train"] is None:
+        raise DataError(f"{config.train_file}: expected rows of at least two classes, found only out-of-scope ones.")
+    return outside
 
 
 def _check_readable(source: str, examples: Sequence[Example], encoder: Encoder) -> None:

@@ -40,6 +40,11 @@ def _split_table(split: str, figures: Mapping[str, Any]) -> str:
             f"  calibrated scores: ECE {confidence['ece']:.4f} (perfect ones: 95 % at most "
             f"{confidence['ece_perfect']:.4f}), {taken}"
         )
+    if outside := figures.get("out_of_scope"):
+        lines.append(
+            f"  out of scope: {outside['rejected_outside']:.1%} of {outside['rows']:,} rows rejected, and "
+            f"{outside['rejected_inside']:.1%} of the others; AUROC {outside['auroc']:.4f}"
+        )
     width = max([12, *map(len, figures["per_label"])])
     lines.append(f"  {'':<{width}}  precision  recall      F1  support")
     for label, row in figures["per_label"].items():

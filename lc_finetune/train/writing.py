@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import (
     Checkpoint,
@@ -25,14 +29,27 @@ from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.calibrate import TooFewAnswers, calibrate, served_ways
 from lc_finetune.inference.export import export
+from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
+from lc_finetune.inference.scope import FEWEST, fit_detector
 from lc_finetune.labels import Span
 from lc_finetune.train.baseline import classification_baseline, tagging_baseline
-from lc_finetune.train.metrics import Figures, classification_figures, confidence_figures, entity_figures
+from lc_finetune.train.metrics import (
+    Figures,
+    classification_figures,
+    confidence_figures,
+    entity_figures,
+    out_of_scope_figures,
+)
 from lc_finetune.train.preparation import Plan
 from lc_finetune.train.report import model_card
 
 logger = logging.getLogger(__name__)
+
+SCOPE_ROWS = 10_000
+"""Training rows that the means of the classes are taken from, at most."""
+OUTSIDE_ROWS = 500
+"""Out-of-scope rows that a checkpoint keeps the directions of, at most."""
 
 
 def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: list[dict[str, Any]]) -> None:
@@ -54,6 +71,8 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
     )
     write_manifest(staging, manifest)
     _export(staging, plan)
+    _write_scope(staging, plan)
+    write_manifest(staging, manifest)
     manifest = manifest.model_copy(update={"calibration": _calibrations(staging, plan)})
     write_manifest(staging, manifest)
     manifest = manifest.model_copy(update={"metrics": _measure(staging, plan)})
@@ -76,8 +95,8 @@ def _export(staging: Path, plan: Plan) -> None:
         logger.warning("No export is left beside the weights, torch serves: %s", error)
 
 
-def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
-    """Calibrate each way to serve the folder, on rows held out for it or, where there are too few, for validation."""
+def _held_out(plan: Plan) -> tuple[list[Example], str]:
+    """Take the rows held out for calibration or, where there are too few, for validation, and say which they are."""
     if plan.splits.calibration:
         rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
     else:
@@ -85,6 +104,54 @@ def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
     known = [row for row in rows if not isinstance(row, TextExample) or row.label in plan.labels.id_of]
     if len(known) < len(rows):
         split += f"; {len(rows) - len(known)} more have labels that training never saw"
+    return known, split
+
+
+def _write_scope(staging: Path, plan: Plan) -> None:
+    """Leave the statistics by which a classifier tells texts that are out of scope."""
+    if plan.tags is not None:
+        return
+    held_out, _ = _held_out(plan)
+    if len(held_out) < FEWEST:
+        logger.warning(
+            "The checkpoint is left without in_scope: expected at least %d rows held out of training, found %d.",
+            FEWEST,
+            len(held_out),
+        )
+        return
+    predictor = Predictor.load(Checkpoint.load(staging))
+    train = cast("Sequence[TextExample]", plan.splits.train)
+    classes = np.array([plan.labels.id_of[row.label] for row in train])
+    chosen = in_turn(classes, SCOPE_ROWS)
+    outside = plan.splits.out_of_scope
+    some = np.random.default_rng(0).permutation(len(outside))[:OUTSIDE_ROWS]
+    detector = fit_detector(
+        outputs_of(predictor, [train[row].text for row in chosen]).features,
+        classes[chosen],
+        outputs_of(predictor, [row.text for row in held_out]).features,
+        outside=outputs_of(predictor, [outside[row].text for row in some]).features if len(some) else None,
+    )
+    detector.save(staging)
+
+
+def in_turn(classes: NDArray[np.intp], most: int) -> list[int]:
+    """Choose rows at random, one of each class, then another of each, until there are enough.
+
+    Example:
+        >>> in_turn(np.array([0, 0, 0, 0, 1]), 2)[-1]
+        4
+    """
+    seen: Counter[int] = Counter()
+    turns: list[tuple[int, int]] = []
+    for row in np.random.default_rng(0).permutation(len(classes)).tolist():
+        turns.append((seen[int(classes[row])], row))
+        seen[int(classes[row])] += 1
+    return sorted(row for _, row in sorted(turns)[:most])
+
+
+def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
+    """Calibrate each way to serve the folder."""
+    known, split = _held_out(plan)
     checkpoint = Checkpoint.load(staging)
     texts, gold, aim = [row.text for row in known], gold_of(known), Aim.parse(plan.config.accept)
     try:
@@ -103,6 +170,12 @@ def _measure(staging: Path, plan: Plan) -> dict[str, Figures]:
         examples: Sequence[Example] = getattr(plan.splits, split)
         if examples:
             measured[split] = score(predictor, examples)
+    if plan.splits.out_of_scope_test and plan.splits.test and predictor.scope:
+        measured["test"]["out_of_scope"] = out_of_scope_figures(
+            predictor.scope,
+            outputs_of(predictor, [e.text for e in plan.splits.test]).features,
+            outputs_of(predictor, [e.text for e in plan.splits.out_of_scope_test]).features,
+        )
     last = "test" if plan.splits.test else "validation"
     if plan.config.baseline and last in measured:
         measured[last]["frozen_baseline"] = {

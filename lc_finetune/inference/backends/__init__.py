@@ -40,7 +40,7 @@ class Outputs:
 
     Attributes:
         logits: `(rows, labels)` for a classifier, `(rows, pieces, tags)` for a tagger; float32.
-        features: `(rows, hidden)`, the encoder's last state at the first piece; float32.
+        features: `(rows, hidden)`, the mean over the pieces of the encoder's last state; float32.
     """
 
     logits: NDArray[np.float32]

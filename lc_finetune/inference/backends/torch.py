@@ -62,7 +62,7 @@ def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any
 
 
 class Headed:
-    """Call a model and take, besides its logits, what its encoder handed to the head."""
+    """Call a model and take, besides its logits, what its encoder made of the text."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -73,9 +73,10 @@ class Headed:
         self._state = output[0]
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits and the last hidden state of the first piece."""
+        """Return logits and the mean over the pieces of the last hidden state."""
         logits = self._model(input_ids=input_ids, attention_mask=attention_mask).logits
-        features = self._state[:, 0]
+        mask = attention_mask.unsqueeze(-1).to(self._state.dtype)
+        features = (self._state * mask).sum(dim=1) / mask.sum(dim=1)
         self._state = None
         return logits, features
 

@@ -1,0 +1,42 @@
+"""Texts → what decoding is given: a classifier's merged logits and features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lc_finetune.inference import worker
+from lc_finetune.inference.backends import Outputs
+from lc_finetune.inference.calibrate import RawPredictor
+from lc_finetune.inference.encode import Encoding
+from lc_finetune.inference.predictor import Predictor
+
+
+def outputs_of(predictor: Predictor, texts: Sequence[str]) -> Outputs:
+    """Read texts as a classifier serves them: through windows, merging, backend and precision.
+
+    Args:
+        predictor: A loaded classifier.
+        texts: At least one.
+
+    Returns:
+        Logits of shape `(texts, labels)` and features of shape `(texts, hidden)`.
+
+    Raises:
+        LCFinetuneError: If a text cannot be read or answered.
+    """
+    found = worker.answer(_Undecoded(predictor), texts)
+    for one in found:
+        if isinstance(one, Exception):
+            raise one
+    logits, features = zip(*found, strict=True)
+    return Outputs(np.stack(logits).astype(np.float32), np.stack(features).astype(np.float32))
+
+
+class _Undecoded(RawPredictor):
+    def decode(  # type: ignore[override]
+        self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        return logits, features
