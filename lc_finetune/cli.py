@@ -245,14 +245,13 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     from lc_finetune.data import gold_of
     from lc_finetune.inference.acceptance import Aim
     from lc_finetune.inference.calibrate import calibrate, check_reached, record, served_ways
-    from lc_finetune.runnables import EntityTagger, TextClassifier
+    from lc_finetune.inference.served import check_served
 
     aim = Aim.parse(arguments.accept)
     if not Path(arguments.checkpoint).is_dir():
         raise ConfigError(f"Expected a checkpoint folder to write to, found none at {arguments.checkpoint}.")
     checkpoint = Checkpoint.load(arguments.checkpoint)
-    serving: Any = TextClassifier if checkpoint.task == "text-classification" else EntityTagger
-    serving._check(checkpoint)
+    check_served(checkpoint, checkpoint.task)
     loaded = _labelled(arguments.file, arguments)
     if loaded.task != checkpoint.task:
         raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
