@@ -1,0 +1,259 @@
+"""A chat model whose answers are restored as they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.base import RunnableBinding
+from langgraph.constants import TAG_NOSTREAM
+from pydantic import Field
+
+from lc_finetune.agents.masking import Markers, Restorer
+from lc_finetune.agents.messages import THOUGHTS, Kind, arguments, block, kind_of, rewritten
+
+Key = tuple[str, Any]
+"""What pieces of a stream belong together: a field, and the index of its block or tool call."""
+
+UNSEEN: RunnableConfig = {"callbacks": [], "tags": [TAG_NOSTREAM]}
+"""The model's own run is not reported: the restoring one is, with the same usage, and would be counted twice.
+
+A binding around the model would report it all the same, which is why `bind_tools` keeps bindings outside; the tag keeps
+LangGraph from streaming what a binding that came from elsewhere reports.
+"""
+
+
+class RestoringChatModel(BaseChatModel):
+    """Passes messages on to a chat model and restores what it answers, whole or streamed, tool calls too.
+
+    It never caches: an answer with one user's entities would be another's for the same masked question. The model
+    itself may, since it sees markers only.
+    """
+
+    inner: Any = Field(description="The chat model, or what it became when tools were bound to it.")
+    markers: Any = Field(description="The conversation's `Markers`.", exclude=True, repr=False)
+    answered: Any = Field(description="Ids of the messages that came through here, added to.", exclude=True, repr=False)
+    json_answer: bool = Field(default=False, description="Whether the content is to be JSON.")
+    cache: Any = Field(default=False, exclude=True)
+
+    @classmethod
+    def around(cls, inner: Runnable[Any, Any], markers: Markers, answered: set[str]) -> RestoringChatModel:
+        """Wrap a model and take over what LangChain asks a model for."""
+        return cls(
+            inner=inner,
+            markers=markers,
+            answered=answered,
+            profile=getattr(inner, "profile", None),
+            disable_streaming=getattr(inner, "disable_streaming", False),
+        )
+
+    @property
+    def _llm_type(self) -> str:
+        return str(getattr(self.inner, "_llm_type", "restoring"))
+
+    @property
+    def model_name(self) -> str:
+        """The model's own name, by which LangChain knows what it can do."""
+        names = (getattr(self.inner, attribute, None) for attribute in ("model_name", "model", "model_id"))
+        return next((name for name in names if isinstance(name, str)), "")
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return dict(getattr(self.inner, "_identifying_params", {}))
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        own = getattr(self.inner, "_get_ls_params", super()._get_ls_params)
+        return own(stop=stop, **kwargs)
+
+    def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> Runnable[Any, AIMessage]:
+        """Bind tools to the model itself."""
+        chosen = {} if tool_choice is None else {"tool_choice": tool_choice}
+        bound = self.inner.bind_tools(tools, **chosen, **kwargs)
+        binding = bound if isinstance(bound, RunnableBinding) else None
+        update = {"inner": binding.bound if binding else bound, "json_answer": "response_format" in kwargs}
+        model = self.model_copy(update=update)
+        return binding.model_copy(update={"bound": model}) if binding else model
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        return self._whole(self.inner.invoke(messages, UNSEEN, **_options(stop, kwargs)), kwargs)
+
+    async def _agenerate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        return self._whole(await self.inner.ainvoke(messages, UNSEEN, **_options(stop, kwargs)), kwargs)
+
+    def _stream(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        answer = StreamedAnswer(self.markers, json_answer=self._json(kwargs))
+        for chunk in self.inner.stream(messages, UNSEEN, **_options(stop, kwargs)):
+            yield from self._passed_on(answer.feed(_as_chunk(chunk)))
+        yield from self._passed_on(answer.rest())
+
+    async def _astream(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        answer = StreamedAnswer(self.markers, json_answer=self._json(kwargs))
+        async for chunk in self.inner.astream(messages, UNSEEN, **_options(stop, kwargs)):
+            for restored in self._passed_on(answer.feed(_as_chunk(chunk))):
+                yield restored
+        for restored in self._passed_on(answer.rest()):
+            yield restored
+
+    def _json(self, kwargs: dict[str, Any]) -> bool:
+        return self.json_answer or "response_format" in kwargs
+
+    def _whole(self, message: AIMessage, kwargs: dict[str, Any]) -> ChatResult:
+        restored = restored_message(message, self.markers, json_answer=self._json(kwargs))
+        self._note(restored)
+        return ChatResult(generations=[ChatGeneration(message=restored)])
+
+    def _passed_on(self, chunks: Sequence[AIMessageChunk]) -> Iterator[ChatGenerationChunk]:
+        for chunk in chunks:
+            self._note(chunk)
+            yield ChatGenerationChunk(message=chunk)
+
+    def _note(self, message: AIMessage) -> None:
+        if message.id is not None:
+            self.answered.add(message.id)
+
+
+def restored_message(message: AIMessage, markers: Markers, *, json_answer: bool = False) -> AIMessage:
+    """Put the entities back into a whole answer; what is hidden stays as the model wrote it."""
+
+    def write(text: str, kind: Kind) -> str:
+        return text if kind == "hidden" else markers.restore(text, in_json=kind == "json")
+
+    def write_json(text: str, kind: Kind) -> str:
+        return write(text, "json" if kind == "text" else kind)
+
+    if not json_answer:
+        return rewritten(message, write)
+    calls = rewritten(message, write)
+    return calls.model_copy(update={"content": rewritten(message, write_json).content})
+
+
+class StreamedAnswer:
+    """Restores an answer that arrives in chunks.
+
+    Each text block and each tool call's arguments have a `Restorer` of their own; what it still holds is given when
+    another block begins, or with the last chunk.
+    """
+
+    def __init__(self, markers: Markers, *, json_answer: bool = False) -> None:
+        self._markers = markers
+        self._json_answer = json_answer
+        self._restorers: dict[Key, Restorer] = {}
+        self._id: str | None = None
+
+    def feed(self, chunk: AIMessageChunk) -> list[AIMessageChunk]:
+        """Take a chunk; give it restored, after what other blocks held, and with what remains if it is the last."""
+        self._id = chunk.id
+        touched: set[Key] = set()
+        restored = _changed(
+            chunk,
+            content=self._content(chunk.content, touched),
+            tool_call_chunks=[self._call(call, touched) for call in chunk.tool_call_chunks],
+        )
+        before = self._given({key for key in self._restorers if key not in touched}) if touched else []
+        if chunk.chunk_position != "last":
+            return [*before, restored]
+        after = self._given(set(self._restorers))
+        if not after:
+            return [*before, restored]
+        return [*before, _changed(restored, chunk_position=None), _changed(after[0], chunk_position="last")]
+
+    def rest(self) -> list[AIMessageChunk]:
+        """Give what is still held, after a stream without a last chunk."""
+        return self._given(set(self._restorers))
+
+    def _content(self, content: str | list[Any], touched: set[Key]) -> str | list[Any]:
+        if isinstance(content, str):
+            return self._piece(("content", None), content, touched)
+        return [self._block(one, touched) for one in content]
+
+    def _block(self, value: Any, touched: set[Key]) -> Any:
+        if isinstance(value, str):
+            return self._piece(("content", None), value, touched)
+        if value.get("type") in THOUGHTS:
+            return value
+        pieces = {
+            key: self._piece((key, value.get("index")), one, touched)
+            for key, one in value.items()
+            if isinstance(one, str) and key in ("text", "refusal", "args", "arguments", "partial_json")
+        }
+        others = {key: one for key, one in value.items() if key not in pieces}
+        return {key: {**block(others, self._write), **pieces}[key] for key in value}
+
+    def _call(self, call: Any, touched: set[Key]) -> Any:
+        args = call.get("args")
+        if args is None:
+            return call
+        if call.get("index") is None:  # whole, and not to be put together with others
+            return {**call, "args": arguments(args, self._write)}
+        return {**call, "args": self._piece(("tool_call", call["index"]), args, touched)}
+
+    def _piece(self, key: Key, text: str, touched: set[Key]) -> str:
+        if not text:
+            return text
+        touched.add(key)
+        if key not in self._restorers:
+            self._restorers[key] = Restorer(self._markers, in_json=self._in_json(key[0]))
+        return self._restorers[key].feed(text)
+
+    def _in_json(self, field: str) -> bool:
+        return field == "tool_call" or kind_of(field) == "json" or (self._json_answer and field in ("content", "text"))
+
+    def _write(self, text: str, kind: Kind) -> str:
+        return text if kind == "hidden" else self._markers.restore(text, in_json=kind == "json")
+
+    def _given(self, keys: set[Key]) -> list[AIMessageChunk]:
+        """Give what these hold, as one chunk if it is anything."""
+        held = {key: text for key in self._restorers if key in keys and (text := self._restorers[key].rest())}
+        if not held:
+            return []
+        text = held.pop(("content", None), "")
+        calls = [
+            tool_call_chunk(name=None, args=held.pop(key), id=None, index=key[1])
+            for key in list(held)
+            if key[0] == "tool_call"
+        ]
+        blocks = [{"type": _TYPES[field], field: text, "index": index} for (field, index), text in held.items()]
+        return [AIMessageChunk(content=text if text or not blocks else blocks, tool_call_chunks=calls, id=self._id)]
+
+
+_TYPES = {
+    "text": "text",
+    "refusal": "refusal",
+    "args": "tool_call_chunk",
+    "arguments": "function_call",
+    "partial_json": "input_json_delta",
+}
+"""The type of block that each streamed field belongs to."""
+
+
+def _changed(chunk: AIMessageChunk, **update: Any) -> AIMessageChunk:
+    """Copy a chunk by its constructor, which reads the tool calls anew."""
+    derived = ("tool_calls", "invalid_tool_calls", "type")
+    fields = {name: getattr(chunk, name) for name in type(chunk).model_fields if name not in derived}
+    return AIMessageChunk(**{**fields, **update})
+
+
+def _as_chunk(message: AIMessage) -> AIMessageChunk:
+    """Take a whole answer, which models that do not stream give, as a chunk."""
+    if isinstance(message, AIMessageChunk):
+        return message
+    fields = {name: getattr(message, name) for name in type(message).model_fields if name != "type"}
+    return AIMessageChunk(**fields, chunk_position="last")
+
+
+def _options(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    # None would take the place of what is bound to the model.
+    return kwargs if stop is None else {**kwargs, "stop": stop}
