@@ -30,6 +30,7 @@ class Markers:
         self._marker_of = {text: marker for marker, (_, text) in self._entity_of.items()}
         self._pools = pools or {}
         self._texts: list[str] = []
+        self._pattern = _any_of(self._entity_of)
 
     def as_dict(self) -> dict[str, dict[str, str]]:
         """Write plain dicts, for the agent's state."""
@@ -93,6 +94,7 @@ class Markers:
         marker = next(marker for marker in self._candidates(label) if self._free(marker))
         self._entity_of[marker] = (label, text)
         self._marker_of[text] = marker
+        self._pattern = _any_of(self._entity_of)
         return marker
 
     def _candidates(self, label: str) -> Iterator[str]:
@@ -104,10 +106,6 @@ class Markers:
         return marker not in self._entity_of and not any(marker in text for text in self._texts)
 
     # Restoring.
-
-    @property
-    def _pattern(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(re.escape, self._entity_of)) or r"(?!)")  # re caches what it compiles
 
     def restore(self, text: str, *, in_json: bool = False) -> str:
         """Put the entities back, written as JSON writes them within a string if `in_json`."""
@@ -159,6 +157,10 @@ def check_pools(pools: Mapping[str, Sequence[str]]) -> None:
         whole = next((other for other in names[i + 1 :] if name in other), None)
         if whole is not None:
             raise ConfigError(f"Expected pseudonyms of which none is a part of another, found {name!r} and {whole!r}.")
+
+
+def _any_of(markers: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, markers)) or r"(?!)")
 
 
 def _united(spans: Iterable[Span]) -> list[Span]:

@@ -1,7 +1,7 @@
 """Chat models that do what a test says, and remember what they were sent."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -38,11 +38,18 @@ class PlannedModel(BaseChatModel):
         for chunk in in_characters(self.plan(messages)):
             yield ChatGenerationChunk(message=chunk)
 
+    async def _astream(
+        self, messages: list[BaseMessage], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        for chunk in self._stream(messages):
+            yield chunk
+
 
 class WholeModel(PlannedModel):
     """Does not stream."""
 
-    _stream = BaseChatModel._stream  # type: ignore[assignment]
+    _stream = BaseChatModel._stream
+    _astream = BaseChatModel._astream
 
 
 def in_characters(message: AIMessage) -> Iterator[AIMessageChunk]:
