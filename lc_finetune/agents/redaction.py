@@ -151,14 +151,11 @@ class EntityRedactionMiddleware(AgentMiddleware[RedactionState, Any, Any]):
         markers = Markers(known, pools=self.pseudonyms)
         markers.learn(spans)
 
-        def masked(message: BaseMessage) -> BaseMessage:
-            def write(text: str, kind: Kind) -> str:
-                return markers.mask(text, spans.get(text, ()), by_model=kind == "hidden")
+        def write(text: str, kind: Kind) -> str:
+            return markers.mask(text, spans.get(text, ()), by_model=kind == "hidden")
 
-            return rewritten(message, write)
-
-        system = None if request.system_message is None else masked(request.system_message)
-        messages = [masked(message) for message in request.messages]
+        system = None if request.system_message is None else rewritten(request.system_message, write)
+        messages = [rewritten(message, write) for message in request.messages]
         if self.instructions is not None and markers.bracketed:
             system = with_line(system, self.instructions)
         return _Call(request, markers, system, messages)

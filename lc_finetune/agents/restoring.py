@@ -225,7 +225,7 @@ class StreamedAnswer:
             for key in list(held)
             if key[0] == "tool_call"
         ]
-        blocks = [{"type": _TYPES[field], field: text, "index": index} for (field, index), text in held.items()]
+        blocks: list[Any] = [{"type": _TYPES[key[0]], key[0]: piece, "index": key[1]} for key, piece in held.items()]
         return [AIMessageChunk(content=text if text or not blocks else blocks, tool_call_chunks=calls, id=self._id)]
 
 

@@ -45,7 +45,7 @@ def route_by_label(
     def node(outcome: Outcome) -> str:
         return node_of(outcome, routes, default)
 
-    chosen = _read(classifier, node, name="route_by_label")
+    chosen: RunnableLambda[Any, str] = _read(classifier, node, name="route_by_label")
     # LangGraph reads the edges to draw in the function's return type.
     chosen.func.__annotations__["return"] = Literal[tuple(dict.fromkeys([*routes.values(), default]))]
     return chosen
@@ -78,7 +78,8 @@ def command_by_label(
         noted = None if isinstance(outcome, Exception) else outcome.model_dump(mode="json", exclude={"text"})
         return Command(goto=node_of(outcome, routes, default), update={key: noted})
 
-    return _read(classifier, command, name="command_by_label")
+    chosen: RunnableLambda[Any, Command[Any]] = _read(classifier, command, name="command_by_label")
+    return chosen
 
 
 def node_of(outcome: Outcome, routes: Mapping[str, str], default: str) -> str:
