@@ -28,6 +28,7 @@ class Markers:
         """Go on from `known`, marker → `{"label": …, "text": …}`, as `as_dict` gives it."""
         self._entity_of = {marker: (entity["label"], entity["text"]) for marker, entity in (known or {}).items()}
         self._marker_of = {text: marker for marker, (_, text) in self._entity_of.items()}
+        self._label_of = {written: label for label, text in self._entity_of.values() for written in _ways(text)}
         self._pools = pools or {}
         self._texts: list[str] = []
         self._pattern = _any_of(self._entity_of)
@@ -74,15 +75,13 @@ class Markers:
         return "".join([*parts, text[done:]])
 
     def _known_in(self, text: str, *, literals: bool) -> Iterator[Span]:
-        for entity, marker in self._marker_of.items():
-            label = self._entity_of[marker][0]
-            if label == LITERAL and not literals:
+        for written, label in self._label_of.items():
+            if written not in text or (label == LITERAL and not literals):
                 continue
-            for written in {entity, *(json.dumps(entity, ensure_ascii=ascii_)[1:-1] for ascii_ in (True, False))}:
-                for found in re.finditer(re.escape(written), text):
-                    start, end = found.span()
-                    if not _in_word(text[start - 1 : start + 1]) and not _in_word(text[end - 1 : end + 1]):
-                        yield Span(start, end, label)
+            for found in re.finditer(re.escape(written), text):
+                start, end = found.span()
+                if not _in_word(text[start - 1 : start + 1]) and not _in_word(text[end - 1 : end + 1]):
+                    yield Span(start, end, label)
 
     def _markers_in(self, text: str) -> list[Span]:
         return [Span(*found.span(), LITERAL) for found in self._pattern.finditer(text)]
@@ -94,6 +93,7 @@ class Markers:
         marker = next(marker for marker in self._candidates(label) if self._free(marker))
         self._entity_of[marker] = (label, text)
         self._marker_of[text] = marker
+        self._label_of.update(dict.fromkeys(_ways(text), label))
         self._pattern = _any_of(self._entity_of)
         return marker
 
@@ -176,6 +176,11 @@ def _united(spans: Iterable[Span]) -> list[Span]:
 
 def _overlap(a: Span, b: Span) -> bool:
     return a.start < b.end and b.start < a.end
+
+
+def _ways(entity: str) -> set[str]:
+    """In which ways an entity is written: as it is, and within a JSON string."""
+    return {entity, json.dumps(entity)[1:-1], json.dumps(entity, ensure_ascii=False)[1:-1]}
 
 
 def _in_word(pair: str) -> bool:

@@ -6,7 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
-from threading import Lock
+from threading import Event, Lock
 from typing import Annotated, Any, NotRequired
 
 from langchain.agents.middleware import (
@@ -17,7 +17,7 @@ from langchain.agents.middleware import (
     ModelResponse,
 )
 from langchain.agents.middleware.types import PrivateStateAttr
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable
 from langgraph.types import Command
 
@@ -167,23 +167,21 @@ class _Call:
     def __init__(self, request: ModelRequest[Any], markers: Markers, system: Any, messages: list[Any]) -> None:
         self._markers = markers
         self._known = request.state.get("redacted_entities", {})
-        self._ids: set[str] = set()
-        model: Any = RestoringChatModel.around(request.model, markers, self._ids)
+        self._ours = Event()
+        model: Any = RestoringChatModel.around(request.model, markers, self._ours)
         self.request = request.override(model=model, system_message=system, messages=messages)
 
     def answered(self, response: ModelResponse[Any]) -> ExtendedModelResponse[Any]:
         """Restore what another model than ours has answered, and keep the markers in the state."""
-        result = [self._restored(message) for message in response.result]
-        restored = ModelResponse(result=result, structured_response=response.structured_response)
+        # A middleware that stands after this one, such as a fallback, may have put its own model in the place of ours.
+        if not self._ours.is_set():
+            response.result = [
+                restored_message(message, self._markers) if isinstance(message, AIMessage) else message
+                for message in response.result
+            ]
         known = self._markers.as_dict()
         command: Command[Any] | None = Command(update={"redacted_entities": known}) if known != self._known else None
-        return ExtendedModelResponse(model_response=restored, command=command)
-
-    def _restored(self, message: BaseMessage) -> BaseMessage:
-        # A middleware that stands after this one, such as a fallback, may have put its own model in the place of ours.
-        if isinstance(message, AIMessage) and message.id not in self._ids:
-            return restored_message(message, self._markers)
-        return message
+        return ExtendedModelResponse(model_response=response, command=command)
 
 
 class _Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from threading import Event
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -37,12 +38,12 @@ class RestoringChatModel(BaseChatModel):
 
     inner: Any = Field(description="The chat model, or what it became when tools were bound to it.")
     markers: Any = Field(description="The conversation's `Markers`.", exclude=True, repr=False)
-    answered: Any = Field(description="Ids of the messages that came through here, added to.", exclude=True, repr=False)
+    answered: Any = Field(description="An `Event`, set when an answer has come through here.", exclude=True, repr=False)
     json_answer: bool = Field(default=False, description="Whether the content is to be JSON.")
     cache: Any = Field(default=False, exclude=True)
 
     @classmethod
-    def around(cls, inner: Runnable[Any, Any], markers: Markers, answered: set[str]) -> RestoringChatModel:
+    def around(cls, inner: Runnable[Any, Any], markers: Markers, answered: Event) -> RestoringChatModel:
         """Wrap a model and take over what LangChain asks a model for."""
         return cls(
             inner=inner,
@@ -94,35 +95,32 @@ class RestoringChatModel(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         answer = StreamedAnswer(self.markers, json_answer=self._json(kwargs))
         for chunk in self.inner.stream(messages, UNSEEN, **_options(stop, kwargs)):
-            yield from self._passed_on(answer.feed(_as_chunk(chunk)))
-        yield from self._passed_on(answer.rest())
+            yield from _generations(answer.feed(_as_chunk(chunk)))
+        yield from _generations(answer.rest())
+        self.answered.set()
 
     async def _astream(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
         answer = StreamedAnswer(self.markers, json_answer=self._json(kwargs))
         async for chunk in self.inner.astream(messages, UNSEEN, **_options(stop, kwargs)):
-            for restored in self._passed_on(answer.feed(_as_chunk(chunk))):
+            for restored in _generations(answer.feed(_as_chunk(chunk))):
                 yield restored
-        for restored in self._passed_on(answer.rest()):
+        for restored in _generations(answer.rest()):
             yield restored
+        self.answered.set()
 
     def _json(self, kwargs: dict[str, Any]) -> bool:
         return self.json_answer or "response_format" in kwargs
 
     def _whole(self, message: AIMessage, kwargs: dict[str, Any]) -> ChatResult:
         restored = restored_message(message, self.markers, json_answer=self._json(kwargs))
-        self._note(restored)
+        self.answered.set()
         return ChatResult(generations=[ChatGeneration(message=restored)])
 
-    def _passed_on(self, chunks: Sequence[AIMessageChunk]) -> Iterator[ChatGenerationChunk]:
-        for chunk in chunks:
-            self._note(chunk)
-            yield ChatGenerationChunk(message=chunk)
 
-    def _note(self, message: AIMessage) -> None:
-        if message.id is not None:
-            self.answered.add(message.id)
+def _generations(chunks: Sequence[AIMessageChunk]) -> Iterator[ChatGenerationChunk]:
+    return (ChatGenerationChunk(message=chunk) for chunk in chunks)
 
 
 def restored_message(message: AIMessage, markers: Markers, *, json_answer: bool = False) -> AIMessage:

@@ -157,10 +157,12 @@ def echo(messages: list[BaseMessage]) -> AIMessage:
 def test_a_stream_of_protocol_events_is_restored() -> None:
     """LangGraph's third version of streaming, too."""
     agent = create_agent(PlannedModel(plan=echo), middleware=[redaction()])
-    run = agent.stream_events({"messages": [HumanMessage("Ann Lee of Oslo")]}, version="v3")
+    said = "Ann Lee of Oslo, not [PERSON_1]"
+    run = agent.stream_events({"messages": [HumanMessage(said)]}, version="v3")
     pieces = [str(delta) for message in run.messages for delta in message.text]
 
-    assert "".join(pieces) == "Ann Lee of Oslo"
+    assert said == run.output["messages"][-1].text
+    assert said == "".join(pieces)
 
 
 def test_a_model_without_streaming_streams_whole_answers() -> None:
