@@ -6,13 +6,20 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, NotRequired
 
-from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse, hook_config
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    AgentState,
+    ExtendedModelResponse,
+    ModelRequest,
+    ModelResponse,
+)
 from langchain.agents.middleware.types import OmitFromInput
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable
 from langgraph.errors import GraphBubbleUp
+from langgraph.types import Command
 
 from lc_finetune.agents.reading import aclassified, check_labels, classified, human, reason, unanswered
 from lc_finetune.errors import ConfigError
@@ -37,9 +44,12 @@ class SentimentMiddleware(AgentMiddleware[SentimentState, Any, Any]):
     `level`, `error`), and `sentiment_trend` (`level`, `change`, `turned`). `valence` is the mean of the labels'
     valences, weighted with their probabilities; `level` is its exponentially weighted mean over the conversation,
     starting at 0 (Roberts 1959, "Control Chart Tests Based on Geometric Moving Averages"). The mood has turned while
-    `level` is at `turned_at` or below: with the defaults after two clearly negative messages in a row, not after one.
+    `level` is below `turned_at`: with the defaults after two clearly negative messages in a row, never after one.
 
     A message without text has None for label, score and valence, its `error`, and the level of the message before it.
+
+    Messages are tagged before the chat model is called, and the trail is kept with its answer: when the model raises,
+    they are tagged again with the next call. Put it first in the list of middleware: those after it see the new trail.
 
     Example:
         ```python
@@ -66,7 +76,7 @@ class SentimentMiddleware(AgentMiddleware[SentimentState, Any, Any]):
             classifier: Text → sentiment.
             valence: Label → -1 (worst) … 1 (best).
             smoothing: Weight of the newest message in `level`, above 0, at most 1.
-            turned_at: `level` from which on the mood has turned.
+            turned_at: Below this `level` the mood has turned.
             prompt: A line added to the system prompt.
             model: The chat model that answers instead; when it raises, the agent's own does.
             handover: Message that ends the turn instead of an answer; the chat model is not called.
@@ -93,67 +103,58 @@ class SentimentMiddleware(AgentMiddleware[SentimentState, Any, Any]):
         self.model = init_chat_model(model) if isinstance(model, str) else model
         self.handover = handover
 
-    @hook_config(can_jump_to=["end"])
-    def before_agent(self, state: SentimentState, runtime: Any) -> dict[str, Any] | None:
-        """Tag what is new; hand over if the mood has turned."""
-        new = self._untagged(state)
-        return self._update(state, new, classified(self.classifier, new))
-
-    @hook_config(can_jump_to=["end"])
-    async def abefore_agent(self, state: SentimentState, runtime: Any) -> dict[str, Any] | None:
-        """As `before_agent`, without blocking the event loop."""
-        new = self._untagged(state)
-        return self._update(state, new, await aclassified(self.classifier, new))
-
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
-    ) -> ModelResponse[Any]:
-        """Add the line, switch the model."""
-        own, switched = self._requests(request)
+    ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
+        """Tag what is new; then add the line, switch the model, or hand over."""
+        new = self._untagged(request.state)
+        update = self._update(request.state, new, classified(self.classifier, new))
+        own, switched = self._requests(request, update)
+        if own is None:
+            return _noted(ModelResponse([AIMessage(self.handover)]), update)
         if switched is not None:
             try:
-                return handler(switched)
+                return _noted(handler(switched), update)
             except GraphBubbleUp:
                 raise
             except Exception as error:
                 _warn(error)
-        return handler(own)
+        return _noted(handler(own), update)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
-    ) -> ModelResponse[Any]:
-        """As `wrap_model_call`."""
-        own, switched = self._requests(request)
+    ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
+        """As `wrap_model_call`, without blocking the event loop."""
+        new = self._untagged(request.state)
+        update = self._update(request.state, new, await aclassified(self.classifier, new))
+        own, switched = self._requests(request, update)
+        if own is None:
+            return _noted(ModelResponse([AIMessage(self.handover)]), update)
         if switched is not None:
             try:
-                return await handler(switched)
+                return _noted(await handler(switched), update)
             except GraphBubbleUp:
                 raise
             except Exception as error:
                 _warn(error)
-        return await handler(own)
+        return _noted(await handler(own), update)
 
-    def _untagged(self, state: SentimentState) -> list[HumanMessage]:
+    def _untagged(self, state: Mapping[str, Any]) -> list[HumanMessage]:
         tagged = {entry["message_id"] for entry in state.get("sentiment_trail", [])}
         return [message for message in human(state["messages"]) if message.id not in tagged]
 
     def _update(
-        self, state: SentimentState, new: Sequence[HumanMessage], outcomes: Sequence[Classification | Exception]
-    ) -> dict[str, Any] | None:
+        self, state: Mapping[str, Any], new: Sequence[HumanMessage], outcomes: Sequence[Classification | Exception]
+    ) -> dict[str, Any]:
+        """Give the state's new trail and trend; nothing if there is no new message."""
+        if not new:
+            return {}
         trail = list(state.get("sentiment_trail", []))
         for message, outcome in zip(new, outcomes, strict=True):
             trail.append({"message_id": message.id, **self._entry(outcome, _level(trail))})
-        if not trail:
-            return None
-        trend = {
-            "level": _level(trail),
-            "change": _level(trail) - _level(trail[:-1]),
-            "turned": _level(trail) <= self.turned_at,
-        }
-        update: dict[str, Any] = {"sentiment_trail": trail, "sentiment_trend": trend}
-        if self.handover is not None and trend["turned"] and unanswered(state["messages"]):
-            update |= {"messages": [AIMessage(self.handover)], "jump_to": "end"}
-        return update
+        level = _level(trail)
+        trend = {"level": level, "change": level - _level(trail[:-1]), "turned": level < self.turned_at}
+        return {"sentiment_trail": trail, "sentiment_trend": trend}
 
     def _entry(self, outcome: Classification | Exception, before: float) -> dict[str, Any]:
         if isinstance(outcome, Exception):
@@ -174,14 +175,25 @@ class SentimentMiddleware(AgentMiddleware[SentimentState, Any, Any]):
             return self.valence.get(result.label, 0.0)
         return sum(score * self.valence.get(label, 0.0) for label, score in result.scores.items())
 
-    def _requests(self, request: ModelRequest[Any]) -> tuple[ModelRequest[Any], ModelRequest[Any] | None]:
-        """The request for the agent's own model, and the one for the other model, if that is to answer."""
-        trend: Mapping[str, Any] = request.state.get("sentiment_trend", {})  # type: ignore[assignment]
-        if not trend.get("turned"):
+    def _requests(
+        self, request: ModelRequest[Any], update: Mapping[str, Any]
+    ) -> tuple[ModelRequest[Any] | None, ModelRequest[Any] | None]:
+        """The request for the agent's own model, None for a hand-over; and one for the other model, if that answers."""
+        state: Any = {**request.state, **update}
+        request = request.override(state=state)
+        if not state.get("sentiment_trend", {}).get("turned"):
             return request, None
+        if self.handover is not None and unanswered(state["messages"]):
+            return None, None
         if self.prompt is not None:
             request = request.override(system_message=with_line(request.system_message, self.prompt))
         return request, request.override(model=self.model) if self.model is not None else None
+
+
+def _noted(response: ModelResponse[Any], update: dict[str, Any]) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
+    """Have the state updated along with the answer."""
+    # Not in a hook of its own: a node more in the agent's graph takes longer than a small classifier.
+    return ExtendedModelResponse(response, Command(update=update)) if update else response
 
 
 def with_line(message: SystemMessage | None, line: str) -> SystemMessage:

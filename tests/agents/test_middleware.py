@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import ModelRetryMiddleware, PIIMiddleware
+from langchain.agents.middleware import ModelRetryMiddleware, PIIMiddleware, wrap_model_call
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
@@ -21,6 +21,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.prebuilt import InjectedState
 
 from lc_finetune import Checkpoint, Classification, ConfigError, EntityTagger, TextClassifier
 from lc_finetune.agents import SentimentMiddleware, ToolSelectorMiddleware, TopicGuardMiddleware, pii_detector
@@ -80,12 +81,12 @@ def test_each_human_message_is_tagged_once(saver: Any) -> None:
 
 
 def test_the_trend_is_an_exponentially_weighted_mean() -> None:
-    """It starts at 0 and turns at the limit."""
+    """It starts at 0 and turns below the limit."""
     agent = create_agent(saying("Fine."), middleware=[SentimentMiddleware(MOOD)], checkpointer=InMemorySaver())
     trends = [say(agent, text)["sentiment_trend"] for text in ("Bad.", "Bad.", "Good.")]
 
     assert trends == [
-        {"level": -0.5, "change": -0.5, "turned": True},
+        {"level": -0.5, "change": -0.5, "turned": False},
         {"level": -0.75, "change": -0.25, "turned": True},
         {"level": 0.125, "change": 0.875, "turned": False},
     ]
@@ -103,7 +104,7 @@ def test_scores_weigh_the_valences() -> None:
 
 def turned(**options: Any) -> SentimentMiddleware:
     """Turns at the second bad message."""
-    return SentimentMiddleware(MOOD, turned_at=-0.6, **options)
+    return SentimentMiddleware(MOOD, **options)
 
 
 @pytest.mark.parametrize("system", [None, "Be kind.", SystemMessage([{"type": "text", "text": "Be kind."}])])
@@ -174,17 +175,44 @@ def test_a_classifier_that_raises_does_not_stop_the_agent() -> None:
     assert state["sentiment_trail"][0]["error"] == "RuntimeError"
 
 
-def test_a_chat_model_that_raises_leaves_the_trail(saver: Any) -> None:
-    """And a retry of LangChain's own turns the error into an answer."""
+def test_a_chat_model_that_raises_leaves_a_conversation_that_goes_on(saver: Any) -> None:
+    """The next call tags what it missed; a retry of LangChain's own turns the error into an answer."""
     agent = create_agent(failing(times=1), middleware=[SentimentMiddleware(MOOD)], checkpointer=saver)
     with pytest.raises(TimeoutError):
         say(agent, "Bad.")
     state = say(agent, "Good.")
     retried = ModelRetryMiddleware(max_retries=0, on_failure="continue")
-    told = say(create_agent(failing(), middleware=[SentimentMiddleware(MOOD), retried]), "Bad.")["messages"][-1]
+    told = say(create_agent(failing(), middleware=[SentimentMiddleware(MOOD), retried]), "Bad.")
 
     assert [entry["label"] for entry in state["sentiment_trail"]] == ["negative", "positive"]
-    assert "TimeoutError" in told.content
+    assert "TimeoutError" in told["messages"][-1].content
+    assert [entry["label"] for entry in told["sentiment_trail"]] == ["negative"]
+
+
+def test_tools_and_other_middleware_see_the_trend() -> None:
+    """In the same turn."""
+    seen: list[float] = []
+
+    @tool
+    def mood(state: Annotated[dict[str, Any], InjectedState]) -> str:
+        """Tell the mood."""
+        seen.append(state["sentiment_trend"]["level"])
+        return "Noted."
+
+    @wrap_model_call  # type: ignore[arg-type]
+    def watch(request: Any, handler: Any) -> Any:
+        seen.append(request.state["sentiment_trend"]["level"])
+        return handler(request)
+
+    def plan(messages: list[BaseMessage]) -> AIMessage:
+        if isinstance(messages[-1], ToolMessage):
+            return AIMessage("Done.")
+        return AIMessage("", tool_calls=[{"name": "mood", "args": {}, "id": "1"}])
+
+    middleware: Any = [SentimentMiddleware(MOOD), watch]
+    say(create_agent(PlannedModel(plan=plan), [mood], middleware=middleware), "Bad.")
+
+    assert seen == [-0.5, -0.5, -0.5]
 
 
 def test_an_empty_conversation_has_no_mood() -> None:
