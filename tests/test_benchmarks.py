@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, inference, tune
+from benchmarks import agents, gpu, inference, tune
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint
@@ -90,6 +90,17 @@ def test_the_accelerator_script_runs_on_a_cpu(capsys: pytest.CaptureFixture[str]
     assert status == 0
     assert "| ours, forward alone |" in printed
     assert "share of the bf16 matrix peak" in printed
+
+
+def test_the_agents_script_runs(exported: Checkpoint, tiny_tagger: Checkpoint, tmp_path: Path) -> None:
+    """With tiny models; all entities of the sample are counted."""
+    output = tmp_path / "results.json"
+    status = agents.main([str(exported.path), str(tiny_tagger.path), "--rounds", "2", "--output", str(output)])
+    timed, masked = measured(output).values()
+
+    assert status == 0
+    assert list(timed) == ["classifier.invoke", "agent", "agent with sentiment", "added by the middleware"]
+    assert masked["all"]["entities"] == sum(row["entities"] for name, row in masked.items() if name != "all") > 0
 
 
 def test_operations_of_bert_base() -> None:
