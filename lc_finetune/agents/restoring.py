@@ -18,8 +18,13 @@ from pydantic import Field
 from lc_finetune.agents.masking import Markers, Restorer
 from lc_finetune.agents.messages import THOUGHTS, Kind, arguments, block, kind_of, rewritten
 
-Key = tuple[str, Any]
-"""What pieces of a stream belong together: a field, and the index of its block or tool call."""
+Part = tuple[str, Any]
+"""A part of a streamed answer: `("content", None)`, or a block or tool call (`"block"`, `"call"`) and its index."""
+
+Key = tuple[Part, str]
+"""What pieces of a stream belong together: a part and a field of it."""
+
+CONTENT: Part = ("content", None)
 
 UNSEEN: RunnableConfig = {"callbacks": [], "tags": [TAG_NOSTREAM]}
 """The model's own run is not reported: the restoring one is, with the same usage, and would be counted twice.
@@ -154,77 +159,84 @@ class StreamedAnswer:
     def feed(self, chunk: AIMessageChunk) -> list[AIMessageChunk]:
         """Take a chunk; give it restored, after what other blocks held, and with what remains if it is the last."""
         self._id = chunk.id
-        touched: set[Key] = set()
+        touched: set[Part] = set()
         restored = _changed(
             chunk,
             content=self._content(chunk.content, touched),
             tool_call_chunks=[self._call(call, touched) for call in chunk.tool_call_chunks],
         )
-        before = self._given({key for key in self._restorers if key not in touched}) if touched else []
+        before = self._given([key for key in self._restorers if key[0] not in touched]) if touched else []
         if chunk.chunk_position != "last":
             return [*before, restored]
-        after = self._given(set(self._restorers))
+        after = self.rest()
         if not after:
             return [*before, restored]
         return [*before, _changed(restored, chunk_position=None), _changed(after[0], chunk_position="last")]
 
     def rest(self) -> list[AIMessageChunk]:
         """Give what is still held, after a stream without a last chunk."""
-        return self._given(set(self._restorers))
+        return self._given(list(self._restorers))
 
-    def _content(self, content: str | list[Any], touched: set[Key]) -> str | list[Any]:
+    def _content(self, content: str | list[Any], touched: set[Part]) -> str | list[Any]:
         if isinstance(content, str):
-            return self._piece(("content", None), content, touched)
-        return [self._block(one, touched) for one in content]
+            return self._text(content, touched)
+        return [self._text(one, touched) if isinstance(one, str) else self._block(one, touched) for one in content]
 
-    def _block(self, value: Any, touched: set[Key]) -> Any:
-        if isinstance(value, str):
-            return self._piece(("content", None), value, touched)
+    def _text(self, text: str, touched: set[Part]) -> str:
+        if text:
+            touched.add(CONTENT)
+        return self._piece((CONTENT, "text"), text)
+
+    def _block(self, value: dict[str, Any], touched: set[Part]) -> dict[str, Any]:
+        part: Part = ("block", value.get("index"))
+        touched.add(part)
         if value.get("type") in THOUGHTS:
             return value
         pieces = {
-            key: self._piece((key, value.get("index")), one, touched)
-            for key, one in value.items()
-            if isinstance(one, str) and key in ("text", "refusal", "args", "arguments", "partial_json")
+            field: self._piece((part, field), one)
+            for field, one in value.items()
+            if field in _TYPES and isinstance(one, str)
         }
-        others = {key: one for key, one in value.items() if key not in pieces}
-        return {key: {**block(others, self._write), **pieces}[key] for key in value}
+        others = block({field: one for field, one in value.items() if field not in pieces}, self._write)
+        return {field: {**others, **pieces}[field] for field in value}
 
-    def _call(self, call: Any, touched: set[Key]) -> Any:
+    def _call(self, call: Any, touched: set[Part]) -> Any:
+        part: Part = ("call", call.get("index"))
+        touched.add(part)
         args = call.get("args")
-        if args is None:
+        if not args:
             return call
-        if call.get("index") is None:  # whole, and not to be put together with others
+        if part[1] is None:  # whole, and not to be put together with others
             return {**call, "args": arguments(args, self._write)}
-        return {**call, "args": self._piece(("tool_call", call["index"]), args, touched)}
+        return {**call, "args": self._piece((part, "args"), args)}
 
-    def _piece(self, key: Key, text: str, touched: set[Key]) -> str:
-        if not text:
-            return text
-        touched.add(key)
+    def _piece(self, key: Key, text: str) -> str:
         if key not in self._restorers:
-            self._restorers[key] = Restorer(self._markers, in_json=self._in_json(key[0]))
+            in_json = kind_of(key[1]) == "json" or (self._json_answer and key[1] == "text")
+            self._restorers[key] = Restorer(self._markers, in_json=in_json)
         return self._restorers[key].feed(text)
-
-    def _in_json(self, field: str) -> bool:
-        return field == "tool_call" or kind_of(field) == "json" or (self._json_answer and field in ("content", "text"))
 
     def _write(self, text: str, kind: Kind) -> str:
         return text if kind == "hidden" else self._markers.restore(text, in_json=kind == "json")
 
-    def _given(self, keys: set[Key]) -> list[AIMessageChunk]:
+    def _given(self, keys: Sequence[Key]) -> list[AIMessageChunk]:
         """Give what these hold, as one chunk if it is anything."""
-        held = {key: text for key in self._restorers if key in keys and (text := self._restorers[key].rest())}
+        held = {key: text for key in keys if (text := self._restorers[key].rest())}
         if not held:
             return []
-        text = held.pop(("content", None), "")
+        text = held.pop((CONTENT, "text"), "")
         calls = [
-            tool_call_chunk(name=None, args=held.pop(key), id=None, index=key[1])
-            for key in list(held)
-            if key[0] == "tool_call"
+            tool_call_chunk(name=None, args=args, id=None, index=index)
+            for ((kind, index), _), args in held.items()
+            if kind == "call"
         ]
-        blocks: list[Any] = [{"type": _TYPES[key[0]], key[0]: piece, "index": key[1]} for key, piece in held.items()]
-        return [AIMessageChunk(content=text if text or not blocks else blocks, tool_call_chunks=calls, id=self._id)]
+        blocks: list[Any] = [
+            {"type": _TYPES[field], field: piece, "index": index}
+            for ((kind, index), field), piece in held.items()
+            if kind == "block"
+        ]
+        content: Any = [*([text] if text else []), *blocks] if blocks else text
+        return [AIMessageChunk(content=content, tool_call_chunks=calls, id=self._id)]
 
 
 _TYPES = {

@@ -25,7 +25,10 @@ from pydantic import BaseModel
 
 from lc_finetune import Checkpoint, ConfigError, EntityTagger, Tagging
 from lc_finetune.agents import EntityRedactionMiddleware
+from lc_finetune.agents.masking import Markers
 from lc_finetune.agents.redaction import BLOCKED
+from lc_finetune.agents.restoring import StreamedAnswer
+from lc_finetune.labels import Span
 from lc_finetune.testing import FakeTagger
 from tests.agents.chat_models import PlannedModel, WholeModel, failing, saying
 
@@ -156,13 +159,63 @@ def echo(messages: list[BaseMessage]) -> AIMessage:
 
 def test_a_stream_of_protocol_events_is_restored() -> None:
     """LangGraph's third version of streaming, too."""
-    agent = create_agent(PlannedModel(plan=echo), middleware=[redaction()])
-    said = "Ann Lee of Oslo, not [PERSON_1]"
-    run = agent.stream_events({"messages": [HumanMessage(said)]}, version="v3")
-    pieces = [str(delta) for message in run.messages for delta in message.text]
+    agent = create_agent(PlannedModel(plan=look_up_and_tell), [look_up], middleware=[redaction()])
+    plain = create_agent(WholeModel(plan=look_up_and_tell), [look_up])
+    asked: Any = {"messages": [HumanMessage("Ann Lee of Oslo, not [PERSON_1]")]}
+    run = agent.stream_events(asked, version="v3")
+    *_, told = ["".join(map(str, message.text)) for message in run.messages]
+    expected = plain.invoke(asked)["messages"]
 
-    assert said == run.output["messages"][-1].text
-    assert said == "".join(pieces)
+    assert told == expected[-1].content
+    assert [message.text for message in expected] == [message.text for message in run.output["messages"]]
+    assert expected[1].tool_calls == run.output["messages"][1].tool_calls
+
+
+async def test_events_show_restored_pieces_only() -> None:
+    """Of one chat model, whose tool calls are whole at the end."""
+    agent = create_agent(PlannedModel(plan=look_up_and_tell), [look_up], middleware=[redaction()])
+    events = [event async for event in agent.astream_events({"messages": [HumanMessage("Ann Lee")]}, version="v2")]
+    pieces = [event["data"]["chunk"] for event in events if event["event"] == "on_chat_model_stream"]
+    called, told = joined(pieces)
+
+    assert called.tool_calls[0]["args"] == {"queries": {"exact": ["Ann Lee"]}}
+    assert told.content.startswith("“Ann Lee”: ")
+
+
+def test_blocks_stream_as_providers_stream_them() -> None:
+    """Text, thoughts and arguments in blocks of their own; what is held goes out before the next block begins."""
+    markers = Markers()
+    markers.learn({'Jörg "Jo" Müller': [Span(0, 16, "PERSON")]})
+    answer = StreamedAnswer(markers)
+    written = [
+        *({"type": "thinking", "thinking": piece, "index": 0} for piece in "[PERSON_1]"),
+        *({"type": "text", "text": piece, "index": 1} for piece in "It is [PERSON_1], not [PERSON"),
+        {"type": "tool_use", "id": "1", "name": "look_up", "input": {}, "index": 2},
+        *({"type": "input_json_delta", "partial_json": piece, "index": 2} for piece in '{"who": "[PERSON_1]"}'),
+        {"type": "tool_use", "id": "2", "name": "look_up", "input": {"who": "[PERSON_1]"}, "index": 3},
+    ]
+    chunks = [AIMessageChunk([block]) for block in written] + [AIMessageChunk([], chunk_position="last")]
+    given = [one for chunk in chunks for one in answer.feed(chunk)]
+    thought, text, call, other = add_ai_message_chunks(*given).content
+    order = [block["index"] for chunk in given for block in chunk.content]
+
+    assert thought["thinking"] == "[PERSON_1]"
+    assert text["text"] == 'It is Jörg "Jo" Müller, not [PERSON'
+    assert json.loads(call["partial_json"]) == {"who": 'Jörg "Jo" Müller'}
+    assert other["input"] == {"who": 'Jörg "Jo" Müller'}
+    assert order == sorted(order)
+
+
+def test_what_remains_is_given_with_the_last_chunk_or_without_one() -> None:
+    """A marker that has only begun is text."""
+    for position in ("last", None):
+        markers = Markers()
+        markers.learn({"Oslo": [Span(0, 4, "CITY")]})
+        answer = StreamedAnswer(markers)
+        given = answer.feed(AIMessageChunk("[CITY_1] [CITY_", chunk_position=position)) + answer.rest()
+
+        assert "".join(str(chunk.content) for chunk in given) == "Oslo [CITY_"
+        assert [chunk.chunk_position for chunk in given][-1] == position
 
 
 def test_a_model_without_streaming_streams_whole_answers() -> None:
