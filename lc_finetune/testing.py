@@ -1,4 +1,4 @@
-"""Public doubles: a tiny checkpoint built offline, for tests of code that uses this package.
+"""Public doubles for tests of code that uses this package: a tiny checkpoint, and Runnables that know the truth.
 
 Example:
     >>> checkpoint = tiny_checkpoint(tmp_path / "tiny", labels=("card", "cash"))  # doctest: +SKIP
@@ -8,12 +8,19 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from pydantic import ConfigDict, Field
+
 from lc_finetune.checkpoint import Checkpoint, Manifest, TagUnit, Task, staged_folder, write_manifest
+from lc_finetune.composition import ResultRunnable
 from lc_finetune.labels import LabelSet
+from lc_finetune.runnables.inputs import text_of
+from lc_finetune.schemas import Classification, Entity, Scores, Tagging
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,6 +42,84 @@ SENTENCES = (
     "The quick brown fox jumps over the lazy dog. Sphinx of black quartz, judge my vow.",
     "Can you help me to reset the password of my account (e-mail: someone@example.com)?",
 )
+
+
+class FakeClassifier(ResultRunnable[Classification], RunnableSerializable[Any, Classification]):
+    """A classifier that knows each text's label; any other text has the first label.
+
+    Example:
+        >>> FakeClassifier(labels=("other", "card"), label_of={"Where is it?": "card"}).invoke("Where is it?").label
+        'card'
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labels: tuple[str, ...]
+    label_of: Mapping[str, str] = Field(default_factory=dict, description="Text → label.")
+    score: float = Field(default=1.0, description="Of the label; the others share the rest.")
+    accepted: bool | None = None
+    in_scope: float | None = None
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Classification:
+        """Classify one input, read as `TextClassifier` reads it."""
+        return self._call_with_config(self._classify, input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Classification:
+        """As `invoke`."""
+
+        async def classify(value: Any) -> Classification:
+            return self._classify(value)
+
+        return await self._acall_with_config(classify, input, config, **kwargs)
+
+    def _classify(self, value: Any) -> Classification:
+        text = text_of(value)
+        label = self.label_of.get(text, self.labels[0])
+        rest = (1 - self.score) / max(len(self.labels) - 1, 1)
+        return Classification(
+            text=text,
+            label=label,
+            score=self.score,
+            scores=Scores.of({name: self.score if name == label else rest for name in self.labels}),
+            accepted=self.accepted,
+            in_scope=self.in_scope,
+        )
+
+
+class FakeTagger(ResultRunnable[Tagging], RunnableSerializable[Any, Tagging]):
+    """A tagger that knows all entities there are: text → type; of those that overlap, the first and longest.
+
+    Example:
+        >>> FakeTagger(type_of={"Oslo": "CITY"}).invoke("Ship it to Oslo.").entities[0].start
+        11
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type_of: Mapping[str, str] = Field(description="Entity → type.")
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Tagging:
+        """Tag one input, read as `EntityTagger` reads it."""
+        return self._call_with_config(self._tag, input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Tagging:
+        """As `invoke`."""
+
+        async def tag(value: Any) -> Tagging:
+            return self._tag(value)
+
+        return await self._acall_with_config(tag, input, config, **kwargs)
+
+    def _tag(self, value: Any) -> Tagging:
+        text = text_of(value)
+        known = "|".join(map(re.escape, sorted(self.type_of, key=len, reverse=True)))
+        return Tagging(
+            text=text,
+            entities=tuple(
+                Entity(label=self.type_of[found[0]], text=found[0], start=found.start(), end=found.end(), score=1.0)
+                for found in re.finditer(known or r"(?!)", text)
+            ),
+        )
 
 
 def tiny_checkpoint(

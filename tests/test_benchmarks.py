@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cascade, confidence, gpu, inference, scope, tune
+from benchmarks import agents, cascade, confidence, gpu, inference, scope, tune
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint, cli
@@ -137,6 +137,17 @@ def test_the_accelerator_script_says_that_there_is_no_accelerator(capsys: pytest
     """In one line, with exit status 2."""
     assert gpu.main(["--tiny"]) == 2
     assert "expected a device of this machine" in capsys.readouterr().err.lower()
+
+
+def test_the_agents_script_runs(exported: Checkpoint, tiny_tagger: Checkpoint, tmp_path: Path) -> None:
+    """With tiny models; all entities of the sample are counted."""
+    output = tmp_path / "results.json"
+    status = agents.main([str(exported.path), str(tiny_tagger.path), "--rounds", "2", "--output", str(output)])
+    timed, masked = measured(output).values()
+
+    assert status == 0
+    assert list(timed) == ["classifier.invoke", "agent", "agent with sentiment", "added by the middleware"]
+    assert masked["all"]["entities"] == sum(row["entities"] for name, row in masked.items() if name != "all") > 0
 
 
 def test_operations_of_bert_base() -> None:

@@ -61,6 +61,20 @@ def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert namespace["strict"].invoke("Where is my parcel?").accepted is False
 
 
+def test_the_page_on_agents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "sentiment", labels=("negative", "neutral", "positive"))
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "track_order"))
+    tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification", labels=("CITY", "PERSON"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/agents.md"):
+        exec(snippet, namespace)
+
+    assert namespace["state"]["sentiment_trail"][-1]["label"] in namespace["mood"].labels
+    assert namespace["noted"]["label"] in namespace["intent"].labels
+
+
 def test_customer_service_routes_in_order(tiny_classifier: Checkpoint, tiny_tagger: Checkpoint) -> None:
     """By label, or to a person when the score is too low."""
     classifier = TextClassifier.from_checkpoint(tiny_classifier, device="cpu")
