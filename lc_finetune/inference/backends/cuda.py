@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention
 
 from lc_finetune.inference.backends import Batch, Outputs, says_out_of_memory
+from lc_finetune.inference.backends.torch import masked_mean
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class CudaModel:
         self._per_piece, self._packs, self._record = per_piece, packs, record
         self._recorded: dict[tuple[int, int], Call] = {}
         self._pad_position: int | None = getattr(model.base_model.embeddings, "padding_idx", None)
-        self._first: torch.Tensor | None = None
+        self._mask: torch.Tensor | None = None  # of a padded batch
+        self._bounds: torch.Tensor | None = None  # of a packed one
         self._features: torch.Tensor | None = None
 
     def __call__(self, batch: Batch) -> Outputs:
@@ -108,7 +110,7 @@ class CudaModel:
         lengths = present.sum(axis=1)
         bounds = self._staged(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
         ids, positions = self._staged([batch.input_ids[present], self._positions(batch.input_ids)[present]])
-        self._first = bounds[:-1]
+        self._bounds = bounds
         logits, features = to_host(
             *self._run(input_ids=ids[None], position_ids=positions[None], bounds=bounds, longest=int(lengths.max()))
         )
@@ -128,7 +130,7 @@ class CudaModel:
 
     def _padded(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ids, mask = inputs
-        self._first = None
+        self._mask, self._bounds = mask, None
         # A mask of four dimensions is taken as it is. Of one with two, transformers would read the values, which waits
         # for the device and cannot be recorded.
         return self._run(input_ids=ids, attention_mask=mask.bool()[:, None, None])
@@ -140,15 +142,28 @@ class CudaModel:
         return logits, features
 
     def _keep(self, module: Any, inputs: Any, output: Any) -> Any:
-        """Keep the state of the first pieces, and hand a classifier's head no other."""
+        """Keep the mean over the pieces of each window, and hand a classifier's head no state but the first pieces'."""
         state = output.last_hidden_state
-        self._features = state[:, 0] if self._first is None else state[0, self._first]
+        if self._bounds is None:
+            assert self._mask is not None
+            first, self._features = state[:, 0], masked_mean(state, self._mask)
+        else:
+            first, self._features = state[0, self._bounds[:-1].long()], _means(state[0], self._bounds)
         if not self._per_piece:
-            output.last_hidden_state = self._features[:, None]
+            output.last_hidden_state = first[:, None]
         return output
 
     def _staged(self, array: Any) -> torch.Tensor:
         return to_device(np.asarray(array), self._model.device)
+
+
+def _means(state: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+    """Average over each window of a packed row: `(pieces, hidden)` → `(windows, hidden)`, in fp32."""
+    lengths = bounds.diff()
+    windows = torch.arange(len(lengths), device=state.device)
+    window_of = torch.repeat_interleave(windows, lengths, output_size=len(state))
+    sums = state.new_zeros(len(lengths), state.shape[1], dtype=torch.float32)
+    return sums.index_add_(0, window_of, state.float()) / lengths[:, None]
 
 
 class Recorder:

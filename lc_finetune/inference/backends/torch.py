@@ -75,10 +75,15 @@ class Headed:
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and the mean over the pieces of the last hidden state."""
         logits = self._model(input_ids=input_ids, attention_mask=attention_mask).logits
-        mask = attention_mask.unsqueeze(-1).to(self._state.dtype)
-        features = (self._state * mask).sum(dim=1) / mask.sum(dim=1)
-        self._state = None
+        state, self._state = self._state, None
+        features = masked_mean(state, attention_mask)
         return logits, features
+
+
+def masked_mean(state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Average over the pieces that a mask keeps: `(rows, pieces, hidden)` and `(rows, pieces)` → `(rows, hidden)`."""
+    kept = mask.unsqueeze(-1).to(state.dtype)
+    return (state * kept).sum(dim=1) / kept.sum(dim=1)
 
 
 class TorchBackend:
