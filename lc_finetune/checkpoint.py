@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lc_finetune.confidence import Calibration
 from lc_finetune.errors import CheckpointError, ConfigError
 from lc_finetune.labels import LabelSet
 
@@ -78,7 +79,7 @@ class Manifest(BaseModel):
     data_fingerprint: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file that is loaded.")
-    calibration: list[dict[str, Any]] = Field(default_factory=list, description="Keyed by backend and precision.")
+    calibration: tuple[Calibration, ...] = Field(default=(), description="At most one per backend and precision.")
 
 
 @dataclass(frozen=True)

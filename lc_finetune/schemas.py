@@ -125,6 +125,9 @@ class Entity(BaseModel):
     start: int = Field(ge=0, description="Offset of the first character.")
     end: int = Field(ge=0, description="Offset after the last character.")
     score: Probability | None = Field(default=None, description="Probability of the whole span; None from an LLM.")
+    accepted: bool | None = Field(
+        default=None, description="Whether the score reaches the threshold; None if uncalibrated."
+    )
 
 
 class Tagging(Result):

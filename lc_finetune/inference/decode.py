@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import TagUnit
+from lc_finetune.confidence import ScoreMap, Thresholds
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, Entity, Scores, Tagging
+from lc_finetune.schemas import Classification, Entity, Result, Scores, Tagging
 from lc_finetune.schemes import TagSet
 
 
@@ -22,19 +25,55 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def decode_label(text: str, logits: NDArray[np.floating], labels: LabelSet) -> Classification:
+ResultT = TypeVar("ResultT", bound=Result)
+UNCALIBRATED = ScoreMap()
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """What turns a model's scores into what its results say.
+
+    Attributes:
+        map: From scores to probabilities.
+        thresholds: Which answers are accepted; None if nothing is known of that.
+    """
+
+    map: ScoreMap = UNCALIBRATED
+    thresholds: Thresholds | None = None
+
+    def accepts(self, text: str, label: str, score: float) -> bool | None:
+        """Say whether an answer is accepted: False for a blank text, None where there is no threshold."""
+        if not text or text.isspace():
+            return False
+        return None if self.thresholds is None else score >= self.thresholds.of(label)
+
+    def judged(self, result: ResultT) -> ResultT:
+        """Copy a result, with `accepted` as these thresholds have it."""
+        if isinstance(result, Classification) and result.score is not None:
+            return result.model_copy(update={"accepted": self.accepts(result.text, result.label, result.score)})
+        if isinstance(result, Tagging):
+            entities = tuple(
+                entity.model_copy(update={"accepted": self.accepts(result.text, entity.label, entity.score)})
+                for entity in result.entities
+                if entity.score is not None
+            )
+            return result.model_copy(update={"entities": entities})
+        return result
+
+
+def decode_label(
+    text: str, logits: NDArray[np.floating], labels: LabelSet, confidence: Confidence = Confidence()
+) -> Classification:
     """Turn the merged logits of one text, shape `(labels,)`, into its result."""
-    exponentials = logits.astype(np.float64)
-    exponentials -= exponentials.max()
-    np.exp(exponentials, out=exponentials)
-    probabilities = (exponentials / exponentials.sum()).tolist()
+    probabilities = confidence.map.of_labels(logits).tolist()
     best = int(logits.argmax())
+    label, score = labels[best], min(1.0, probabilities[best])
     return Classification(
         text=text,
-        label=labels[best],
-        score=min(1.0, probabilities[best]),
+        label=label,
+        score=score,
         scores=Scores(labels.id_of, probabilities),
-        accepted=False if not text or text.isspace() else None,
+        accepted=confidence.accepts(text, label, score),
     )
 
 
@@ -71,11 +110,17 @@ def best_path(scores: NDArray[np.float64], tags: TagSet) -> list[int]:
 
 
 def decode_entities(
-    text: str, encoding: Encoding, logits: NDArray[np.floating], tags: TagSet, *, tag_unit: TagUnit
+    text: str,
+    encoding: Encoding,
+    logits: NDArray[np.floating],
+    tags: TagSet,
+    *,
+    tag_unit: TagUnit,
+    confidence: Confidence = Confidence(),
 ) -> Tagging:
     """Turn the logits of one text, shape `(pieces, tags)`, into its entities with character offsets.
 
-    An entity's score is the product of its tags' probabilities.
+    An entity's score is the product of its tags' probabilities, mapped to the probability that the whole span is right.
     """
     units = tag_units(text, encoding, tag_unit)
     scores = log_softmax(logits[[start for start, _ in units]]) if units else np.zeros((0, len(tags.labels)))
@@ -87,10 +132,16 @@ def decode_entities(
             start = entities[-1].end
         if start >= end:
             continue
-        certainty = sum(scores[unit, path[unit]] for unit in range(span.start, span.end))
+        product = np.exp(sum(scores[unit, path[unit]] for unit in range(span.start, span.end)))
+        score = float(confidence.map.of_spans(np.minimum(1.0, product)))
         entities.append(
             Entity(
-                label=span.label, text=text[start:end], start=start, end=end, score=float(min(1.0, np.exp(certainty)))
+                label=span.label,
+                text=text[start:end],
+                start=start,
+                end=end,
+                score=score,
+                accepted=confidence.accepts(text, span.label, score),
             )
         )
     return Tagging(text=text, entities=tuple(entities))

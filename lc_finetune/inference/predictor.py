@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any, ClassVar
 from weakref import WeakSet, WeakValueDictionary
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import Checkpoint, loaded_signature
+from lc_finetune.confidence import Calibration
 from lc_finetune.errors import EngineError, InputError
 from lc_finetune.inference import worker
 from lc_finetune.inference.backends import (
@@ -28,7 +30,7 @@ from lc_finetune.inference.backends import (
     resolve_backend,
     resolve_device,
 )
-from lc_finetune.inference.decode import decode_entities, decode_label
+from lc_finetune.inference.decode import Confidence, decode_entities, decode_label
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.schemas import Classification, Tagging
 from lc_finetune.schemes import TagSet
@@ -115,6 +117,12 @@ class Predictor:
                         self.checkpoint, name=self._backend_name, device=self.device, dtype=self._dtype
                     )
         return self._backend
+
+    @cached_property
+    def confidence(self) -> Confidence:
+        """What scores and `accepted` follow from: the calibration of this model on this backend, if there is one."""
+        record = calibration_of(self.checkpoint, self.backend, self.export)
+        return Confidence(record.map, record.acceptance) if record else Confidence()
 
     def predict(self, texts: Sequence[str]) -> list[Any]:
         """Answer each text, in order: a result, or the exception that this text alone caused."""
@@ -203,10 +211,10 @@ class Predictor:
                 "learning rate."
             )
         if self._tags is None:
-            return decode_label(text, logits, self.checkpoint.labels)
+            return decode_label(text, logits, self.checkpoint.labels, self.confidence)
         manifest = self.checkpoint.manifest
         tag_unit = (manifest.tag_unit if manifest else None) or "first"
-        return decode_entities(text, encoding, logits, self._tags, tag_unit=tag_unit)
+        return decode_entities(text, encoding, logits, self._tags, tag_unit=tag_unit, confidence=self.confidence)
 
     def _renew(self) -> None:
         # Kept, not freed: a native runtime that is torn down in a fork waits for threads that stayed in the parent.
@@ -229,6 +237,26 @@ def validated(source: str, revision: str | None) -> Checkpoint:
     checkpoint = Checkpoint.load(source, revision=revision)
     _validated[source, revision] = (loaded_signature(checkpoint.path), checkpoint)
     return checkpoint
+
+
+def calibration_of(checkpoint: Checkpoint, backend: Backend, export: str) -> Calibration | None:
+    """Find the calibration of a model as it is served; None if it has none.
+
+    A record counts only for the very weights it was measured with. Exports and precisions of floating point that have
+    none of their own take that of torch in float32, from whose logits theirs differ by rounding; int8 never does.
+
+    Args:
+        checkpoint: The folder.
+        backend: What serves.
+        export: Digest of the export's manifest; empty for torch.
+    """
+    if checkpoint.manifest is None:
+        return None
+    torch_model = checkpoint.weights_digest
+    records = {(one.backend, one.precision, one.model): one for one in checkpoint.manifest.calibration}
+    own = records.get((backend.name, backend.precision, export or torch_model))  # type: ignore[call-overload]
+    rounded = backend.precision != "int8"
+    return own or (records.get(("torch", "float32", torch_model)) if rounded else None)
 
 
 def window_of(checkpoint: Checkpoint) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable, ensure_config
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 
 from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.composition import ResultRunnable
+from lc_finetune.confidence import Thresholds
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
@@ -39,6 +41,9 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     dtype: Dtype = "auto"
     backend: BackendName = "auto"
     input_key: str = Field(default="text", description="Where a mapping keeps its text.")
+    accept_score: float | None = Field(
+        default=None, ge=0, le=1, description="Score from which on an answer is accepted; None is the checkpoint's own."
+    )
 
     _task: ClassVar[Task]
     _predictor: Predictor | None = PrivateAttr(default=None)
@@ -71,6 +76,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         dtype: Dtype = "auto",
         backend: BackendName = "auto",
         input_key: str = "text",
+        accept_score: float | None = None,
     ) -> Self:
         """Validate and load at once.
 
@@ -81,6 +87,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
             dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA; int8 is never chosen unasked.
             backend: `"auto"` is the fastest that the folder holds: exports are made by `lc-finetune export`.
             input_key: Where a mapping keeps its text.
+            accept_score: Score from which on an answer is accepted, in place of the checkpoint's own thresholds.
 
         Raises:
             CheckpointError: If the folder is incomplete, altered, unsafe, for another task, or holds no such export.
@@ -89,8 +96,9 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         """
         source = str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
         return cls(
-            checkpoint=source, revision=revision, device=device, dtype=dtype, backend=backend, input_key=input_key
-        ).warm_up()
+            checkpoint=source, revision=revision, device=device, dtype=dtype, backend=backend, input_key=input_key,
+            accept_score=accept_score,
+        ).warm_up()  # fmt: skip
 
     # Loading.
 
@@ -191,14 +199,21 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     def _many(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
-        return _filled(slots, self._loaded().predict(texts) if texts else [])
+        return _filled(slots, self._judged(self._loaded().predict(texts)) if texts else [])
 
     async def _amany(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
         predictor = self._predictor
         if predictor is None:
             predictor = await run_in_executor(None, self._loaded)
-        return _filled(slots, await predictor.apredict(texts) if texts else [])
+        return _filled(slots, self._judged(await predictor.apredict(texts)) if texts else [])
+
+    def _judged(self, outcomes: list[Any]) -> list[Any]:
+        """Let `accept_score` decide what is accepted."""
+        if self.accept_score is None:
+            return outcomes
+        confidence = replace(self._loaded().confidence, thresholds=Thresholds(score=self.accept_score))
+        return [one if isinstance(one, Exception) else confidence.judged(one) for one in outcomes]
 
     def _read(self, values: Sequence[Any]) -> tuple[list[Exception | None], list[str]]:
         slots: list[Exception | None] = []

@@ -1,0 +1,157 @@
+"""Confidence as a checkpoint records it: maps from a model's scores to probabilities, thresholds, and their figures.
+
+The maps are applied in decoding (`lc_finetune.inference.decode`) and fitted by `lc_finetune.inference.calibrate`. None
+changes the answer: the most probable label stays the most probable one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from lc_finetune.schemas import Probability
+
+FloatArray = NDArray[np.float64]
+Interval = tuple[float, float]
+SMALLEST = 1e-12
+"""No map is given, or gives, a probability nearer to 0 or 1."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Beta(_Record):
+    """`logit(q) = a·ln(p) - b·ln(1 - p) + c`: Kull et al. 2017, "Beta calibration"."""
+
+    kind: Literal["beta"] = "beta"
+    a: float = Field(ge=0, allow_inf_nan=False)
+    b: float = Field(ge=0, allow_inf_nan=False)
+    c: float = Field(allow_inf_nan=False)
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Map probabilities, of any shape, to probabilities."""
+        p = np.clip(scores, SMALLEST, 1.0 - SMALLEST)
+        logit = self.a * np.log(p) - self.b * np.log1p(-p) + self.c
+        return np.asarray(np.clip(1.0 / (1.0 + np.exp(-logit)), SMALLEST, 1.0 - SMALLEST))
+
+
+class Isotonic(_Record):
+    """Straight lines between knots that never fall: Zadrozny and Elkan 2002, made continuous."""
+
+    kind: Literal["isotonic"] = "isotonic"
+    knots: tuple[tuple[Probability, Probability], ...] = Field(
+        min_length=1, description="Score and probability of each knot, both ascending; constant outside of them."
+    )
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Map probabilities, of any shape, to probabilities."""
+        knots = np.asarray(self.knots)
+        return np.asarray(np.interp(scores, knots[:, 0], knots[:, 1]))
+
+
+TopMap = Annotated[Beta | Isotonic, Field(discriminator="kind")]
+
+
+class ScoreMap(_Record):
+    """A map from a model's scores to probabilities: a temperature on the logits, then one on the top score, or both."""
+
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="What logits are divided by.")
+    top: TopMap | None = Field(
+        default=None, description="On the score of the answer; the other labels share the rest in their proportions."
+    )
+
+    @property
+    def method(self) -> str:
+        """Name the steps: `none`, `temperature`, `beta`, `temperature + isotonic` and so on."""
+        steps = [*(["temperature"] if self.temperature != 1.0 else []), *([self.top.kind] if self.top else [])]
+        return " + ".join(steps) or "none"
+
+    def of_labels(self, logits: NDArray[np.floating]) -> FloatArray:
+        """Turn logits, shape `(…, labels)`, into probabilities of labels of which one is right, of the same shape."""
+        scaled = np.asarray(logits, dtype=np.float64) / self.temperature
+        scaled -= scaled.max(axis=-1, keepdims=True)
+        np.exp(scaled, out=scaled)
+        scaled /= scaled.sum(axis=-1, keepdims=True)
+        return scaled if self.top is None else _with_top(scaled, self.top)
+
+    def of_spans(self, scores: FloatArray) -> FloatArray:
+        """Turn the scores of found spans, of any shape, into the probabilities that they are right."""
+        return scores if self.top is None else self.top(scores)
+
+
+def _with_top(probabilities: FloatArray, top: Beta | Isotonic) -> FloatArray:
+    """Map the largest probability and rescale the others, which stay at most as large: shape `(…, labels)`."""
+    best = probabilities.argmax(axis=-1, keepdims=True)
+    first = np.take_along_axis(probabilities, best, axis=-1)
+    others = probabilities.copy()
+    np.put_along_axis(others, best, 0.0, axis=-1)
+    second, rest = others.max(axis=-1, keepdims=True), others.sum(axis=-1, keepdims=True)
+    safe = np.maximum(rest, SMALLEST)
+    mapped = np.maximum(top(first), second / (safe + second))  # below that, the second label would be the first
+    others *= (1.0 - mapped) / safe
+    np.put_along_axis(others, best, mapped, axis=-1)
+    return others
+
+
+class Bin(_Record):
+    """A bin of a reliability diagram."""
+
+    count: int = Field(ge=1)
+    confidence: Probability = Field(description="Mean score of the answers in it.")
+    accuracy: Probability = Field(description="Share of them that are right.")
+
+
+class Reliability(_Record):
+    """How true a model's scores are, on answers whose right ones are known."""
+
+    count: int = Field(ge=1, description="Texts of a classifier, found entities of a tagger.")
+    accuracy: Probability = Field(description="Share of right answers.")
+    confidence: Probability = Field(description="Mean score.")
+    ece: Probability = Field(description="Expected calibration error, 15 equal-mass bins.")
+    ece_interval: Interval = Field(description="95 % bootstrap interval of `ece`.")
+    ece_perfect: Interval = Field(
+        description="Mean and 95th percentile of the ECE that perfectly calibrated scores show at this size."
+    )
+    brier: float = Field(ge=0, description="Mean squared error of the probabilities, summed over labels.")
+    log_loss: float = Field(ge=0, description="Mean negative log of the probability of what was right, in nats.")
+    bins: tuple[Bin, ...] = Field(description="The reliability diagram.")
+
+
+class Thresholds(_Record):
+    """Which answers are accepted: those whose score reaches the threshold of their label."""
+
+    score: Probability = Field(description="The threshold, on the calibrated score.")
+    per_label: dict[str, Probability] = Field(default_factory=dict, description="Thresholds of labels that differ.")
+
+    def of(self, label: str) -> float:
+        """Give the score from which on an answer with this label is accepted."""
+        return self.per_label.get(label, self.score)
+
+
+class Acceptance(Thresholds):
+    """Thresholds as they were chosen, and what they promise."""
+
+    asked: str = Field(description="As given: `precision=0.95`, `coverage=0.9`, `score=0.8`, `cost=20`.")
+    coverage: Probability = Field(description="Share of the calibration answers that are accepted.")
+    precision: Probability | None = Field(description="Share of right ones among those; None if there are none.")
+    precision_bound: Probability | None = Field(
+        description="What the precision on like texts is at least, with 95 % confidence; None if nothing is accepted."
+    )
+    reached: bool = Field(description="Whether what was asked could be shown on these rows.")
+
+
+class Calibration(_Record):
+    """What `lc_finetune.json` records for one backend and precision, and for the very weights it was measured with."""
+
+    backend: Literal["torch", "onnx", "openvino"]
+    precision: Literal["float32", "bfloat16", "float16", "int8"]
+    model: str = Field(description="Digest of the weights (torch) or of the export's manifest.")
+    split: str = Field(description="Which rows it was fitted on.")
+    map: ScoreMap
+    before: Reliability = Field(description="Of the model's own scores.")
+    after: Reliability = Field(description="Of the mapped scores, each by a map that was fitted without it.")
+    acceptance: Acceptance | None = None
