@@ -15,6 +15,8 @@ from lc_finetune.errors import ConfigError, LCFinetuneError, did_you_mean
 
 if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
+    from lc_finetune.checkpoint import Checkpoint
+    from lc_finetune.data import Loaded
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_train(commands)
     _add_export(commands)
+    _add_calibrate(commands)
     _add_predict(commands)
     return parser
 
@@ -108,11 +111,14 @@ def _train(arguments: argparse.Namespace) -> None:
         if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
+    from lc_finetune.confidence import calibration_table
     from lc_finetune.train.report import report_table
     from lc_finetune.train.trainer import fine_tune
 
     checkpoint = fine_tune(config, say=print)
     print(report_table(checkpoint.metrics))
+    for i, one in enumerate(checkpoint.manifest.calibration if checkpoint.manifest else ()):
+        print(f"\n{calibration_table(one, diagram=i == 0)}")
     if config.train_file is None:
         print("\nThe bundled sample shows how things work; its figures say nothing of quality.")
     runnable = "TextClassifier" if checkpoint.task == "text-classification" else "EntityTagger"
@@ -137,18 +143,29 @@ def _add_export(commands: Any) -> None:
         help="Held-out labelled rows, on which the export is compared with the checkpoint; for int8, which needs them, "
         "some set the scales. Default: the texts of the bundled samples.",
     )  # fmt: skip
-    for name in ("text-column", "label-column"):
-        parser.add_argument(
-            f"--{name}", metavar="NAME", help="Of the calibration file; recognised by name if left out."
-        )
-    parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels.")
+    _add_columns(parser)
     parser.add_argument("--force", action="store_true", help="Keep the export even if its answers differ too much.")
     parser.set_defaults(run=_export, goes_on="the checkpoint is as it was")
 
 
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    for name in ("text-column", "label-column"):
+        parser.add_argument(
+            f"--{name}", metavar="NAME", help="Of the file of labelled rows; recognised by name if left out."
+        )
+    parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels.")
+
+
+def _labelled(path: str, arguments: argparse.Namespace) -> Loaded:
+    from lc_finetune.data import ReadOptions, read_examples
+
+    names = tuple(arguments.label_names.split(",")) if arguments.label_names else ()
+    return read_examples(path, ReadOptions(arguments.text_column, arguments.label_column, names))
+
+
 def _export(arguments: argparse.Namespace) -> None:
     from lc_finetune.checkpoint import Checkpoint
-    from lc_finetune.data import ReadOptions, TextExample, read_examples
+    from lc_finetune.data import gold_of
     from lc_finetune.inference.export import export, parity_table
     from lc_finetune.inference.exported import SHORT
 
@@ -156,19 +173,92 @@ def _export(arguments: argparse.Namespace) -> None:
     texts: list[str] = []
     gold: Any = None
     if arguments.calibration_file:
-        names = tuple(arguments.label_names.split(",")) if arguments.label_names else ()
-        loaded = read_examples(
-            arguments.calibration_file, ReadOptions(arguments.text_column, arguments.label_column, names)
-        )
+        loaded = _labelled(arguments.calibration_file, arguments)
         texts = [example.text for example in loaded.examples]
         if loaded.task == checkpoint.task:
-            gold = [one.label if isinstance(one, TextExample) else one.spans for one in loaded.examples]
+            gold = gold_of(loaded.examples)
     precision = next(name for name, short in SHORT.items() if short == arguments.precision)
     made = export(
         checkpoint, format=arguments.format, precision=precision, texts=texts, gold=gold,
         source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
+    if arguments.format != "torch":
+        print(f"\n{_confidence_of_export(checkpoint, arguments, precision, texts, gold)}")
+
+
+def _confidence_of_export(
+    checkpoint: Checkpoint, arguments: argparse.Namespace, precision: Any, texts: list[str], gold: Any
+) -> str:
+    """Calibrate a new export on the labelled rows at hand, or say what its scores are worth."""
+    from lc_finetune.confidence import calibration_table
+    from lc_finetune.inference import Predictor
+    from lc_finetune.inference.acceptance import DEFAULT, Aim
+    from lc_finetune.inference.calibrate import Way, calibrate, record
+
+    if gold is None:
+        served = Predictor.load(checkpoint, device="cpu", backend=arguments.format, dtype=precision).calibration
+        if served is not None:
+            return "Its scores take torch's calibration, from whose logits its own differ by rounding."
+        return (
+            "Its scores are uncalibrated. Give labelled rows with --calibration-file, or calibrate the folder: "
+            f"lc-finetune calibrate {checkpoint.path} FILE"
+        )
+    known = checkpoint.manifest.calibration if checkpoint.manifest else ()
+    asked = next((one.acceptance.asked for one in known if one.acceptance), DEFAULT)
+    calibration = calibrate(
+        checkpoint, texts, gold, split=f"rows of {Path(arguments.calibration_file).name}", aim=Aim.parse(asked),
+        way=Way(arguments.format, "cpu", precision),
+    )  # fmt: skip
+    record(checkpoint, [calibration])
+    return calibration_table(calibration, diagram=False)
+
+
+def _add_calibrate(commands: Any) -> None:
+    from lc_finetune.inference.acceptance import DEFAULT
+
+    parser = commands.add_parser(
+        "calibrate", help="make the scores of a checkpoint true, on labelled rows", allow_abbrev=False,
+        description="Make the scores of a checkpoint probabilities, and choose which answers count as accepted, on "
+        "labelled rows that the model has not learnt from. Works on plain Hugging Face folders too.",
+    )  # fmt: skip
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The checkpoint folder.")
+    parser.add_argument("file", metavar="FILE", help="Labelled rows: CSV, TSV, JSON, JSONL, Parquet or CoNLL.")
+    parser.add_argument(
+        "--accept", metavar="AIM", default=DEFAULT,
+        help="precision=0.95, coverage=0.9, score=0.8 (score=0.8,LABEL=0.95 for labels of their own), or cost=20 (of a "
+        f"wrong answer, in referrals). Default: {DEFAULT}.",
+    )  # fmt: skip
+    _add_columns(parser)
+    parser.set_defaults(run=_calibrate, goes_on="the checkpoint is as it was")
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from lc_finetune.checkpoint import Checkpoint
+    from lc_finetune.confidence import calibration_table
+    from lc_finetune.data import gold_of
+    from lc_finetune.inference.acceptance import Aim
+    from lc_finetune.inference.calibrate import calibrate, check_reached, record, served_ways
+    from lc_finetune.runnables import EntityTagger, TextClassifier
+
+    aim = Aim.parse(arguments.accept)
+    if not Path(arguments.checkpoint).is_dir():
+        raise ConfigError(f"Expected a checkpoint folder to write to, found none at {arguments.checkpoint}.")
+    checkpoint = Checkpoint.load(arguments.checkpoint)
+    serving: Any = TextClassifier if checkpoint.task == "text-classification" else EntityTagger
+    serving._check(checkpoint)
+    loaded = _labelled(arguments.file, arguments)
+    if loaded.task != checkpoint.task:
+        raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
+    texts, gold = [example.text for example in loaded.examples], gold_of(loaded.examples)
+    made = [
+        calibrate(checkpoint, texts, gold, split=f"rows of {Path(arguments.file).name}", aim=aim, way=way)
+        for way in served_ways(checkpoint)
+    ]
+    check_reached(made)
+    record(checkpoint, made)
+    print("\n\n".join(calibration_table(one, diagram=i == 0) for i, one in enumerate(made)))
+    print(f"\nRecorded in {checkpoint.path}.")
 
 
 def _add_predict(commands: Any) -> None:

@@ -6,6 +6,7 @@ changes the answer: the most probable label stays the most probable one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from lc_finetune.schemas import Probability
 
 FloatArray = NDArray[np.float64]
 Interval = tuple[float, float]
+CARD_HEADING = "## Confidence"
 SMALLEST = 1e-12
 """No map is given, or gives, a probability nearer to 0 or 1."""
 
@@ -141,6 +143,7 @@ class Acceptance(Thresholds):
     precision_bound: Probability | None = Field(
         description="What the precision on like texts is at least, with 95 % confidence; None if nothing is accepted."
     )
+    best_score: Probability = Field(description="The highest score of a calibration answer.")
     reached: bool = Field(description="Whether what was asked could be shown on these rows.")
 
 
@@ -151,7 +154,64 @@ class Calibration(_Record):
     precision: Literal["float32", "bfloat16", "float16", "int8"]
     model: str = Field(description="Digest of the weights (torch) or of the export's manifest.")
     split: str = Field(description="Which rows it was fitted on.")
+    texts: int = Field(ge=1, description="Their number.")
     map: ScoreMap
     before: Reliability = Field(description="Of the model's own scores.")
     after: Reliability = Field(description="Of the mapped scores, each by a map that was fitted without it.")
     acceptance: Acceptance | None = None
+
+
+FEW_ANSWERS = 200
+"""With fewer, it is said that they show little."""
+
+
+def calibration_table(record: Calibration, *, diagram: bool = True) -> str:
+    """Write a calibration for people, a figure a line; `diagram` adds the reliability diagrams as numbers."""
+    before, after = record.before, record.after
+    few = f"; fewer than {FEW_ANSWERS} show little, see the interval" if after.count < FEW_ANSWERS else ""
+    counted = f"{record.texts:,} {record.split}"
+    if after.count != record.texts:
+        counted += f", {after.count:,} entities found in them"
+    low, high = after.ece_interval
+    mean, most = after.ece_perfect
+    lines = [
+        f"Confidence, {record.backend} in {record.precision} ({counted}{few})",
+        f"  {'':<12}   before    after",
+        f"  {'ECE':<12}   {before.ece:.4f}   {after.ece:.4f}   95 % interval {low:.4f} to {high:.4f}; "
+        f"perfect scores show {mean:.4f}, 95 % of them at most {most:.4f}",
+        f"  {'Brier':<12}   {before.brier:.4f}   {after.brier:.4f}",
+        f"  {'log loss':<12}   {before.log_loss:.4f}   {after.log_loss:.4f}",
+        f"  {'mean score':<12}   {before.confidence:.4f}   {after.confidence:.4f}   {after.accuracy:.4f} are right",
+        f"  {'map':<12}   {_map_in_words(record.map)}",
+    ]
+    if record.acceptance is not None:
+        lines.append(f"  {'accepted':<12}   {_acceptance_in_words(record.acceptance)}")
+    if diagram:
+        lines.append(f"  {'answers':>12}   score before → right   score after → right")
+        lines += [
+            f"  {one.count:>12}         {one.confidence:.3f} → {one.accuracy:.3f}         "
+            f"{other.confidence:.3f} → {other.accuracy:.3f}"
+            for one, other in zip(before.bins, after.bins, strict=True)
+        ]
+    return "\n".join(lines)
+
+
+def confidence_section(records: Sequence[Calibration]) -> str:
+    """Write the part of a model card that speaks of confidence, its heading included."""
+    tables = "\n\n".join(calibration_table(record, diagram=i == 0) for i, record in enumerate(records))
+    return f"{CARD_HEADING}\n\n```\n{tables}\n```\n"
+
+
+def _map_in_words(map: ScoreMap) -> str:
+    return f"{map.method} (logits / {map.temperature:.3f})" if map.temperature != 1.0 else map.method
+
+
+def _acceptance_in_words(acceptance: Acceptance) -> str:
+    others = f", {len(acceptance.per_label)} labels have their own" if acceptance.per_label else ""
+    said = f"{acceptance.asked}: from score {acceptance.score:.4f}{others}, {acceptance.coverage:.1%} of the answers"
+    if acceptance.precision is None or acceptance.precision_bound is None:
+        return f"{said}: none reaches it, the highest score is {acceptance.best_score:.4f}"
+    said += (
+        f", {acceptance.precision:.1%} of them right; at least {acceptance.precision_bound:.1%} with 95 % confidence"
+    )
+    return said if acceptance.reached else f"{said}. What was asked cannot be shown on so few answers, or on this model"

@@ -1,7 +1,7 @@
 """Files → examples → splits."""
 
 from lc_finetune.data.bundled import sample_file
-from lc_finetune.data.examples import Example, TaggedExample, TextExample
+from lc_finetune.data.examples import Example, TaggedExample, TextExample, gold_of
 from lc_finetune.data.readers import Loaded, ReadOptions, read_examples
 from lc_finetune.data.split import Splits, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
@@ -15,6 +15,7 @@ __all__ = [
     "TaggedExample",
     "TextExample",
     "fingerprint",
+    "gold_of",
     "read_examples",
     "sample_file",
     "split_examples",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lc_finetune.labels import Span
 
@@ -24,3 +26,8 @@ class TaggedExample:
 
 
 Example = TextExample | TaggedExample
+
+
+def gold_of(examples: Sequence[Example]) -> Any:
+    """List the right answers: labels, or spans."""
+    return [example.label if isinstance(example, TextExample) else example.spans for example in examples]

@@ -19,6 +19,14 @@ Precision = Literal["float32", "float16", "int8"]
 
 SHORT: dict[Precision, str] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
 """Precisions as the command line and the folders call them."""
+SERVED: tuple[tuple[ExportedName, Precision], ...] = (
+    ("onnx", "float32"),
+    ("onnx", "float16"),
+    ("onnx", "int8"),
+    ("openvino", "float32"),
+    ("openvino", "float16"),
+)
+"""Exports that a backend reads."""
 _READ: dict[ExportedName, tuple[str, ...]] = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 
 
@@ -83,6 +91,12 @@ def export_digest(checkpoint: Checkpoint, format: ExportedName, precision: Preci
             f"Make it: {export_command(checkpoint.path, format, precision)}"
         )
     return sha256(folder / EXPORT_MANIFEST)
+
+
+def is_forced(checkpoint: Checkpoint, format: ExportedName, precision: Precision) -> bool:
+    """Say whether an export was kept although its answers differ too much."""
+    manifest = export_folder(checkpoint.path, format, precision) / EXPORT_MANIFEST
+    return ExportManifest.model_validate_json(manifest.read_bytes()).forced
 
 
 def verified_file(checkpoint: Checkpoint, format: ExportedName, precision: Precision) -> Path:

@@ -32,6 +32,7 @@ from lc_finetune.inference.backends import (
 )
 from lc_finetune.inference.decode import Confidence, decode_entities, decode_label
 from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.inference.exported import is_forced
 from lc_finetune.schemas import Classification, Tagging
 from lc_finetune.schemes import TagSet
 
@@ -118,10 +119,15 @@ class Predictor:
                     )
         return self._backend
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of this model on this backend, if it has one."""
+        return calibration_of(self.checkpoint, self.backend, self.export)
+
     @cached_property
     def confidence(self) -> Confidence:
-        """What scores and `accepted` follow from: the calibration of this model on this backend, if there is one."""
-        record = calibration_of(self.checkpoint, self.backend, self.export)
+        """What scores and `accepted` follow from."""
+        record = self.calibration
         return Confidence(record.map, record.acceptance) if record else Confidence()
 
     def predict(self, texts: Sequence[str]) -> list[Any]:
@@ -242,8 +248,8 @@ def validated(source: str, revision: str | None) -> Checkpoint:
 def calibration_of(checkpoint: Checkpoint, backend: Backend, export: str) -> Calibration | None:
     """Find the calibration of a model as it is served; None if it has none.
 
-    A record counts only for the very weights it was measured with. Exports and precisions of floating point that have
-    none of their own take that of torch in float32, from whose logits theirs differ by rounding; int8 never does.
+    A record counts only for the very weights it was measured with. Where there is none, torch's in float32 holds for
+    floating-point precisions, whose logits differ from its by rounding; never for int8, nor for a forced export.
 
     Args:
         checkpoint: The folder.
@@ -252,11 +258,16 @@ def calibration_of(checkpoint: Checkpoint, backend: Backend, export: str) -> Cal
     """
     if checkpoint.manifest is None:
         return None
-    torch_model = checkpoint.weights_digest
-    records = {(one.backend, one.precision, one.model): one for one in checkpoint.manifest.calibration}
-    own = records.get((backend.name, backend.precision, export or torch_model))  # type: ignore[call-overload]
-    rounded = backend.precision != "int8"
-    return own or (records.get(("torch", "float32", torch_model)) if rounded else None)
+    weights = checkpoint.weights_digest
+    records: dict[tuple[str, str, str], Calibration] = {
+        (one.backend, one.precision, one.model): one for one in checkpoint.manifest.calibration
+    }
+    own = records.get((backend.name, backend.precision, export or weights))
+    if own is not None or backend.precision == "int8":
+        return own
+    if export and is_forced(checkpoint, backend.name, backend.precision):  # type: ignore[arg-type]
+        return None
+    return records.get(("torch", "float32", weights))
 
 
 def window_of(checkpoint: Checkpoint) -> tuple[int, int]:

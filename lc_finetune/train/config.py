@@ -53,6 +53,11 @@ class TrainConfig(BaseModel):
     patience: int = Field(default=3, ge=1, description="Epochs without a better validation metric before it stops.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of splits, initial weights and order.")
     resume: bool = Field(default=False, description="Continue a run that was interrupted.")
+    accept: str = Field(
+        default="precision=0.95",
+        description="Which answers count as accepted: precision=0.95, coverage=0.9, score=0.8 or cost=20 "
+        "(of a wrong answer, in referrals).",
+    )
     baseline: bool = Field(default=True, description="Report the frozen encoder with logistic regression beside.")
     trainer: dict[str, Any] = Field(default_factory=dict, description="Further fields of TrainingArguments.")
 
@@ -68,6 +73,17 @@ class TrainConfig(BaseModel):
             raise ValueError("expected a name for every number, found an empty one; names with commas go into --config")
         if len(set(value)) != len(value):
             raise ValueError("expected every name once, found one twice; two numbers would become one class")
+        return value
+
+    @field_validator("accept")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        from lc_finetune.inference.acceptance import Aim
+
+        try:
+            Aim.parse(value)
+        except ConfigError as error:
+            raise ValueError(str(error).removeprefix("accept: ").rstrip(".")) from None
         return value
 
     @field_validator("trainer")
@@ -134,7 +150,7 @@ class TrainConfig(BaseModel):
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Give the fields that a resumed run must share with the one it continues."""
-        return json.loads(self.model_dump_json(exclude={"resume", "overwrite", "baseline"}))  # type: ignore[no-any-return]
+        return json.loads(self.model_dump_json(exclude={"resume", "overwrite", "baseline", "accept"}))  # type: ignore[no-any-return]
 
 
 def _one_line(error: ValidationError) -> tuple[str, str]:

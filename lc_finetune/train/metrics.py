@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from lc_finetune.inference.reliability import expected_calibration_error, perfect_error
 from lc_finetune.labels import Span
 
 Figures = dict[str, Any]
@@ -59,6 +62,22 @@ def entity_figures(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[
         "macro_f1": sum(row["f1"] for row in per_label.values()) / len(per_label),
         "weighted_f1": sum(row["f1"] * row["support"] for row in supported) / max(1, total),
         "per_label": per_label,
+    }
+
+
+def confidence_figures(scores: Sequence[float], right: Sequence[bool], accepted: Sequence[bool | None]) -> Figures:
+    """How true calibrated scores are, and what is accepted: of texts, or of found entities.
+
+    `ece_perfect` is the 95th percentile of what perfectly calibrated scores show at this size.
+    """
+    confidence, correct = np.array(scores), np.array(right)
+    taken = correct[np.array([flag is True for flag in accepted])]
+    return {
+        "answers": len(correct),
+        "ece": expected_calibration_error(confidence, correct),
+        "ece_perfect": perfect_error(confidence)[1],
+        "coverage": len(taken) / len(correct),
+        "accepted_precision": float(taken.mean()) if len(taken) else None,
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lc_finetune.checkpoint import Manifest
+from lc_finetune.confidence import confidence_section
 
 AVERAGES = {"macro_f1": "macro", "weighted_f1": "weighted"}
 
@@ -32,6 +33,13 @@ def _split_table(split: str, figures: Mapping[str, Any]) -> str:
         name = "F1" if tagger else "accuracy"
         gain = f"{baseline[key]:.4f} ({figures[key] - baseline[key]:+.4f} by fine-tuning)"
         lines.append(f"  frozen encoder + logistic regression: {name} {gain}")
+    if confidence := figures.get("confidence"):
+        precision = confidence["accepted_precision"]
+        taken = f"{confidence['coverage']:.1%} accepted" + (f", {precision:.2%} of them right" if precision else "")
+        lines.append(
+            f"  calibrated scores: ECE {confidence['ece']:.4f} (perfect ones: 95 % at most "
+            f"{confidence['ece_perfect']:.4f}), {taken}"
+        )
     width = max([12, *map(len, figures["per_label"])])
     lines.append(f"  {'':<{width}}  precision  recall      F1  support")
     for label, row in figures["per_label"].items():
@@ -67,5 +75,6 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         "## Figures",
         f"```\n{report_table(manifest.metrics)}\n```" if manifest.metrics else "None were measured.",
         f"Texts are read in windows of {manifest.max_length} pieces that share {manifest.stride}.",
+        *([confidence_section(manifest.calibration).rstrip()] if manifest.calibration else []),
     ]
     return "\n".join(header) + "\n\n" + "\n\n".join(body) + "\n"

@@ -13,18 +13,22 @@ from lc_finetune.checkpoint import (
     Manifest,
     write_manifest,
 )
+from lc_finetune.confidence import Calibration
 from lc_finetune.data import (
     Example,
     TaggedExample,
     TextExample,
+    gold_of,
 )
 from lc_finetune.errors import LCFinetuneError
 from lc_finetune.inference import Predictor
+from lc_finetune.inference.acceptance import Aim
+from lc_finetune.inference.calibrate import TooFewAnswers, calibrate, served_ways
 from lc_finetune.inference.export import export
 from lc_finetune.inference.parity import BelowParity
 from lc_finetune.labels import Span
 from lc_finetune.train.baseline import classification_baseline, tagging_baseline
-from lc_finetune.train.metrics import Figures, classification_figures, entity_figures
+from lc_finetune.train.metrics import Figures, classification_figures, confidence_figures, entity_figures
 from lc_finetune.train.preparation import Plan
 from lc_finetune.train.report import model_card
 
@@ -50,6 +54,8 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
     )
     write_manifest(staging, manifest)
     _export(staging, plan)
+    manifest = manifest.model_copy(update={"calibration": _calibrations(staging, plan)})
+    write_manifest(staging, manifest)
     manifest = manifest.model_copy(update={"metrics": _measure(staging, plan)})
     manifest = write_manifest(staging, manifest)
     (staging / "README.md").write_text(model_card(name, manifest, plan.labels.names), encoding="utf-8")
@@ -59,11 +65,35 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
 def _export(staging: Path, plan: Plan) -> None:
     """Leave `onnx/`, which serves on CPU; parity is measured on rows that no step was taken on."""
     held_out = [*plan.splits.validation, *plan.splits.calibration]
-    gold: Any = [e.label if isinstance(e, TextExample) else e.spans for e in held_out]
     try:
-        export(staging, texts=[e.text for e in held_out], gold=gold or None, source="validation and calibration rows")
+        export(
+            staging,
+            texts=[e.text for e in held_out],
+            gold=gold_of(held_out) or None,
+            source="validation and calibration rows",
+        )
     except BelowParity as error:
         logger.warning("No export is left beside the weights, torch serves: %s", error)
+
+
+def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
+    """Calibrate each way to serve the folder, on rows held out for it or, where there are too few, for validation."""
+    if plan.splits.calibration:
+        rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
+    else:
+        rows, split = plan.splits.validation, "validation rows, which also chose the epoch"
+    known = [row for row in rows if not isinstance(row, TextExample) or row.label in plan.labels.id_of]
+    if len(known) < len(rows):
+        split += f"; {len(rows) - len(known)} more have labels that training never saw"
+    checkpoint = Checkpoint.load(staging)
+    texts, gold, aim = [row.text for row in known], gold_of(known), Aim.parse(plan.config.accept)
+    try:
+        return tuple(
+            calibrate(checkpoint, texts, gold, split=split, aim=aim, way=way) for way in served_ways(checkpoint)
+        )
+    except TooFewAnswers as error:
+        logger.warning("The checkpoint is left uncalibrated: %s", error)
+        return ()
 
 
 def _measure(staging: Path, plan: Plan) -> dict[str, Figures]:
@@ -99,6 +129,21 @@ def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
         if isinstance(result, LCFinetuneError):
             raise result
     if isinstance(examples[0], TextExample):
-        return classification_figures([cast(TextExample, e).label for e in examples], [r.label for r in results])
-    found = [[Span(e.start, e.end, e.label) for e in result.entities] for result in results]
-    return entity_figures([cast(TaggedExample, e).spans for e in examples], found)
+        wanted = [cast(TextExample, e).label for e in examples]
+        figures = classification_figures(wanted, [r.label for r in results])
+        judged = [(r, r.label == label) for r, label in zip(results, wanted, strict=True)]
+    else:
+        spans = [cast(TaggedExample, e).spans for e in examples]
+        found = [[Span(e.start, e.end, e.label) for e in result.entities] for result in results]
+        figures = entity_figures(spans, found)
+        judged = [
+            (entity, Span(entity.start, entity.end, entity.label) in set(wanted))
+            for result, wanted in zip(results, spans, strict=True)
+            for entity in result.entities
+        ]
+    if predictor.calibration is not None and judged:
+        answers, right = zip(*judged, strict=True)
+        figures["confidence"] = confidence_figures(
+            [answer.score for answer in answers], right, [answer.accepted for answer in answers]
+        )
+    return figures

@@ -1,0 +1,141 @@
+"""How true are the scores of a checkpoint, and what does it accept?
+
+    python -m benchmarks.confidence CHECKPOINT... --texts FILE
+
+Answers the labelled rows of a file as the checkpoint serves them, with and without its calibration, and prints figures
+for each checkpoint, for the answers of all together, and the means of the checkpoints' figures. A classifier is judged
+by its texts, a tagger by the entities that it finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import Table, machine, write
+from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.confidence import Reliability, ScoreMap
+from lc_finetune.data import ReadOptions, gold_of, read_examples
+from lc_finetune.errors import LCFinetuneError
+from lc_finetune.inference.acceptance import BoolArray
+from lc_finetune.inference.backends import BackendName, Dtype
+from lc_finetune.inference.calibrate import Outcome, RawPredictor, answer, evidence_of, figures
+from lc_finetune.inference.predictor import Predictor
+from lc_finetune.schemas import Tagging
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The answers of one or more checkpoints: each array of shape `(answers,)`."""
+
+    before: Outcome
+    after: Outcome
+    right: BoolArray
+    accepted: BoolArray
+
+    @classmethod
+    def pooled(cls, several: Sequence[Judged]) -> Judged:
+        """Put the answers of several checkpoints together."""
+
+        def joined(outcomes: Sequence[Outcome]) -> Outcome:
+            return Outcome(*(np.concatenate(columns) for columns in zip(*outcomes, strict=True)))
+
+        return cls(
+            joined([one.before for one in several]),
+            joined([one.after for one in several]),
+            np.concatenate([one.right for one in several]),
+            np.concatenate([one.accepted for one in several]),
+        )
+
+    @property
+    def reliabilities(self) -> tuple[Reliability, Reliability]:
+        """The figures of the model's own scores and of the calibrated ones."""
+        return figures(self.before, self.right), figures(self.after, self.right)
+
+
+def judge(predictor: Predictor, texts: Sequence[str], gold: Any) -> Judged:
+    """Answer labelled texts with and without the calibration.
+
+    Raises:
+        LCFinetuneError: If a text cannot be answered, or a label is not the model's.
+    """
+    names, nothing = predictor.checkpoint.labels.names, ScoreMap()
+    served = answer(predictor, texts)
+    raw = evidence_of(answer(RawPredictor(predictor), texts), gold, names)
+    calibrated = evidence_of(served, gold, names)
+    flags = [e.accepted for one in served for e in (one.entities if isinstance(one, Tagging) else [one])]
+    return Judged(
+        raw.under(nothing), calibrated.under(nothing), calibrated.right, np.array([flag is True for flag in flags])
+    )
+
+
+def table(judged: dict[str, Judged]) -> Table:
+    """Set the figures of each checkpoint, of all answers together, and their means in rows."""
+    rows = {name: _row(one) for name, one in judged.items()}
+    if len(judged) > 1:
+        rows["pooled"] = _row(Judged.pooled(list(judged.values())))
+        each = [rows[name] for name in judged]
+        rows["mean"] = tuple(
+            None if None in column else float(np.mean([value for value in column if value is not None]))
+            for column in zip(*each, strict=True)
+        )
+    return Table("confidence", _COLUMNS, rows, _NOTES)
+
+
+_COLUMNS = (
+    "answers", "right %", "ECE % before", "ECE % after", "perfect, mean %", "perfect, 95th %", "Brier before",
+    "Brier after", "log loss before", "log loss after", "accepted %", "right of them %",
+)  # fmt: skip
+_NOTES = [
+    "ECE: 15 equal-mass bins. perfect: the ECE that perfectly calibrated scores like these show at this size.",
+]
+
+
+def _row(one: Judged) -> tuple[float | None, ...]:
+    before, after = one.reliabilities
+    accepted = float(one.accepted.mean())
+    precision = float(one.right[one.accepted].mean()) if one.accepted.any() else None
+    return (
+        len(one.right), 100 * after.accuracy, 100 * before.ece, 100 * after.ece, 100 * after.ece_perfect[0],
+        100 * after.ece_perfect[1], before.brier, after.brier, before.log_loss, after.log_loss, 100 * accepted,
+        None if precision is None else 100 * precision,
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, and print the table; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.confidence", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="folders of one task")
+    parser.add_argument("--texts", required=True, metavar="FILE", help="labelled rows that no checkpoint has seen")
+    parser.add_argument("--label-names", default="", metavar="A,B,…", help="names of integer labels")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps (default cpu)")
+    parser.add_argument("--backend", default="auto", help="as of from_checkpoint (default auto)")
+    parser.add_argument("--dtype", default="auto", help="as of from_checkpoint (default auto)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table to a .md or .json file too")
+    arguments = parser.parse_args(argv)
+    backend: BackendName = arguments.backend
+    dtype: Dtype = arguments.dtype
+    try:
+        names = tuple(filter(None, arguments.label_names.split(",")))
+        examples = read_examples(arguments.texts, ReadOptions(label_names=names)).examples
+        judged: dict[str, Judged] = {}
+        for path in arguments.checkpoints:
+            predictor = Predictor.load(Checkpoint.load(path), device=arguments.device, backend=backend, dtype=dtype)
+            judged[Path(path).name] = judge(predictor, [one.text for one in examples], gold_of(examples))
+    except LCFinetuneError as error:
+        print(f"benchmarks.confidence: error: {error}", file=sys.stderr)
+        return 2
+    write([table(judged)], machine(arguments.device), arguments.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
