@@ -111,6 +111,7 @@ def _train(arguments: argparse.Namespace) -> None:
         if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
+    from lc_finetune.checkpoint import RUNNABLES
     from lc_finetune.confidence import calibration_table
     from lc_finetune.train.report import report_table
     from lc_finetune.train.trainer import fine_tune
@@ -121,7 +122,7 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"\n{calibration_table(one, diagram=i == 0)}")
     if config.train_file is None:
         print("\nThe bundled sample shows how things work; its figures say nothing of quality.")
-    runnable = "TextClassifier" if checkpoint.task == "text-classification" else "EntityTagger"
+    runnable = RUNNABLES[checkpoint.task]
     print(
         f"\nWritten to {checkpoint.path}. Load it in Python:\n\n"
         f"    from lc_finetune import {runnable}\n"
@@ -153,14 +154,20 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", metavar="NAME", help="Of the file of labelled rows; recognised by name if left out."
         )
-    parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels.")
+    parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels, or a file of them.")
+    parser.add_argument("--label-delimiter", metavar="TEXT", help="What stands between the labels of a cell.")
 
 
-def _labelled(path: str, arguments: argparse.Namespace) -> Loaded:
-    from lc_finetune.data import ReadOptions, read_examples
+def _labelled(path: str, arguments: argparse.Namespace, checkpoint: Checkpoint) -> Loaded:
+    """Read rows, of several labels if the checkpoint gives several; any others are read as they are."""
+    from lc_finetune.data import ReadOptions, read_examples, read_label_names
 
-    names = tuple(arguments.label_names.split(",")) if arguments.label_names else ()
-    return read_examples(path, ReadOptions(arguments.text_column, arguments.label_column, names))
+    names = read_label_names(arguments.label_names) if arguments.label_names else ()
+    options = ReadOptions(
+        arguments.text_column, arguments.label_column, names, label_delimiter=arguments.label_delimiter,
+        task="multi-label-classification" if checkpoint.task == "multi-label-classification" else "auto",
+    )  # fmt: skip
+    return read_examples(path, options)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -173,7 +180,7 @@ def _export(arguments: argparse.Namespace) -> None:
     texts: list[str] = []
     gold: Any = None
     if arguments.calibration_file:
-        loaded = _labelled(arguments.calibration_file, arguments)
+        loaded = _labelled(arguments.calibration_file, arguments, checkpoint)
         texts = [example.text for example in loaded.examples]
         if loaded.task == checkpoint.task:
             gold = gold_of(loaded.examples)
@@ -183,7 +190,7 @@ def _export(arguments: argparse.Namespace) -> None:
         source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
-    if arguments.format != "torch":
+    if arguments.format != "torch" and checkpoint.task != "multi-label-classification":
         print(f"\n{_confidence_of_export(checkpoint, arguments, precision, texts, gold)}")
 
 
@@ -234,20 +241,24 @@ def _add_calibrate(commands: Any) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
-    from lc_finetune.checkpoint import Checkpoint
+    from lc_finetune import runnables
+    from lc_finetune.checkpoint import RUNNABLES, Checkpoint
     from lc_finetune.confidence import calibration_table
     from lc_finetune.data import gold_of
     from lc_finetune.inference.acceptance import Aim
     from lc_finetune.inference.calibrate import calibrate, check_reached, record, served_ways
-    from lc_finetune.runnables import EntityTagger, TextClassifier
 
     aim = Aim.parse(arguments.accept)
     if not Path(arguments.checkpoint).is_dir():
         raise ConfigError(f"Expected a checkpoint folder to write to, found none at {arguments.checkpoint}.")
     checkpoint = Checkpoint.load(arguments.checkpoint)
-    serving: Any = TextClassifier if checkpoint.task == "text-classification" else EntityTagger
-    serving._check(checkpoint)
-    loaded = _labelled(arguments.file, arguments)
+    if checkpoint.task == "multi-label-classification":
+        raise ConfigError(
+            f"{checkpoint.path}: expected a classifier of one label, or a tagger, found a multi-label classifier. "
+            "Its scores are not calibrated; its thresholds come from training."
+        )
+    getattr(runnables, RUNNABLES[checkpoint.task])._check(checkpoint)
+    loaded = _labelled(arguments.file, arguments, checkpoint)
     if loaded.task != checkpoint.task:
         raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
     texts, gold = [example.text for example in loaded.examples], gold_of(loaded.examples)

@@ -8,11 +8,20 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lc_finetune.checkpoint import Checkpoint, Manifest, TagUnit, Task, staged_folder, write_manifest
+from lc_finetune.checkpoint import (
+    MULTI_LABEL,
+    Checkpoint,
+    LabelThresholds,
+    Manifest,
+    TagUnit,
+    Task,
+    staged_folder,
+    write_manifest,
+)
 from lc_finetune.labels import LabelSet
 
 if TYPE_CHECKING:
@@ -46,6 +55,7 @@ def tiny_checkpoint(
     max_length: int = 32,
     stride: int = 8,
     tag_unit: TagUnit = "piece",
+    thresholds: Mapping[str, float] | None = None,
     onnx: bool = False,
     seed: int = 0,
 ) -> Checkpoint:
@@ -61,6 +71,7 @@ def tiny_checkpoint(
         max_length: Pieces in one window, special tokens included; also all that the model has positions for.
         stride: Pieces shared by neighbouring windows.
         tag_unit: Which pieces of a word carry a tag; for a tagger.
+        thresholds: From which score on each label is given, for a multi-label classifier; 0.5 if omitted.
         onnx: Whether to export the model as training does.
         seed: Of the weights.
     """
@@ -73,7 +84,15 @@ def tiny_checkpoint(
         wrapped.save_pretrained(staging)
         write_manifest(
             staging,
-            Manifest(task=task, max_length=max_length, stride=stride, tag_unit=tag_unit if tagger else None),
+            Manifest(
+                task=task,
+                max_length=max_length,
+                stride=stride,
+                tag_unit=tag_unit if tagger else None,
+                thresholds=LabelThresholds(per_label=dict(thresholds), method="given", split="none", rows=0)
+                if thresholds
+                else None,
+            ),
         )
         if onnx:
             from lc_finetune.inference.export import export
@@ -105,11 +124,12 @@ def tiny_model(
 
     config = _config(tokenizer, max_length=max_length)
     config.id2label, config.label2id = labels.id2label, labels.label2id
-    heads: dict[str, Any] = {
-        "text-classification": AutoModelForSequenceClassification,
-        "token-classification": AutoModelForTokenClassification,
-    }
-    return _random(heads[task], config, seed)
+    if task == "multi-label-classification":
+        config.problem_type = MULTI_LABEL
+    head: Any = (
+        AutoModelForTokenClassification if task == "token-classification" else AutoModelForSequenceClassification
+    )
+    return _random(head, config, seed)
 
 
 def tiny_tokenizer(kind: TokenizerKind, *, max_length: int) -> PreTrainedTokenizerFast:

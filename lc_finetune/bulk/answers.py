@@ -9,10 +9,11 @@ from lc_finetune.bulk.cells import Number
 from lc_finetune.checkpoint import Task
 from lc_finetune.errors import ConfigError, InputError
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
 
 COLUMNS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("label", "score", "accepted", "in_scope", "error"),
+    "multi-label-classification": ("labels", "accepted", "in_scope", "error"),
     "token-classification": ("entities", "error"),
 }
 """What is added, in this order and always, whether a checkpoint is calibrated or not."""
@@ -21,8 +22,9 @@ COLUMNS: dict[Task, tuple[str, ...]] = {
 class Answers:
     """The columns added by one run: always the same, in the same order.
 
-    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a tagger adds `entities`.
-    Both end with `error`: None, or why this row has no answer.
+    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a multi-label classifier
+    adds `labels` in place of `label` and `score`; a tagger adds `entities`. All end with `error`: None, or why this row
+    has no answer.
     """
 
     def __init__(self, task: Task, labels: LabelSet, *, scores: bool, prefix: str) -> None:
@@ -31,7 +33,7 @@ class Answers:
         Raises:
             ConfigError: If scores are asked of a tagger.
         """
-        if scores and task != "text-classification":
+        if scores and task == "token-classification":
             raise ConfigError("Expected --scores with a classifier, found a tagger. Its entities have their scores.")
         plain = COLUMNS[task]
         self._plain = (*plain[:-1], "scores", plain[-1]) if scores else plain
@@ -61,8 +63,11 @@ class Answers:
             found["error"] = str(outcome)
         elif isinstance(outcome, Tagging):
             found["entities"] = [entity.model_dump() for entity in outcome.entities]
-        elif isinstance(outcome, Classification):
-            found |= {"label": outcome.label, "score": outcome.score}
+        elif isinstance(outcome, Classification | MultiLabelClassification):
+            if isinstance(outcome, Classification):
+                found |= {"label": outcome.label, "score": outcome.score}
+            else:
+                found["labels"] = list(outcome.labels)
             found |= {"accepted": outcome.accepted, "in_scope": outcome.in_scope}
             if "scores" in found:
                 found["scores"] = dict(outcome.scores)
@@ -77,6 +82,7 @@ class Answers:
         types = {
             "label": text,
             "score": probability,
+            "labels": pa.list_(text),
             "accepted": pa.bool_(),
             "in_scope": probability,
             "scores": pa.struct([(label, probability) for label in self.labels.names]),

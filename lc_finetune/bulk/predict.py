@@ -16,7 +16,7 @@ from lc_finetune.bulk.answers import Answers, not_a_text
 from lc_finetune.bulk.sink import Sink, open_sink
 from lc_finetune.bulk.source import Chunk, Source, open_source
 from lc_finetune.bulk.work import Work
-from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.checkpoint import RUNNABLES, Checkpoint
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor
@@ -111,11 +111,10 @@ def _check_apart(source: Path, output: Path) -> None:
 
 
 def _served(config: PredictConfig) -> Checkpoint:
-    from lc_finetune.runnables import EntityTagger, TextClassifier
+    from lc_finetune import runnables
 
     checkpoint = Checkpoint.load(config.checkpoint, revision=config.revision)
-    serving = TextClassifier if checkpoint.task == "text-classification" else EntityTagger
-    serving._check(checkpoint)
+    getattr(runnables, RUNNABLES[checkpoint.task])._check(checkpoint)
     return checkpoint
 
 

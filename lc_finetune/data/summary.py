@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from lc_finetune.data.examples import Example, TextExample
+from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, answer_of
 from lc_finetune.data.split import Splits, classes
 from lc_finetune.errors import shown
 
@@ -21,7 +21,11 @@ UNKNOWN_WARNING = 0.05
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of a data set; lengths in pieces, special tokens left out."""
+    """Figures of a data set; lengths in pieces, special tokens left out.
+
+    Attributes:
+        per_row: Of multi-label data, number of labels → training rows that have as many.
+    """
 
     sizes: dict[str, int]
     labels: dict[str, int]
@@ -32,6 +36,7 @@ class Summary:
     max_length: int
     notes: tuple[str, ...]
     estimated_seconds: float | None = None
+    per_row: dict[int, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         counts = sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))
@@ -41,6 +46,7 @@ class Summary:
             "Data",
             "  rows        " + ", ".join(f"{part} {size:,}" for part, size in self.sizes.items() if size),
             f"  labels      {len(counts)}: " + ", ".join(f"{shown([name])} {count:,}" for name, count in listed),
+            *([f"  per row     {self._labels_a_row()}"] if self.per_row else []),
             "  pieces      " + ", ".join(f"{name} {value}" for name, value in self.lengths.items()),
             f"  duplicates  {self.duplicates:,} rows, near ones included",
             f"  unknown     {self.unknown:.1%} of pieces",
@@ -53,6 +59,11 @@ class Summary:
         if self.unknown > UNKNOWN_WARNING:
             lines.append("  WARNING     many pieces are unknown to the base model: is it made for this language?")
         return "\n".join([*lines, *(f"  note        {note}" for note in self.notes)])
+
+    def _labels_a_row(self) -> str:
+        mean = sum(number * rows for number, rows in self.per_row.items()) / sum(self.per_row.values())
+        rows = ", ".join(f"{number} in {rows:,}" for number, rows in sorted(self.per_row.items()))
+        return f"{mean:.2f} labels: {rows} rows"
 
 
 def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterable[str] = ()) -> Summary:
@@ -78,16 +89,15 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
         longer=int((lengths > room).sum()),
         max_length=max_length,
         notes=(*notes, *splits.notes),
+        per_row=dict(Counter(len(e.labels) for e in splits.train if isinstance(e, MultiLabelExample))),
     )
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
     """Hash texts and labels, whatever the order of the rows."""
-    rows = sorted(
-        json.dumps([e.text, e.label if isinstance(e, TextExample) else [list(s) for s in e.spans]]) for e in examples
-    )
+    rows = sorted(json.dumps([e.text, answer_of(e)]) for e in examples)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def _occurrences(example: Example) -> tuple[str, ...]:
-    return classes(example) if isinstance(example, TextExample) else tuple(span.label for span in example.spans)
+    return tuple(span.label for span in example.spans) if isinstance(example, TaggedExample) else classes(example)

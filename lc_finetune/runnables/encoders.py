@@ -1,13 +1,13 @@
-"""The classifier and the tagger."""
+"""The classifiers and the tagger."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from lc_finetune.checkpoint import Checkpoint, Task
+from lc_finetune.checkpoint import MULTI_LABEL, RUNNABLES, Checkpoint, Task
 from lc_finetune.errors import CheckpointError
 from lc_finetune.runnables.base import EncoderRunnable
-from lc_finetune.schemas import Classification, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
 
 
 class TextClassifier(EncoderRunnable[Classification]):
@@ -34,17 +34,45 @@ class TextClassifier(EncoderRunnable[Classification]):
 
     @classmethod
     def _check(cls, checkpoint: Checkpoint) -> None:
-        if checkpoint.task != cls._task:
-            raise CheckpointError(
-                f"{checkpoint.path}: expected a text classifier, found a checkpoint for {checkpoint.task}. "
-                "Load it with EntityTagger."
-            )
+        _refuse_other_tasks(checkpoint, cls._task, "a text classifier")
         problem = checkpoint.config.get("problem_type")
         if problem not in (None, "single_label_classification") or len(checkpoint.labels) < 2:
             raise CheckpointError(
                 f"{checkpoint.path}: expected one label per text, found a model for {problem or 'regression'}, "
                 "whose scores a softmax would falsify. TextClassifier serves single-label models only."
             )
+
+
+class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):
+    """Classify a text: any number of labels, each with a probability of its own.
+
+    A label is given when its score reaches the threshold that training chose for it on validation rows; of a plain
+    Hugging Face folder, 0.5. `labels` is in the order of the label set, not of the scores.
+
+    Example:
+        ```python
+        classifier = MultiLabelClassifier.from_checkpoint("runs/topics")
+        classifier.invoke("The parcel is late and I was charged twice.").labels
+        ```
+    """
+
+    _task: ClassVar[Task] = "multi-label-classification"
+
+    @property
+    def InputType(self) -> type[str]:
+        """A text; other shapes are read too."""
+        return str
+
+    @property
+    def OutputType(self) -> type[MultiLabelClassification]:
+        """The result."""
+        return MultiLabelClassification
+
+    @classmethod
+    def _check(cls, checkpoint: Checkpoint) -> None:
+        plain = checkpoint.manifest is None and checkpoint.task == "text-classification"
+        hint = f" If its labels are independent, set problem_type in its config.json to {MULTI_LABEL}." if plain else ""
+        _refuse_other_tasks(checkpoint, cls._task, "a multi-label classifier", hint=hint)
 
 
 class EntityTagger(EncoderRunnable[Tagging]):
@@ -71,8 +99,12 @@ class EntityTagger(EncoderRunnable[Tagging]):
 
     @classmethod
     def _check(cls, checkpoint: Checkpoint) -> None:
-        if checkpoint.task != cls._task:
-            raise CheckpointError(
-                f"{checkpoint.path}: expected a tagger, found a checkpoint for {checkpoint.task}. "
-                "Load it with TextClassifier."
-            )
+        _refuse_other_tasks(checkpoint, cls._task, "a tagger")
+
+
+def _refuse_other_tasks(checkpoint: Checkpoint, task: Task, kind: str, *, hint: str = "") -> None:
+    if checkpoint.task != task:
+        raise CheckpointError(
+            f"{checkpoint.path}: expected {kind}, found a checkpoint for {checkpoint.task}. "
+            f"Load it with {RUNNABLES[checkpoint.task]}.{hint}"
+        )

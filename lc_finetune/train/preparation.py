@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from lc_finetune.data import (
     split_examples,
     summarize,
 )
+from lc_finetune.data.split import classes
 from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import windows
@@ -38,6 +39,7 @@ from lc_finetune.train.tokenization import (
     Windowing,
     choose_tag_unit,
     classification_features,
+    multi_label_features,
     tagging_features,
 )
 
@@ -103,7 +105,10 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
 
     config = sample_files(config)
     base = resolve_base_model(config.base_model, config.revision)
-    options = ReadOptions(config.text_column, config.label_column, config.label_names, config.drop_unlabelled)
+    options = ReadOptions(
+        config.text_column, config.label_column, config.label_names, config.drop_unlabelled, config.task,
+        config.label_delimiter,
+    )  # fmt: skip
     encoder = Encoder(base.folder, offsets=False)
     parts: dict[str, Sequence[Example] | None] = {}
     notes: list[str] = []
@@ -115,6 +120,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         if loaded:
             notes += loaded.notes
             tasks[source] = loaded.task
+            options = replace(options, task=loaded.task, label_delimiter=loaded.label_delimiter)  # of the next file too
             _check_readable(source, loaded.examples, encoder)
     task = _agreed(config, tasks)
     train = cast("Sequence[Example]", parts["train"])
@@ -130,7 +136,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         tagged = cast("Sequence[TaggedExample]", splits.train)
         tags = TagSet.of_types(span.label for example in tagged for span in example.spans)
         tag_unit = choose_tag_unit(tagged, Encoder(base.folder, offsets=True))
-    labels = tags.labels if tags else LabelSet.sorted(cast(TextExample, example).label for example in splits.train)
+    labels = tags.labels if tags else LabelSet.sorted(name for example in splits.train for name in classes(example))
     all_examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
     plan = Plan(config, task, base, splits, labels, tags, tag_unit, windowing, fingerprint(all_examples))
     summary = summarize(splits, tokenizer, max_length=windowing.max_length, notes=notes)
@@ -188,6 +194,8 @@ def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Wind
 
 def features_of(plan: Plan, examples: Sequence[Example], encoder: Encoder) -> tuple[list[Feature], int]:
     """Make the Trainer's rows, and count the entities whose ends cut a token."""
+    if plan.task == "multi-label-classification":
+        return multi_label_features(examples, encoder, plan.labels, plan.windowing), 0
     if plan.tags is None or plan.tag_unit is None:
         texts = cast("Sequence[TextExample]", examples)
         return classification_features(texts, encoder, plan.labels, plan.windowing), 0
