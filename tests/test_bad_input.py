@@ -114,7 +114,7 @@ OPTIONS: list[tuple[list[str], str]] = [
     (["--label-names", "no,,yes"], "label_names: expected a name for every number"),
     (["--label-names", "no,no"], "label_names: expected every name once"),
     (["--task", "regression"], "task"),
-    (["--task", "text-classification", "--label-delimiter", ";"], "label_delimiter belongs to multi-label-"),
+    (["--task", "text-classification", "--label-delimiter", ";"], "label_delimiter: expected data for multi-label-"),
     (["--task", "token-classification"], "good.csv: expected data for token-classification"),
     (["--config", "{tmp}/typo.yaml"], "typo.yaml: Expected a field of TrainConfig, found 'epcohs' (did you mean "
      "'epochs'?)"),

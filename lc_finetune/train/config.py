@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from lc_finetune.errors import ConfigError, DataError, did_you_mean, shown
 
@@ -97,16 +97,6 @@ class TrainConfig(BaseModel):
         except ConfigError as error:
             raise ValueError(str(error).removeprefix("accept: ").rstrip(".")) from None
         return value
-
-    @model_validator(mode="after")
-    def _of_the_task(self) -> Self:
-        if self.label_delimiter is not None and self.task not in ("auto", "multi-label-classification"):
-            raise ValueError(f"label_delimiter belongs to multi-label-classification, found the task {self.task}")
-        if self.task == "multi-label-classification" and self.trainer.get("label_smoothing_factor"):
-            raise ValueError(
-                "label_smoothing_factor belongs to tasks in which one label is right, found it for several"
-            )
-        return self
 
     @field_validator("trainer")
     @classmethod

@@ -123,6 +123,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
             options = replace(options, task=loaded.task, label_delimiter=loaded.label_delimiter)  # of the next file too
             _check_readable(source, loaded.examples, encoder)
     task = _agreed(config, tasks)
+    _check_fields(config, task)
     train = cast("Sequence[Example]", parts["train"])
     try:
         splits = split_examples(train, validation=parts["validation"], test=parts["test"], seed=config.seed)
@@ -180,6 +181,20 @@ def _agreed(config: TrainConfig, tasks: dict[str, Task]) -> Task:
                 "Give files of one kind, and --task only if you must."
             )
     return wanted
+
+
+def _check_fields(config: TrainConfig, task: Task) -> None:
+    """Refuse options that would do nothing, or harm, in this task."""
+    several = task == "multi-label-classification"
+    if config.label_delimiter is not None and not several:
+        raise ConfigError(f"label_delimiter: expected data for multi-label-classification, found data for {task}.")
+    if several and "accept" in config.model_fields_set:
+        raise ConfigError(
+            "accept: expected one label a text, or entities, found multi-label data, which is not calibrated. Leave it "
+            "out; each label gets a threshold from the validation rows."
+        )
+    if several and config.trainer.get("label_smoothing_factor"):
+        raise ConfigError("trainer: label_smoothing_factor takes one right label a text, found multi-label data.")
 
 
 def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Windowing:

@@ -127,10 +127,17 @@ def test_a_list_in_a_later_file_of_single_labels_is_refused(base_model: Path, tm
         fine_tune(TrainConfig(**options(base_model, single, tmp_path / "o", test_file=str(several))))
 
 
-def test_label_smoothing_is_refused() -> None:
-    """It spreads over the other labels what belongs to the right one; here each is right or wrong by itself."""
-    with pytest.raises(ConfigError, match="label_smoothing_factor"):
-        TrainConfig.of({"task": "multi-label-classification", "trainer": {"label_smoothing_factor": 0.1}})
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [({"trainer": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor"), ({"accept": "coverage=0.9"}, "accept")],
+)
+def test_options_of_other_tasks_are_refused(
+    more: dict[str, Any], expected: str, base_model: Path, tmp_path: Path
+) -> None:
+    """Before any work; what is right or wrong by itself is neither smoothed nor accepted as one."""
+    with pytest.raises(ConfigError, match=expected):
+        fine_tune(TrainConfig(**options(base_model, write_table(tmp_path), tmp_path / "o", **more)))
+    assert not (tmp_path / "o").exists()
 
 
 def test_figures_of_several_labels() -> None:
