@@ -205,18 +205,23 @@ def _confidence_of_export(
 
     if gold is None:
         served = Predictor.load(checkpoint, device="cpu", backend=arguments.format, dtype=precision).calibration
-        if served is not None:
+        if served is not None and served.backend == "torch":
             return "Its scores take torch's calibration, from whose logits its own differ by rounding."
+        if served is not None:
+            return "Its scores keep their calibration: it is the same export as before."
         return (
             "Its scores are uncalibrated. Give labelled rows with --calibration-file, or calibrate the folder: "
             f"lc-finetune calibrate {checkpoint.path} FILE"
         )
     known = checkpoint.manifest.calibration if checkpoint.manifest else ()
     asked = next((one.acceptance.asked for one in known if one.acceptance), DEFAULT)
-    calibration = calibrate(
-        checkpoint, texts, gold, split=f"rows of {Path(arguments.calibration_file).name}", aim=Aim.parse(asked),
-        way=Way(arguments.format, "cpu", precision),
-    )  # fmt: skip
+    try:
+        calibration = calibrate(
+            checkpoint, texts, gold, split=f"rows of {Path(arguments.calibration_file).name}", aim=Aim.parse(asked),
+            way=Way(arguments.format, "cpu", precision),
+        )  # fmt: skip
+    except ConfigError as error:  # the export is made, whatever these rows are worth
+        return f"Its scores are uncalibrated. {error}"
     record(checkpoint, [calibration])
     return calibration_table(calibration, diagram=False)
 

@@ -7,6 +7,7 @@ changes the answer: the most probable label stays the most probable one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -36,9 +37,9 @@ class Beta(_Record):
 
     def __call__(self, scores: FloatArray) -> FloatArray:
         """Map probabilities, of any shape, to probabilities."""
-        p = np.clip(scores, SMALLEST, 1.0 - SMALLEST)
+        p = _inside(scores)
         logit = self.a * np.log(p) - self.b * np.log1p(-p) + self.c
-        return np.asarray(np.clip(1.0 / (1.0 + np.exp(-logit)), SMALLEST, 1.0 - SMALLEST))
+        return _inside(1.0 / (1.0 + np.exp(-logit)))
 
 
 class Isotonic(_Record):
@@ -51,8 +52,11 @@ class Isotonic(_Record):
 
     def __call__(self, scores: FloatArray) -> FloatArray:
         """Map probabilities, of any shape, to probabilities."""
-        knots = np.asarray(self.knots)
-        return np.asarray(np.interp(scores, knots[:, 0], knots[:, 1]))
+        return np.asarray(np.interp(scores, *self._lines))
+
+    @cached_property
+    def _lines(self) -> FloatArray:
+        return np.asarray(self.knots).T
 
 
 TopMap = Annotated[Beta | Isotonic, Field(discriminator="kind")]
@@ -78,25 +82,28 @@ class ScoreMap(_Record):
         scaled -= scaled.max(axis=-1, keepdims=True)
         np.exp(scaled, out=scaled)
         scaled /= scaled.sum(axis=-1, keepdims=True)
-        return scaled if self.top is None else _with_top(scaled, self.top)
+        return scaled if self.top is None else _with_top(scaled, np.asarray(logits).argmax(axis=-1), self.top)
 
     def of_spans(self, scores: FloatArray) -> FloatArray:
         """Turn the scores of found spans, of any shape, into the probabilities that they are right."""
         return scores if self.top is None else self.top(scores)
 
 
-def _with_top(probabilities: FloatArray, top: Beta | Isotonic) -> FloatArray:
+def _with_top(probabilities: FloatArray, best: NDArray[np.intp], top: Beta | Isotonic) -> FloatArray:
     """Map the largest probability and rescale the others, which stay at most as large: shape `(…, labels)`."""
-    best = probabilities.argmax(axis=-1, keepdims=True)
-    first = np.take_along_axis(probabilities, best, axis=-1)
-    others = probabilities.copy()
-    np.put_along_axis(others, best, 0.0, axis=-1)
-    second, rest = others.max(axis=-1, keepdims=True), others.sum(axis=-1, keepdims=True)
-    safe = np.maximum(rest, SMALLEST)
-    mapped = np.maximum(top(first), second / (safe + second))  # below that, the second label would be the first
-    others *= (1.0 - mapped) / safe
-    np.put_along_axis(others, best, mapped, axis=-1)
-    return others
+    rows = probabilities.reshape(-1, probabilities.shape[-1])
+    at = np.arange(len(rows)), best.reshape(-1)
+    first = rows[at]
+    rows[at] = 0.0
+    second, rest = rows.max(axis=1), np.maximum(rows.sum(axis=1), SMALLEST)
+    mapped = np.maximum(top(first), second / (rest + second))  # below that, the second label would be the first
+    rows *= ((1.0 - mapped) / rest)[:, None]
+    rows[at] = mapped
+    return rows.reshape(probabilities.shape)
+
+
+def _inside(probabilities: FloatArray) -> FloatArray:
+    return np.asarray(np.minimum(np.maximum(probabilities, SMALLEST), 1.0 - SMALLEST))
 
 
 class Bin(_Record):

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, inference, tune
+from benchmarks import confidence, gpu, inference, tune
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
-from lc_finetune import Checkpoint
+from lc_finetune import Checkpoint, cli
+from lc_finetune.data import TextExample, read_examples
 from lc_finetune.testing import tiny_checkpoint
 
 SAMPLES = Path(__file__).parent.parent / "lc_finetune" / "data" / "samples"
@@ -80,6 +81,23 @@ def test_tuning_names_a_budget(exported: Checkpoint, capsys: pytest.CaptureFixtu
 def test_of_budgets_that_are_as_good_the_smallest_is_chosen() -> None:
     """A single text waits less behind smaller forwards."""
     assert tune.best_budget({128: 50.0, 256: 99.5, 512: 100.0}) == 256
+
+
+def test_confidence_compares_before_and_after(tmp_path: Path) -> None:
+    """For each checkpoint and for all together; what is not calibrated accepts nothing."""
+    labels = sorted({example.label for example in read_examples(SUPPORT).examples if isinstance(example, TextExample)})
+    one, other = (tiny_checkpoint(tmp_path / name, labels=labels, seed=i) for i, name in enumerate(("one", "other")))
+    assert cli.main(["calibrate", str(one.path), SUPPORT, "--accept", "coverage=0.5"]) == 0
+    output = tmp_path / "results.json"
+    status = confidence.main([str(one.path), str(other.path), "--texts", SUPPORT, "--output", str(output)])
+    rows = measured(output)["confidence"]
+
+    assert status == 0
+    assert list(rows) == ["one", "other", "pooled", "mean"]
+    assert rows["one"]["log loss after"] < rows["one"]["log loss before"]
+    assert rows["other"]["log loss after"] == rows["other"]["log loss before"]
+    assert rows["one"]["accepted %"] >= 50 > rows["other"]["accepted %"] == 0
+    assert rows["pooled"]["answers"] == 2 * rows["one"]["answers"]
 
 
 def test_the_accelerator_script_runs_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:

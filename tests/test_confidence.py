@@ -272,7 +272,7 @@ def test_a_mistyped_aim_is_one_clear_error(asked: str, named: str) -> None:
 def test_a_folder_is_calibrated(folder: Path, file: Path, rows: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """One command: true scores and `accepted` from then on, the same labels, a folder as valid as before."""
     before = TextClassifier.from_checkpoint(folder, device="cpu").batch(rows[:50])
-    status = main(["calibrate", str(folder), str(file), "--accept", "precision=0.6"])
+    status = main(["calibrate", str(folder), str(file), "--accept", "coverage=0.7"])
     printed = capsys.readouterr().out
     checkpoint = Checkpoint.load(folder)
     after = TextClassifier.from_checkpoint(folder, device="cpu").batch([*rows[:50], " "])
@@ -295,7 +295,7 @@ def test_a_folder_is_calibrated(folder: Path, file: Path, rows: list[str], capsy
 
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_each_backend_serves_its_own_calibration(
-    folder: Path, rows: list[str], labels: list[str], backend: Any
+    exported: Checkpoint, folder: Path, rows: list[str], labels: list[str], backend: Any
 ) -> None:
     """The threshold is the record's, and every way to call gives the same."""
     checkpoint = Checkpoint.load(folder)
@@ -308,11 +308,13 @@ def test_each_backend_serves_its_own_calibration(
     ]
     served = TextClassifier.from_checkpoint(record(checkpoint, made), device="cpu", backend=backend)
     result = served.invoke(rows[0])
-    raw = TextClassifier.from_checkpoint(checkpoint, device="cpu", backend=backend)
+    raw = TextClassifier.from_checkpoint(exported, device="cpu", backend=backend).invoke(rows[0])
 
-    assert result.accepted == (result.score is not None and result.score >= 0.5)
+    assert result.score is not None
+    assert result.accepted == (result.score >= 0.5)
     assert [result] == served.batch([rows[0]])
-    assert (result.score < raw._loaded().predict([rows[0]])[0].score) == (backend == "torch")
+    assert raw.score is not None
+    assert (result.score < raw.score) == (backend == "torch")
 
 
 def test_calibrating_twice_is_calibrating_once(folder: Path, file: Path) -> None:
@@ -346,8 +348,14 @@ def test_a_tagger_is_calibrated_by_entity(tiny_tagger: Checkpoint, tmp_path: Pat
     folder = Path(shutil.copytree(tiny_tagger.path, tmp_path / "c"))
     texts = some_texts(120)
     found = EntityTagger.from_checkpoint(folder, device="cpu").batch(texts)
+    random = np.random.default_rng(0)
     lines = [
-        {"text": text, "entities": [{"start": e.start, "end": e.end, "label": e.label} for e in one.entities[::2]]}
+        {
+            "text": text,
+            "entities": [
+                {"start": e.start, "end": e.end, "label": e.label} for e in one.entities if random.random() < e.score
+            ],
+        }
         for text, one in zip(texts, found, strict=True)
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -384,7 +392,7 @@ def test_few_rows_are_said_to_show_little(exported: Checkpoint, rows: list[str],
         ("text,label\na,card\nb,cash\n", ["--accept", "score=1"], "none has more than"),
         ("text,label\na,card\nb,cash\n", ["--accept", "precision"], "a number"),
         ("text,label\na,card\n", [], "at least two"),
-        ("text,tag\na,card\n", [], "label"),
+        ("text,shade\na,card\n", [], "label"),
     ],
 )
 def test_a_mistake_leaves_the_folder_as_it_was(
@@ -408,6 +416,22 @@ def test_rows_of_another_task_are_refused(
     """Labels calibrate no tagger."""
     assert main(["calibrate", str(tiny_tagger.path), str(file)]) == 2
     assert "expected rows for token-classification" in capsys.readouterr().err
+
+
+def test_an_export_says_what_its_scores_are_worth(folder: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing, torch's calibration, or one of its own, by the rows at hand."""
+    asked = ["export", str(folder), "--format", "onnx", "--precision", "fp16"]
+    assert main(asked) == 0
+    assert "uncalibrated" in capsys.readouterr().out
+    shutil.rmtree(folder / "onnx-fp16")
+    assert main(["calibrate", str(folder), str(file), "--accept", "coverage=0.7"]) == 0
+    assert main(asked) == 0
+    assert "torch's calibration" in capsys.readouterr().out
+    assert main([*asked, "--calibration-file", str(file)]) == 0
+    assert "Confidence, onnx in float16 (600 rows of rows.jsonl)" in capsys.readouterr().out
+    manifest = Checkpoint.load(folder).manifest
+    assert manifest is not None
+    assert {"coverage=0.7"} == {one.acceptance.asked for one in manifest.calibration if one.acceptance}
 
 
 # Which calibration holds.

@@ -78,7 +78,10 @@ class Answers:
         import pyarrow as pa
 
         text, probability = pa.string(), pa.float64()
-        entity = pa.struct({"label": text, "text": text, "start": pa.int64(), "end": pa.int64(), "score": probability})
+        offset = pa.int64()
+        entity = pa.struct(
+            {"label": text, "text": text, "start": offset, "end": offset, "score": probability, "accepted": pa.bool_()}
+        )
         types = {
             "label": text,
             "score": probability,

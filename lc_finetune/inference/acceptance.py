@@ -19,8 +19,10 @@ RISK = 0.05
 """How often a promise may fail: bounds hold with 95 % confidence."""
 STARTS = {20: 0.01, 40: 0.02, 60: 0.02}
 """Where the tests of a precision start, in percent of the answers, and the part of `RISK` that each start brings."""
-TESTED = range(20, 101, 2)
+TESTED = range(20, 101)
 """Shares of the answers that are tested, in percent."""
+ROUNDING = 1e-6
+"""How far the lowest accepted score may be off elsewhere."""
 SHARES_SHOWN = 10
 """Thresholds among which the best bound is sought when a target cannot be shown."""
 
@@ -145,7 +147,8 @@ def _covering(aim: Aim, scores: FloatArray, right: BoolArray, _: NDArray[Any]) -
     reaching = np.arange(len(scores), 0, -1)  # answers that reach the k-th lowest score
     enough = np.flatnonzero(lower_bound(reaching, len(scores)) >= aim.value)
     kth = int(enough[-1]) if len(enough) else 0
-    return _acceptance(aim, float(np.sort(scores)[kth]), scores, right, reached=bool(len(enough)))
+    lowest = max(0.0, float(np.sort(scores)[kth]) - ROUNDING)
+    return _acceptance(aim, lowest, scores, right, reached=bool(len(enough)))
 
 
 def _scored(aim: Aim, scores: FloatArray, right: BoolArray, labels: NDArray[Any]) -> Acceptance:
@@ -187,11 +190,14 @@ def _acceptance(
 
 
 def _threshold_of_share(scores: FloatArray, share: float) -> float:
-    """Find the score that a share of the answers reaches, halfway to the next one below; ties are on one side."""
+    """Find a threshold that a share of the answers reaches, ties together.
+
+    It lies halfway to the next score below, so that rounding does not matter.
+    """
     ordered = np.sort(scores)[::-1]
     last = max(0, int(np.ceil(share * len(ordered) - 1e-9)) - 1)
     below = ordered[ordered < ordered[last]]
-    return float((ordered[last] + below[0]) / 2 if len(below) else ordered[last])
+    return float((ordered[last] + below[0]) / 2 if len(below) else max(0.0, ordered[last] - ROUNDING))
 
 
 def _number(name: str, written: str) -> float:

@@ -34,7 +34,8 @@ def expected_calibration_error(confidence: FloatArray, correct: BoolArray, *, bi
         >>> expected_calibration_error(np.array([0.5, 0.5]), np.array([True, False]), bins=1)
         0.0
     """
-    return _error(confidence - correct, _bin_of(confidence, correct, bins))
+    bin_of = _bin_of(confidence, correct, bins)
+    return _error(confidence - correct, bin_of)
 
 
 def reliability(

@@ -139,6 +139,34 @@ def whole_run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Che
     return fine_tune(TrainConfig(**options(base_model, _write_table(folder), folder / "out", epochs=6)))
 
 
+def test_training_ends_with_calibration(whole_run: Checkpoint) -> None:
+    """Of torch and of the export; the record, the card and the metrics say what was found, and on which rows."""
+    manifest = whole_run.manifest
+    result = TextClassifier.from_checkpoint(whole_run, device="cpu").invoke("my card")
+
+    assert manifest is not None
+    assert [(c.backend, c.precision) for c in manifest.calibration] == [("torch", "float32"), ("onnx", "float32")]
+    assert all("validation rows, which also chose the epoch" in c.split for c in manifest.calibration)
+    assert all(c.acceptance is not None and c.acceptance.asked == "precision=0.95" for c in manifest.calibration)
+    assert result.accepted in (True, False)
+    assert {"ece", "coverage", "accepted_precision"} <= set(whole_run.metrics["validation"]["confidence"])
+    card = (whole_run.path / "README.md").read_text()
+    assert "## Confidence" in card
+    assert "fewer than 200 show little" in card
+
+
+def test_rows_held_out_for_it_calibrate(
+    base_model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are enough rows to spare some."""
+    monkeypatch.setattr("lc_finetune.data.split.LARGE", 60)
+    made = fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", accept="coverage=0.5")))
+
+    assert made.manifest is not None
+    assert all("held out of training" in c.split for c in made.manifest.calibration)
+    assert {"coverage=0.5"} == {c.acceptance.asked for c in made.manifest.calibration if c.acceptance}
+
+
 def test_ctrl_c_leaves_no_half_written_checkpoint(base_model: Path, table: Path, tmp_path: Path) -> None:
     """Status 130, one line that says how to go on, and what is done is kept for it."""
     command = [sys.executable, "-c", TRAIN, *flags(options(base_model, table, tmp_path / "killed", epochs=200))]
