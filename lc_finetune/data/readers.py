@@ -166,7 +166,7 @@ def decoded(path: Path, raw: bytes, *, line: int = 1) -> str:
 def _table_rows(path: Path, delimiter: str, options: ReadOptions) -> Iterator[_Row]:
     records = csv_records(path, io.StringIO(_read_text(path), newline=""), delimiter)
     at, header = next((record for record in records if not _is_blank(record[1])), (1, []))
-    if _are_numbered(options, header):
+    if _are_numbered(path, at, header, options):
         _refuse_header(path, at, header, options)
         records = chain([(at, header)], records)
         header = [str(column) for column in range(len(header))]
@@ -177,10 +177,22 @@ def _table_rows(path: Path, delimiter: str, options: ReadOptions) -> Iterator[_R
             yield _Row(f"{path}:{line}", dict(zip(header, fields, strict=True)))
 
 
-def _are_numbered(options: ReadOptions, header: Sequence[str]) -> bool:
-    """Say whether columns are given by numbers that are no names: such a table has no header."""
-    given = (options.text_column, options.label_column)
-    return all(column is not None and column.isdecimal() and column not in header for column in given)
+def _are_numbered(path: Path, line: int, header: Sequence[str], options: ReadOptions) -> bool:
+    """Say whether columns are given by numbers that are no names: such a table has no header.
+
+    A label of the first row may be such a number, so that a header of numbers is one in which nothing else stands.
+    """
+    given = [options.text_column or "", options.label_column or ""]
+    if not all(column.isdecimal() for column in given):
+        return False
+    if not set(given) <= set(header):
+        return True
+    if not all(field.isdecimal() for field in header if field):
+        raise DataError(
+            f"{path}:{line}: expected to see whether this is a header, found {' and '.join(given)} in it, as the "
+            "columns are called. Add a line above that names the columns."
+        )
+    return False
 
 
 def _refuse_header(path: Path, line: int, fields: Sequence[str], options: ReadOptions) -> None:

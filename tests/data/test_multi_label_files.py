@@ -165,9 +165,21 @@ def test_a_table_without_a_header_has_numbered_columns(tmp_path: Path) -> None:
 
 def test_a_header_of_numbers_is_a_header(tmp_path: Path) -> None:
     """As pandas writes it for columns without names."""
-    path = write(tmp_path, "a.csv", "0,1\nhello,x\nbye,y\n")
+    for header, first in (("0,1", ""), (",0,1", "7,"), ("1,0", None)):
+        lines = [header, *(f"{first}hello,{label}" if first is not None else f"{label},hello" for label in "xy")]
+        loaded = read_examples(write(tmp_path, "a.csv", "\n".join(lines)), ReadOptions("0", "1"))
 
-    assert len(read_examples(path, ReadOptions("0", "1")).examples) == 2
+        assert loaded.examples == (TextExample("hello", "x"), TextExample("hello", "y"))
+
+
+def test_a_label_in_the_first_row_may_be_the_number_of_a_column(tmp_path: Path) -> None:
+    """Only a line that may be either is refused."""
+    numbered = ReadOptions("0", "1")
+    loaded = read_examples(write(tmp_path, "a.tsv", "hello\t1\te\nbye\t0\te\n"), numbered)
+
+    assert loaded.examples == (TextExample("hello", "1"), TextExample("bye", "0"))
+    with pytest.raises(DataError, match=r"a\.tsv:1: expected to see whether this is a header"):
+        read_examples(write(tmp_path, "a.tsv", "hello\t1\t0\n"), numbered)
 
 
 def test_names_of_labels_are_listed_or_in_a_file(tmp_path: Path) -> None:

@@ -167,9 +167,10 @@ def test_figures_are_those_of_scikit_learn(data: st.DataObject) -> None:
     names = sorted({name for names in (*gold, *found) for name in names})
     figures = multi_label_figures([tuple(one) for one in gold], [tuple(one) for one in found])
     if names:
-        wanted, given_ = (MultiLabelBinarizer(classes=names).fit_transform(one) for one in (gold, found))
+        wanted, given_ = (MultiLabelBinarizer(classes=[*"abc"]).fit_transform(one) for one in (gold, found))
+        columns = ["abc".index(name) for name in names]
         for average in ("micro", "macro", "weighted"):
-            expected = f1_score(wanted, given_, average=average, zero_division=0)
+            expected = f1_score(wanted, given_, labels=columns, average=average, zero_division=0)
             assert figures[f"{average}_f1"] == pytest.approx(expected)
         assert figures["samples_f1"] == pytest.approx(f1_score(wanted, given_, average="samples", zero_division=1.0))
 
