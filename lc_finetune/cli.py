@@ -159,13 +159,13 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def _labelled(path: str, arguments: argparse.Namespace, checkpoint: Checkpoint) -> Loaded:
-    """Read rows, of several labels if the checkpoint gives several; any others are read as they are."""
+    """Read rows as the checkpoint's task has them; rows for a tagger are read as they are."""
     from lc_finetune.data import ReadOptions, read_examples, read_label_names
 
     names = read_label_names(arguments.label_names) if arguments.label_names else ()
     options = ReadOptions(
-        arguments.text_column, arguments.label_column, names, label_delimiter=arguments.label_delimiter,
-        task="multi-label-classification" if checkpoint.task == "multi-label-classification" else "auto",
+        arguments.text_column, arguments.label_column, names, task=checkpoint.task,
+        label_delimiter=arguments.label_delimiter,
     )  # fmt: skip
     return read_examples(path, options)
 
