@@ -33,6 +33,7 @@ from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_ear
 from lc_finetune.train.tokenization import (
     IGNORED,
     Feature,
+    indicators,
 )
 from lc_finetune.train.writing import write_checkpoint
 
@@ -147,7 +148,7 @@ def _new_model(plan: Plan) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
 
-    from lc_finetune.train.optimizer import head_parameters
+    from lc_finetune.train.optimizer import head_parameters, start_at_shares
 
     loader: Any = AutoModelForTokenClassification if plan.tags else AutoModelForSequenceClassification
     kind = {} if plan.tags else {"problem_type": _PROBLEM_TYPES[plan.task]}
@@ -170,6 +171,8 @@ def _new_model(plan: Plan) -> Any:
             f"{plan.base.folder}: expected weights for the whole encoder, found {len(random)} missing or of another "
             f"shape ({random[0]}, …): they would be random. Copy the base model again, with its own config.json."
         )
+    if plan.task == "multi-label-classification":
+        start_at_shares(model, indicators(plan.splits.train, plan.labels).mean(axis=0))
     return model
 
 
