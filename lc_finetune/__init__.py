@@ -20,11 +20,11 @@ if TYPE_CHECKING:
         MissingDependencyError,
     )
     from lc_finetune.parsers import AnswerError, EntitiesOutputParser, LabelOutputParser
-    from lc_finetune.runnables import Cascade, EntityTagger, FanOut, LabelRouter, TextClassifier
+    from lc_finetune.runnables import Cascade, EntityTagger, FanOut, LabelRouter, MultiLabelClassifier, TextClassifier
     from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Scores, Tagging
 
 _HOMES = {
-    "runnables": ("Cascade", "EntityTagger", "FanOut", "LabelRouter", "TextClassifier"),
+    "runnables": ("Cascade", "EntityTagger", "FanOut", "LabelRouter", "MultiLabelClassifier", "TextClassifier"),
     "schemas": ("Classification", "Entity", "MultiLabelClassification", "Scores", "Tagging"),
     "parsers": ("AnswerError", "EntitiesOutputParser", "LabelOutputParser"),
     "checkpoint": ("Checkpoint",),
@@ -59,6 +59,7 @@ __all__ = [
     "LabelRouter",
     "MissingDependencyError",
     "MultiLabelClassification",
+    "MultiLabelClassifier",
     "Scores",
     "Tagging",
     "TextClassifier",

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lc_finetune.confidence import Calibration
 from lc_finetune.errors import CheckpointError, ConfigError
 from lc_finetune.labels import LabelSet
+from lc_finetune.schemas import Probability
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,15 @@ MANIFEST = "lc_finetune.json"
 FORMAT_VERSION = 1
 """The manifest's version. A folder of a newer one is refused; this release reads version 1."""
 
-TASKS = ("text-classification", "token-classification")
-Task = Literal["text-classification", "token-classification"]
+Task = Literal["text-classification", "multi-label-classification", "token-classification"]
+RUNNABLES: dict[Task, str] = {
+    "text-classification": "TextClassifier",
+    "multi-label-classification": "MultiLabelClassifier",
+    "token-classification": "EntityTagger",
+}
+"""The public class that serves each task."""
+MULTI_LABEL = "multi_label_classification"
+"""The `problem_type` by which a `config.json` says that labels are independent."""
 TagUnit = Literal["piece", "first", "word"]
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -63,6 +71,17 @@ SCOPE = "scope.safetensors"
 LIBRARIES = ("lc-finetune", "torch", "transformers", "tokenizers", "onnxruntime", "langchain-core")
 
 
+class LabelThresholds(BaseModel):
+    """From which score on a multi-label classifier gives a label, and where that comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    per_label: dict[str, Probability] = Field(description="On the model's own score, the sigmoid of its logit.")
+    method: str
+    split: str = Field(description="Which rows they were chosen on.")
+    rows: int = Field(ge=0, description="Their number.")
+
+
 class Manifest(BaseModel):
     """The content of `lc_finetune.json`."""
 
@@ -75,6 +94,7 @@ class Manifest(BaseModel):
     tag_unit: TagUnit | None = Field(
         default=None, description="Pieces that carry tags, see `tag_units`; None if no tagger."
     )
+    thresholds: LabelThresholds | None = Field(default=None, description="Of a multi-label classifier.")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Per split: its size and figures.")
     base_model: str | None = None
     base_revision: str | None = None
@@ -146,7 +166,10 @@ class Checkpoint:
             _check_files(folder, manifest)
         else:
             _say_plain_once(folder)
-        return cls(folder, manifest, config, task, _labels(config.get("id2label"), folder))
+        labels = _labels(config.get("id2label"), folder)
+        if manifest:
+            _check_thresholds(folder, manifest, labels)
+        return cls(folder, manifest, config, task, labels)
 
 
 def _labels(id2label: Any, folder: Path) -> LabelSet:
@@ -378,11 +401,21 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         )
 
 
+def _check_thresholds(folder: Path, manifest: Manifest, labels: LabelSet) -> None:
+    wanted = set(labels.names) if manifest.task == "multi-label-classification" else set()
+    if manifest.thresholds is not None and set(manifest.thresholds.per_label) != wanted:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: expected a threshold for each of {len(wanted)} labels, found "
+            f"{len(manifest.thresholds.per_label)}, or for others. The manifest was altered."
+        )
+
+
 def _task_of(config: Mapping[str, Any], folder: Path) -> Task:
     architectures = config.get("architectures") or []
-    for suffix, task in (("ForSequenceClassification", TASKS[0]), ("ForTokenClassification", TASKS[1])):
-        if any(str(name).endswith(suffix) for name in architectures):
-            return task  # type: ignore[return-value]
+    if any(str(name).endswith("ForTokenClassification") for name in architectures):
+        return "token-classification"
+    if any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        return "multi-label-classification" if config.get("problem_type") == MULTI_LABEL else "text-classification"
     raise CheckpointError(
         f"{folder}: expected a model for sequence or token classification, found {architectures or 'no architecture'}."
     )

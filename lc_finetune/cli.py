@@ -112,6 +112,7 @@ def _train(arguments: argparse.Namespace) -> None:
         if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
+    from lc_finetune.checkpoint import RUNNABLES
     from lc_finetune.confidence import calibration_table
     from lc_finetune.train.report import report_table
     from lc_finetune.train.trainer import fine_tune
@@ -122,7 +123,7 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"\n{calibration_table(one, diagram=i == 0)}")
     if config.train_file is None:
         print("\nThe bundled sample shows how things work; its figures say nothing of quality.")
-    runnable = "TextClassifier" if checkpoint.task == "text-classification" else "EntityTagger"
+    runnable = RUNNABLES[checkpoint.task]
     print(
         f"\nWritten to {checkpoint.path}. Load it in Python:\n\n"
         f"    from lc_finetune import {runnable}\n"
@@ -154,14 +155,20 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", metavar="NAME", help="Of the file of labelled rows; recognised by name if left out."
         )
-    parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels.")
+    parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels, or a file of them.")
+    parser.add_argument("--label-delimiter", metavar="TEXT", help="What stands between the labels of a cell.")
 
 
-def _labelled(path: str, arguments: argparse.Namespace) -> Loaded:
-    from lc_finetune.data import ReadOptions, read_examples
+def _labelled(path: str, arguments: argparse.Namespace, checkpoint: Checkpoint) -> Loaded:
+    """Read rows as the checkpoint's task has them; rows for a tagger are read as they are."""
+    from lc_finetune.data import ReadOptions, read_examples, read_label_names
 
-    names = tuple(arguments.label_names.split(",")) if arguments.label_names else ()
-    return read_examples(path, ReadOptions(arguments.text_column, arguments.label_column, names))
+    names = read_label_names(arguments.label_names) if arguments.label_names else ()
+    options = ReadOptions(
+        arguments.text_column, arguments.label_column, names, task=checkpoint.task,
+        label_delimiter=arguments.label_delimiter,
+    )  # fmt: skip
+    return read_examples(path, options)
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -174,7 +181,7 @@ def _export(arguments: argparse.Namespace) -> None:
     texts: list[str] = []
     gold: Any = None
     if arguments.calibration_file:
-        loaded = _labelled(arguments.calibration_file, arguments)
+        loaded = _labelled(arguments.calibration_file, arguments, checkpoint)
         texts = [example.text for example in loaded.examples]
         if loaded.task == checkpoint.task:
             gold = gold_of(loaded.examples)
@@ -184,7 +191,7 @@ def _export(arguments: argparse.Namespace) -> None:
         source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
-    if arguments.format != "torch":
+    if arguments.format != "torch" and checkpoint.task != "multi-label-classification":
         print(f"\n{_confidence_of_export(checkpoint, arguments, precision, texts, gold)}")
 
 
@@ -252,7 +259,12 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"Expected a checkpoint folder to write to, found none at {arguments.checkpoint}.")
     checkpoint = Checkpoint.load(arguments.checkpoint)
     check_served(checkpoint, checkpoint.task)
-    loaded = _labelled(arguments.file, arguments)
+    if checkpoint.task == "multi-label-classification":
+        raise ConfigError(
+            f"{checkpoint.path}: expected a classifier of one label, or a tagger, found a multi-label classifier. "
+            "Its scores are not calibrated; its thresholds come from training."
+        )
+    loaded = _labelled(arguments.file, arguments, checkpoint)
     if loaded.task != checkpoint.task:
         raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
     texts, gold = [example.text for example in loaded.examples], gold_of(loaded.examples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -80,8 +80,13 @@ class LabelSet:
         return [self.id_of[label] for label in labels]
 
 
-def entity_f1(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> float:
-    """Micro F1 of exactly matching spans; 0 when there is neither a right answer nor a found one."""
+def micro_f1(gold: Sequence[Collection[Hashable]], predicted: Sequence[Collection[Hashable]]) -> float:
+    """F1 of what is in both of two sets, over all pairs; 0 when there is neither a right answer nor a found one."""
     right = sum(len(set(g) & set(p)) for g, p in zip(gold, predicted, strict=True))
     total = sum(map(len, gold)) + sum(map(len, predicted))
     return 2 * right / total if total else 0.0
+
+
+def entity_f1(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> float:
+    """Micro F1 of exactly matching spans."""
+    return micro_f1(gold, predicted)

@@ -107,11 +107,15 @@ class Classification(Result):
 class MultiLabelClassification(Result):
     """Any number of labels for a text."""
 
-    labels: tuple[str, ...] = Field(default=(), description="Labels whose score reaches their threshold.")
+    labels: tuple[str, ...] = Field(
+        default=(), description="Labels whose score reaches their threshold, in the order of the label set."
+    )
     scores: Scores = Field(
         default_factory=lambda: Scores({}, ()), repr=False, description="Probability of each label, independently."
     )
-    accepted: bool | None = Field(default=None, description="As in `Classification`.")
+    accepted: bool | None = Field(
+        default=None, description="Whether there are labels, each with a score that is accepted; None if uncalibrated."
+    )
     in_scope: Probability | None = Field(default=None, description="As in `Classification`.")
 
 

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from pydantic import ConfigDict, Field
 
-from lc_finetune.checkpoint import Checkpoint, Manifest, TagUnit, Task, staged_folder, write_manifest
+from lc_finetune.checkpoint import (
+    MULTI_LABEL,
+    Checkpoint,
+    LabelThresholds,
+    Manifest,
+    TagUnit,
+    Task,
+    staged_folder,
+    write_manifest,
+)
 from lc_finetune.composition import ResultRunnable
 from lc_finetune.labels import LabelSet
 from lc_finetune.runnables.inputs import text_of
@@ -131,6 +140,7 @@ def tiny_checkpoint(
     max_length: int = 32,
     stride: int = 8,
     tag_unit: TagUnit = "piece",
+    thresholds: Mapping[str, float] | None = None,
     onnx: bool = False,
     seed: int = 0,
 ) -> Checkpoint:
@@ -146,6 +156,7 @@ def tiny_checkpoint(
         max_length: Pieces in one window, special tokens included; also all that the model has positions for.
         stride: Pieces shared by neighbouring windows.
         tag_unit: Which pieces of a word carry a tag; for a tagger.
+        thresholds: From which score on each label is given, for a multi-label classifier; 0.5 if omitted.
         onnx: Whether to export the model as training does.
         seed: Of the weights.
     """
@@ -158,7 +169,15 @@ def tiny_checkpoint(
         wrapped.save_pretrained(staging)
         write_manifest(
             staging,
-            Manifest(task=task, max_length=max_length, stride=stride, tag_unit=tag_unit if tagger else None),
+            Manifest(
+                task=task,
+                max_length=max_length,
+                stride=stride,
+                tag_unit=tag_unit if tagger else None,
+                thresholds=LabelThresholds(per_label=dict(thresholds), method="given", split="none", rows=0)
+                if thresholds
+                else None,
+            ),
         )
         if onnx:
             from lc_finetune.inference.export import export
@@ -190,11 +209,12 @@ def tiny_model(
 
     config = _config(tokenizer, max_length=max_length)
     config.id2label, config.label2id = labels.id2label, labels.label2id
-    heads: dict[str, Any] = {
-        "text-classification": AutoModelForSequenceClassification,
-        "token-classification": AutoModelForTokenClassification,
-    }
-    return _random(heads[task], config, seed)
+    if task == "multi-label-classification":
+        config.problem_type = MULTI_LABEL
+    head: Any = (
+        AutoModelForTokenClassification if task == "token-classification" else AutoModelForSequenceClassification
+    )
+    return _random(head, config, seed)
 
 
 def tiny_tokenizer(kind: TokenizerKind, *, max_length: int) -> PreTrainedTokenizerFast:

@@ -51,3 +51,13 @@ def any_tagger(checkpoints: Path, tokenizer_kind: TokenizerKind) -> Checkpoint:
 def base_model(checkpoints: Path) -> Path:
     """A random encoder without a head, to fine-tune."""
     return tiny_base_model(checkpoints / "base")
+
+
+@pytest.fixture(scope="session")
+def tiny_multi_label(checkpoints: Path) -> Checkpoint:
+    """A multi-label classifier: labels card, cash, other; windows of 32 pieces; thresholds that differ."""
+    return tiny_checkpoint(
+        checkpoints / "multi-label",
+        task="multi-label-classification",
+        thresholds={"card": 0.0, "cash": 1.0, "other": 0.5},
+    )

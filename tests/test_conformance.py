@@ -26,10 +26,12 @@ from lc_finetune import (
     LabelOutputParser,
     LabelRouter,
     LCFinetuneError,
+    MultiLabelClassifier,
     TextClassifier,
 )
 from lc_finetune.inference.export import export
 from lc_finetune.schemas import Result
+from lc_finetune.testing import tiny_checkpoint
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Case:
     bad: Any
     run_type: str = "chain"
     serializable: bool = True
+
+
+@cache
+def _multi_label(folder: Path) -> str:
+    return str(tiny_checkpoint(folder.with_name("conformance-multi-label"), task="multi-label-classification").path)
 
 
 @cache
@@ -58,6 +65,7 @@ def _router(*_: Any) -> LabelRouter:
 CASES = [
     Case("classifier", lambda c, _: TextClassifier(checkpoint=str(c.path), device="cpu"), "my card", 3),
     Case("tagger", lambda _, t: EntityTagger(checkpoint=str(t.path), device="cpu"), "Ann in Oslo", None),
+    Case("multi-label", lambda c, _: MultiLabelClassifier(checkpoint=_multi_label(c.path), device="cpu"), "my card", 3),
     Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
          "my card", 3),
     Case("router", _router, Classification(text="x", label="card"), Classification(text="x", label="cash"),

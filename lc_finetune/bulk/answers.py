@@ -9,10 +9,11 @@ from lc_finetune.bulk.cells import Number
 from lc_finetune.checkpoint import Task
 from lc_finetune.errors import ConfigError, InputError
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
 
 COLUMNS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("label", "score", "accepted", "in_scope", "error"),
+    "multi-label-classification": ("labels", "accepted", "in_scope", "error"),
     "token-classification": ("entities", "error"),
 }
 """What is added, in this order and always, whether a checkpoint is calibrated or not."""
@@ -21,8 +22,9 @@ COLUMNS: dict[Task, tuple[str, ...]] = {
 def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
     """Name what a checkpoint adds.
 
-    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a tagger adds `entities`.
-    Both end with `error`: None, or why this row has no answer.
+    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a multi-label classifier
+    adds `labels` in place of `label` and `score`; a tagger adds `entities`. All end with `error`: None, or why this row
+    has no answer.
 
     Raises:
         ConfigError: If scores are asked of a tagger.
@@ -65,8 +67,11 @@ class Answers:
             found["error"] = " ".join(str(outcome).split()) or type(outcome).__name__  # on one line, as TSV needs it
         elif isinstance(outcome, Tagging):
             found["entities"] = [entity.model_dump() for entity in outcome.entities]
-        elif isinstance(outcome, Classification):
-            found = {"label": outcome.label, "score": outcome.score}
+        elif isinstance(outcome, Classification | MultiLabelClassification):
+            if isinstance(outcome, Classification):
+                found = {"label": outcome.label, "score": outcome.score}
+            else:
+                found = {"labels": list(outcome.labels)}
             found |= {"accepted": outcome.accepted, "in_scope": outcome.in_scope}
             if "scores" in self._plain:
                 found["scores"] = dict(outcome.scores)
@@ -84,6 +89,7 @@ class Answers:
         types = {
             "label": text,
             "score": probability,
+            "labels": pa.list_(text),
             "accepted": pa.bool_(),
             "in_scope": probability,
             "scores": pa.struct([(label, probability) for label in self.labels.names]),

@@ -1,14 +1,15 @@
 """Files → examples → splits."""
 
 from lc_finetune.data.bundled import sample_file
-from lc_finetune.data.examples import Example, TaggedExample, TextExample, gold_of
-from lc_finetune.data.readers import Loaded, ReadOptions, read_examples
+from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, TextExample, gold_of
+from lc_finetune.data.readers import Loaded, ReadOptions, read_examples, read_label_names
 from lc_finetune.data.split import Splits, set_apart, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
 
 __all__ = [
     "Example",
     "Loaded",
+    "MultiLabelExample",
     "ReadOptions",
     "Splits",
     "Summary",
@@ -17,6 +18,7 @@ __all__ = [
     "fingerprint",
     "gold_of",
     "read_examples",
+    "read_label_names",
     "sample_file",
     "set_apart",
     "split_examples",

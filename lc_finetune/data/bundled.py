@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-SUFFIX = {"support": "csv", "sentiment": "csv", "entities": "jsonl"}
+SUFFIX = {"support": "csv", "sentiment": "csv", "entities": "jsonl", "multilabel": "jsonl"}
 
 
 def sample_file(name: str, part: str = "train") -> Path:
-    """Locate a part (`train`, `validation`, `test`) of a bundled sample (`support`, `sentiment`, `entities`)."""
+    """Locate a part (`train`, `validation`, `test`) of a bundled sample, one of `SUFFIX`."""
     return Path(str(files("lc_finetune.data") / "samples" / name / f"{part}.{SUFFIX[name]}"))

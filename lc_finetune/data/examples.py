@@ -18,6 +18,14 @@ class TextExample:
 
 
 @dataclass(frozen=True, slots=True)
+class MultiLabelExample:
+    """A text with any number of labels, sorted, each once."""
+
+    text: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TaggedExample:
     """A text with entity spans: character offsets, sorted, disjoint."""
 
@@ -25,9 +33,16 @@ class TaggedExample:
     spans: tuple[Span, ...]
 
 
-Example = TextExample | TaggedExample
+Example = TextExample | MultiLabelExample | TaggedExample
 
 
 def gold_of(examples: Sequence[Example]) -> Any:
-    """List the right answers: labels, or spans."""
-    return [example.label if isinstance(example, TextExample) else example.spans for example in examples]
+    """List the right answers: a label of each, its labels, or its spans."""
+    return [answer_of(example) for example in examples]
+
+
+def answer_of(example: Example) -> Any:
+    """Give the right answer: a label, labels, or spans."""
+    if isinstance(example, TextExample):
+        return example.label
+    return example.labels if isinstance(example, MultiLabelExample) else example.spans

@@ -13,11 +13,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lc_finetune.checkpoint import Task
-from lc_finetune.data.examples import Example, TaggedExample, TextExample
+from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
+from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, TextExample
 from lc_finetune.errors import DataError, did_you_mean, shown
 from lc_finetune.labels import Span
 from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_tag, tags_to_spans
@@ -39,24 +41,31 @@ class ReadOptions:
 
     Attributes:
         text_column: Column of the text; recognised by name if None.
-        label_column: Column of the label; recognised by name if None.
+        label_column: Column of the label; recognised by name if None. Numbers for both, from 0, tell that a table has
+            no header.
         label_names: Names for integer labels: label `i` is called `label_names[i]`.
-        drop_unlabelled: Whether rows without a label are dropped, and counted, rather than refused.
+        drop_unlabelled: Whether rows without a label are dropped, and counted, rather than refused; of multi-label
+            data, rather than taken for texts to which no label applies.
+        task: Whether a text has one label or several; by the data if `"auto"`.
+        label_delimiter: What stands between the labels of a cell; recognised if None.
     """
 
     text_column: str | None = None
     label_column: str | None = None
     label_names: tuple[str, ...] = ()
     drop_unlabelled: bool = False
+    task: Task | Literal["auto"] = "auto"
+    label_delimiter: str | None = None
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The examples of one source, and what was noticed while reading."""
+    """The examples of one source, what was noticed while reading, and what stood between the labels of a cell."""
 
     examples: tuple[Example, ...]
     task: Task
     notes: tuple[str, ...] = ()
+    label_delimiter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +80,9 @@ _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loaded:
     """Read a labelled file, or a data set of the Hugging Face Hub.
 
-    CSV, TSV, JSON, JSONL and Parquet hold one text and label a row, or, as JSON, JSONL and Parquet, a text with
-    `entities`; `.conll`, `.iob`, `.bio` and `.txt` hold one word and tag a line. Texts are not changed in any way.
+    CSV, TSV, JSON, JSONL and Parquet hold one text a row with its label, or its labels: a list, or a cell with a
+    delimiter; or, as JSON, JSONL and Parquet, a text with `entities`; `.conll`, `.iob`, `.bio` and `.txt` hold one word
+    and tag a line. Texts are not changed in any way.
 
     Args:
         source: A file, or a Hub id with an optional split: `"organisation/name"`, `"organisation/name:train"`.
@@ -101,7 +111,7 @@ def _read(source: str | Path, options: ReadOptions) -> Loaded:
     if suffix in CONLL:
         return _read_conll(path)
     if suffix in (".csv", ".tsv"):
-        rows = _table_rows(path, "," if suffix == ".csv" else "\t")
+        rows = _table_rows(path, "," if suffix == ".csv" else "\t", options)
     elif suffix == ".parquet":
         rows = _parquet_rows(path)
     elif suffix in (".jsonl", ".ndjson"):
@@ -153,14 +163,50 @@ def decoded(path: Path, raw: bytes, *, line: int = 1) -> str:
         ) from None
 
 
-def _table_rows(path: Path, delimiter: str) -> Iterator[_Row]:
+def _table_rows(path: Path, delimiter: str, options: ReadOptions) -> Iterator[_Row]:
     records = csv_records(path, io.StringIO(_read_text(path), newline=""), delimiter)
     at, header = next((record for record in records if not _is_blank(record[1])), (1, []))
+    if _are_numbered(path, at, header, options):
+        _refuse_header(path, at, header, options)
+        records = chain([(at, header)], records)
+        header = [str(column) for column in range(len(header))]
     check_header(path, header, line=at, delimiter=delimiter)
     for line, fields in records:
         if fields and (len(header) == 1 or not _is_blank(fields)):
             check_width(path, line, header, fields)
             yield _Row(f"{path}:{line}", dict(zip(header, fields, strict=True)))
+
+
+def _are_numbered(path: Path, line: int, header: Sequence[str], options: ReadOptions) -> bool:
+    """Say whether columns are given by numbers that are no names: such a table has no header.
+
+    A label of the first row may be such a number, so that a header of numbers is one in which nothing else stands.
+    """
+    given = [options.text_column or "", options.label_column or ""]
+    if not all(column.isdecimal() for column in given):
+        return False
+    if not set(given) <= set(header):
+        return True
+    if not all(field.isdecimal() for field in header if field):
+        raise DataError(
+            f"{path}:{line}: expected to see whether this is a header, found {' and '.join(given)} in it, as the "
+            "columns are called. Add a line above that names the columns."
+        )
+    return False
+
+
+def _refuse_header(path: Path, line: int, fields: Sequence[str], options: ReadOptions) -> None:
+    text, label = (int(column or 0) for column in (options.text_column, options.label_column))
+    if text >= len(fields) or label >= len(fields):
+        raise DataError(
+            f"{path}:{line}: expected the columns {text} and {label}, counted from 0, found {len(fields)} columns. "
+            "Correct --text-column and --label-column."
+        )
+    if fields[text].strip().casefold() in TEXT_COLUMNS and fields[label].strip().casefold() in LABEL_COLUMNS:
+        raise DataError(
+            f"{path}:{line}: expected no header, since columns are given by number, found one. "
+            f"Name them: --text-column {fields[text]} --label-column {fields[label]}."
+        )
 
 
 def csv_records(
@@ -284,6 +330,19 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
+def read_label_names(given: str) -> tuple[str, ...]:
+    """Read names of integer labels: `a,b,c`, or a file with one a line.
+
+    Raises:
+        DataError: If it looks like a file, and cannot be read as one.
+    """
+    path = Path(given).expanduser()
+    if "," in given or not (path.is_file() or path.suffix == ".txt" or len(path.parts) > 1):
+        return tuple(name.strip() for name in given.split(","))
+    check_file(path)
+    return tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
+
+
 # Rows → examples.
 
 
@@ -320,9 +379,15 @@ def find_column(source: str, columns: Sequence[str], given: str | None, known: S
 
 
 def _labelled(source: str, rows: Sequence[_Row], text: str, label: str, options: ReadOptions) -> Loaded:
+    raw = [row.fields.get(label) for row in rows]
+    cells = [value for value in raw if isinstance(value, str) and not _is_missing(value)]
+    several = _hold_lists(raw) or evident(cells) is not None
+    if options.task == "multi-label-classification" or (
+        options.task != "text-classification" and (several or options.label_delimiter is not None)
+    ):
+        return _multi_labelled(source, rows, text, label, options)
     kept: list[TextExample] = []
     unlabelled: list[str] = []
-    raw = [row.fields.get(label) for row in rows]
     numbers = _are_numbers(raw)
     for row, value in zip(rows, raw, strict=True):
         if _is_missing(value):
@@ -338,7 +403,83 @@ def _labelled(source: str, rows: Sequence[_Row], text: str, label: str, options:
         raise DataError(f"{source}: expected labelled rows, found none with a label. Is {label!r} the label column?")
     notes = [f"{source}: {len(unlabelled)} of {len(rows)} rows had no label and were dropped."] if unlabelled else []
     notes += _alike(source, {example.label for example in kept})
+    if several or separating(cells):
+        notes.append(
+            f"{source}: label cells look like several labels each, and were kept whole. If they are: "
+            "--task multi-label-classification."
+        )
     return Loaded(tuple(kept), "text-classification", tuple(notes))
+
+
+def _hold_lists(values: Sequence[Any]) -> bool:
+    """Say whether the labels are lists, or all of them are written as pandas writes lists."""
+    present = [value for value in values if not _is_missing(value)]
+    written = bool(present) and all(isinstance(value, str) and listed(value) is not None for value in present)
+    return written or any(isinstance(value, list) for value in present)
+
+
+def _multi_labelled(source: str, rows: Sequence[_Row], text: str, label: str, options: ReadOptions) -> Loaded:
+    raw = [row.fields.get(label) for row in rows]
+    cells = [value for value in raw if isinstance(value, str) and not _is_missing(value)]
+    lists = _hold_lists(raw)
+    delimiter = options.label_delimiter or (None if lists else _delimiter(source, cells, label))
+    _check_names_whole(source, cells, delimiter, options.label_names)
+    several = [_values(value, delimiter, lists) for value in raw]
+    numbers = _are_numbers(value for values in several for value in values)
+    examples: list[MultiLabelExample] = []
+    dropped = 0
+    for row, given, values in zip(rows, raw, several, strict=True):
+        if options.drop_unlabelled and _is_missing(given):
+            dropped += 1
+            continue
+        names = {_label(row, value, numbers, options.label_names) for value in values}
+        examples.append(MultiLabelExample(_text(row, text), tuple(sorted(names))))
+    counts = Counter(min(len(example.labels), 2) for example in examples)
+    if not lists and delimiter is None and counts[1] == len(examples):
+        raise DataError(
+            f"{source}: expected rows with several labels, or with none, found exactly one in each. For one label a "
+            "text leave --task out; if a cell holds several, say what stands between them with --label-delimiter."
+        )
+    notes = [f"{source}: {dropped} of {len(rows)} rows had no label and were dropped."] if dropped else []
+    if delimiter is not None:
+        notes.append(f"{source}: labels of a cell are separated by {delimiter!r}; {counts[2]:,} rows have several.")
+    if counts[0]:
+        notes.append(f"{source}: {counts[0]:,} of {len(rows):,} rows have no label: none applies to their texts.")
+    notes += _alike(source, {name for example in examples for name in example.labels})
+    return Loaded(tuple(examples), "multi-label-classification", tuple(notes), delimiter)
+
+
+def _delimiter(source: str, cells: Sequence[str], label: str) -> str | None:
+    """Tell what stands between the labels of a cell; None if nothing does."""
+    found = evident(cells) or next(iter(separating(cells)), None)
+    if found is None and (maybe := held(cells)):
+        raise DataError(
+            f"{source}: expected to see what stands between the labels in {label!r}, found {maybe[0]!r} in some "
+            f"cells, which may belong to the labels. Say it: --label-delimiter '{maybe[0]}', or one that no cell holds "
+            "if every cell is one label."
+        )
+    return found
+
+
+def _check_names_whole(source: str, cells: Sequence[str], delimiter: str | None, names: Sequence[str]) -> None:
+    """Refuse to cut a label whose name is known."""
+    cut = [name for name in names if delimiter is not None and delimiter in name and any(name in one for one in cells)]
+    if cut:
+        raise DataError(
+            f"{source}: expected labels without the delimiter {delimiter!r}, found it in {shown(cut)}. Give another "
+            "with --label-delimiter, or write the labels as lists: JSONL."
+        )
+
+
+def _values(value: Any, delimiter: str | None, lists: bool) -> list[Any]:
+    """Take the labels out of a cell, of whatever type they are."""
+    if _is_missing(value):
+        return []
+    if isinstance(value, list):
+        return [one for one in value if not _is_missing(one)]
+    if isinstance(value, str) and lists and (inner := listed(value)) is not None:
+        return list(inner)
+    return list(parts_of(value, delimiter)) if isinstance(value, str) and delimiter is not None else [value]
 
 
 def _text(row: _Row, column: str) -> str:
@@ -368,8 +509,8 @@ def _are_numbers(values: Iterable[Any]) -> bool:
 def _label(row: _Row, value: Any, numbers: bool, names: Sequence[str]) -> str:
     if isinstance(value, list | dict):
         raise DataError(
-            f"{row.where}: expected one label, found {type(value).__name__}: is this multi-label data? "
-            "A text classifier gives each text one label."
+            f"{row.where}: expected one label, found {_kind(value)}: is this multi-label data? Then give "
+            "--task multi-label-classification, and the labels as a flat list of names or numbers."
         )
     if isinstance(value, float) and not value.is_integer():
         raise DataError(f"{row.where}: expected a class, found a fraction. Classes are names or whole numbers.")
@@ -566,12 +707,15 @@ def _hub_rows(source: str) -> Iterator[_Row]:
             f"{source}: expected a file or a data set of the Hugging Face Hub, could not get it "
             f"({type(error).__name__}). Check the name, the split and your network, or give a file."
         ) from error
-    names = {
-        column: feature.names for column, feature in data.features.items() if isinstance(feature, datasets.ClassLabel)
-    }
+    inner = {column: getattr(feature, "feature", feature) for column, feature in data.features.items()}
+    names = {column: feature.names for column, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
     for number, fields in enumerate(data, start=1):
-        named = {
-            column: names[column][value] if column in names and value is not None and value >= 0 else value
-            for column, value in fields.items()
-        }
-        yield _Row(f"{source}:row {number}", {c: None if c in names and v == -1 else v for c, v in named.items()})
+        named = {column: _named(value, names[column]) if column in names else value for column, value in fields.items()}
+        yield _Row(f"{source}:row {number}", named)
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    """Name a class, or each of a list; -1 is how a data set says that a label is not given."""
+    if isinstance(value, list):
+        return [_named(one, names) for one in value]
+    return None if value is None or value < 0 else names[value]

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lc_finetune.data.duplicates import LIMIT, fold, groups
-from lc_finetune.data.examples import Example, TextExample
+from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, TextExample
 from lc_finetune.errors import DataError, shown
 
 LARGE = 5_000
 """Rows from which calibration gets rows of its own."""
+FREQUENT = 40
+"""Groups from which a combination of labels is a stratum of its own; it then has two for a part of 5 %."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,19 @@ def split_examples(
 
     From 5,000 rows up, 5 % go to validation and 5 % to calibration; below, 10 % to validation. Given parts are kept
     as they are; with a given validation part, calibration still takes its 5 % of a large classification set.
+    Multi-label data is stratified by combination of labels, rare combinations by their rarest label (as in Sechidis et
+    al. 2011, "On the Stratification of Multi-label Data"), and gives no calibration rows.
 
     Raises:
-        DataError: If the training rows hold fewer than two classes, or no entity.
+        DataError: If the training rows hold fewer than two classes or labels, or no entity.
     """
     _check_trainable(train)
     large = len(train) >= LARGE
     shares: dict[str, float] = {}
     if validation is None:
         shares["validation"] = 0.05 if large else 0.1
-    if large and (validation is None or isinstance(train[0], TextExample)):
+    multi_label = isinstance(train[0], MultiLabelExample)
+    if large and not multi_label and (validation is None or isinstance(train[0], TextExample)):
         shares["calibration"] = 0.05
     group_of = groups([example.text for example in train])
     parts = _deal(train, group_of, shares, seed)
@@ -87,15 +92,17 @@ def _labelled(example: Example, label: str) -> bool:
 
 
 def classes(example: Example) -> tuple[str, ...]:
-    """Name what an example shows: its label, or its entity types."""
-    return (example.label,) if isinstance(example, TextExample) else tuple(sorted({s.label for s in example.spans}))
+    """Name what an example shows: its label or labels, or its entity types."""
+    if isinstance(example, TextExample):
+        return (example.label,)
+    return example.labels if isinstance(example, MultiLabelExample) else tuple(sorted({s.label for s in example.spans}))
 
 
 def _check_trainable(train: Sequence[Example]) -> None:
     found = sorted({name for example in train for name in classes(example)})
-    if isinstance(train[0], TextExample) and len(found) < 2:
+    if not isinstance(train[0], TaggedExample) and len(found) < 2:
         raise DataError(
-            f"Expected at least two classes in the training rows, found one: {shown(found)}. "
+            f"Expected at least two classes in the training rows, found {f'one: {shown(found)}' if found else 'none'}. "
             "Is this the right label column?"
         )
     if not found:
@@ -110,10 +117,13 @@ def _deal(
     members: dict[int, list[int]] = defaultdict(list)
     for i, group in enumerate(group_of):
         members[group].append(i)
-    strata: dict[str, list[int]] = defaultdict(list)
+    combinations = Counter(classes(train[rows[0]]) for rows in members.values())
+    strata: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for group, rows in members.items():
         names = classes(train[rows[0]])
-        strata[min(names, key=lambda name: (frequency[name], name)) if names else ""].append(group)
+        whole = isinstance(train[rows[0]], MultiLabelExample) and combinations[names] >= FREQUENT
+        rarest = sorted(names, key=lambda name: (frequency[name], name))[:1]
+        strata[names if whole else tuple(rarest)].append(group)
     generator = random.Random(seed)
     part_of: dict[int, str] = {}
     owed = dict.fromkeys(shares, 0.0)  # carried from class to class, so that the shares come out right in sum
@@ -139,7 +149,10 @@ def _deal(
 
 
 def _fill(
-    shares: dict[str, float], strata: dict[str, list[int]], members: dict[int, list[int]], part_of: dict[int, str]
+    shares: dict[str, float],
+    strata: dict[tuple[str, ...], list[int]],
+    members: dict[int, list[int]],
+    part_of: dict[int, str],
 ) -> None:
     """Give a part that got nothing the smallest group of the class with most groups to spare."""
     for part in shares:

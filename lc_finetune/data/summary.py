@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lc_finetune.data.examples import Example, TextExample
+from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, answer_of
 from lc_finetune.data.split import Splits, classes
 from lc_finetune.errors import shown
 
@@ -21,7 +21,11 @@ UNKNOWN_WARNING = 0.05
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of a data set; lengths in pieces, special tokens left out."""
+    """Figures of a data set; lengths in pieces, special tokens left out.
+
+    Attributes:
+        per_row: Of multi-label data, number of labels → training rows that have as many.
+    """
 
     sizes: dict[str, int]
     labels: dict[str, int]
@@ -33,6 +37,7 @@ class Summary:
     notes: tuple[str, ...]
     out_of_scope: dict[str, int] = field(default_factory=dict)
     estimated_seconds: float | None = None
+    per_row: dict[int, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         counts = sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))
@@ -43,6 +48,7 @@ class Summary:
             "  rows        " + ", ".join(f"{part} {size:,}" for part, size in self.sizes.items() if size),
             f"  labels      {len(counts)}: " + ", ".join(f"{shown([name])} {count:,}" for name, count in listed),
             *self._out_of_scope(),
+            *([f"  per row     {self._labels_a_row()}"] if self.per_row else []),
             "  pieces      " + ", ".join(f"{name} {value}" for name, value in self.lengths.items()),
             f"  duplicates  {self.duplicates:,} rows, near ones included",
             f"  unknown     {self.unknown:.1%} of pieces",
@@ -59,6 +65,11 @@ class Summary:
     def _out_of_scope(self) -> list[str]:
         parts = ", ".join(f"{part} {size:,}" for part, size in self.out_of_scope.items() if size)
         return [f"  no class    {parts} rows out of scope, not among the rows above"] if parts else []
+
+    def _labels_a_row(self) -> str:
+        mean = sum(number * rows for number, rows in self.per_row.items()) / sum(self.per_row.values())
+        rows = ", ".join(f"{number} in {rows:,}" for number, rows in sorted(self.per_row.items()))
+        return f"{mean:.2f} labels: {rows} rows"
 
 
 def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterable[str] = ()) -> Summary:
@@ -85,16 +96,15 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
         max_length=max_length,
         notes=(*notes, *splits.notes),
         out_of_scope={"train and validation": len(splits.out_of_scope), "test": len(splits.out_of_scope_test)},
+        per_row=dict(Counter(len(e.labels) for e in splits.train if isinstance(e, MultiLabelExample))),
     )
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
     """Hash texts and labels, whatever the order of the rows."""
-    rows = sorted(
-        json.dumps([e.text, e.label if isinstance(e, TextExample) else [list(s) for s in e.spans]]) for e in examples
-    )
+    rows = sorted(json.dumps([e.text, answer_of(e)]) for e in examples)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def _occurrences(example: Example) -> tuple[str, ...]:
-    return classes(example) if isinstance(example, TextExample) else tuple(span.label for span in example.spans)
+    return tuple(span.label for span in example.spans) if isinstance(example, TaggedExample) else classes(example)

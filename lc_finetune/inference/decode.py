@@ -14,7 +14,7 @@ from lc_finetune.confidence import ScoreMap, Thresholds
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, Entity, Result, Scores, Tagging
+from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Result, Scores, Tagging
 from lc_finetune.schemes import TagSet
 
 
@@ -45,15 +45,25 @@ class Confidence:
 
     def accepts(self, text: str, label: str, score: float, in_scope: float | None = None) -> bool | None:
         """Say whether an answer is accepted: False if blank or out of scope, None where there is no threshold."""
-        if not text or text.isspace() or (in_scope is not None and in_scope < self.significance):
+        if _is_blank(text) or (in_scope is not None and in_scope < self.significance):
             return False
         return None if self.thresholds is None else score >= self.thresholds.of(label)
+
+    def accepts_all(self, text: str, labels: Sequence[str], scores: Scores) -> bool | None:
+        """Say whether an answer of several labels is accepted: if there is one, and each reaches its threshold."""
+        if _is_blank(text):
+            return False
+        if self.thresholds is None:
+            return None
+        return bool(labels) and all(scores[label] >= self.thresholds.of(label) for label in labels)
 
     def judged(self, result: ResultT) -> ResultT:
         """Copy a result, with `accepted` as these thresholds have it."""
         if isinstance(result, Classification) and result.score is not None:
             accepted = self.accepts(result.text, result.label, result.score, result.in_scope)
             return result.model_copy(update={"accepted": accepted})
+        if isinstance(result, MultiLabelClassification) and result.scores:
+            return result.model_copy(update={"accepted": self.accepts_all(result.text, result.labels, result.scores)})
         if isinstance(result, Tagging):
             entities = tuple(
                 entity.model_copy(update={"accepted": self.accepts(result.text, entity.label, entity.score)})
@@ -62,6 +72,10 @@ class Confidence:
             )
             return result.model_copy(update={"entities": entities})
         return result
+
+
+def _is_blank(text: str) -> bool:
+    return not text or text.isspace()
 
 
 def decode_label(
@@ -82,6 +96,35 @@ def decode_label(
         scores=Scores(labels.id_of, probabilities),
         accepted=confidence.accepts(text, label, score, in_scope),
         in_scope=in_scope,
+    )
+
+
+DEFAULT_THRESHOLD = 0.5
+"""From which score on a label is given by a multi-label model that brings no thresholds of its own."""
+
+
+def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Turn logits of independent labels, of any shape, into probabilities, in float64."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits.astype(np.float64), -500.0, 500.0))))
+
+
+def decode_labels(
+    text: str,
+    logits: NDArray[np.floating],
+    labels: LabelSet,
+    thresholds: NDArray[np.float64],
+    confidence: Confidence = Confidence(),
+) -> MultiLabelClassification:
+    """Turn the merged logits of one text, shape `(labels,)`, into its result.
+
+    Each label whose own score reaches its threshold, shape `(labels,)`, is given, in the order of the label set: equal
+    answers are equal results, whatever the last digits of their scores.
+    """
+    probabilities = sigmoid(logits)
+    given = tuple(labels[i] for i in np.flatnonzero(probabilities >= thresholds).tolist())
+    scores = Scores(labels.id_of, probabilities.tolist())
+    return MultiLabelClassification(
+        text=text, labels=given, scores=scores, accepted=confidence.accepts_all(text, given, scores)
     )
 
 

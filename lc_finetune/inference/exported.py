@@ -38,8 +38,13 @@ class Parity(BaseModel):
     texts: int = Field(ge=1, description="Texts compared; texts longer than a window are read in windows, as served.")
     source: str = Field(description="Where the texts come from.")
     max_logit_error: float = Field(description="Largest difference of a logit.")
-    label_agreement: float = Field(description="Share of the same label; of the same tag at each piece, for a tagger.")
-    metric: Literal["accuracy", "entity_f1"] | None = Field(default=None, description="None without gold answers.")
+    label_agreement: float = Field(
+        description="Share of the same label; of the same tag at each piece, for a tagger; of the labels given by "
+        "either, the share given by both, for a multi-label classifier."
+    )
+    metric: Literal["accuracy", "micro_f1", "entity_f1"] | None = Field(
+        default=None, description="None without gold answers."
+    )
     metric_before: float | None = Field(default=None, description="Of torch, fp32.")
     metric_after: float | None = Field(default=None, description="Of the export.")
     batch_texts: int = Field(description="Texts answered both alone and in a batch of 32 of mixed lengths.")

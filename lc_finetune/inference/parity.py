@@ -6,27 +6,32 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.data.bundled import SUFFIX, sample_file
 from lc_finetune.data.readers import read_examples
 from lc_finetune.errors import CheckpointError
 from lc_finetune.inference import worker
 from lc_finetune.inference.backends import Backend
 from lc_finetune.inference.backends.torch import TorchBackend
-from lc_finetune.inference.decode import log_softmax
+from lc_finetune.inference.decode import log_softmax, sigmoid
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.exported import Parity, Precision
 from lc_finetune.inference.predictor import Predictor
-from lc_finetune.labels import Span, entity_f1
-from lc_finetune.schemas import Classification
+from lc_finetune.labels import Span, micro_f1
+from lc_finetune.schemas import Classification, MultiLabelClassification
 
-Gold = Sequence[str] | Sequence[Sequence[Span]]
-"""Right answers: a label for each text, or its spans."""
+Gold = Sequence[str] | Sequence[Sequence[str]] | Sequence[Sequence[Span]]
+"""Right answers: a label for each text, its labels, or its spans."""
+METRICS: dict[Task, Literal["accuracy", "micro_f1", "entity_f1"]] = {
+    "text-classification": "accuracy",
+    "multi-label-classification": "micro_f1",
+    "token-classification": "entity_f1",
+}
 
 PARITY_TEXTS = 1024
 """The most texts that are compared."""
@@ -126,18 +131,18 @@ def measure_parity(
     some = texts[:ALONE_TEXTS]
     alone = [answer for text in some for answer in _answers(exported, [text])]
     together = _answers_in_company(checkpoint, backend, some)
-    classifier = checkpoint.task == "text-classification"
+    probabilities = sigmoid if checkpoint.task == "multi-label-classification" else _softmax
     return Parity(
         texts=len(texts),
         source=source,
         max_logit_error=_difference(_rows(before), _rows(after)),
-        label_agreement=_agreement(_rows(before), _rows(after)),
-        metric=None if gold is None else "accuracy" if classifier else "entity_f1",
+        label_agreement=_agreement(before, after),
+        metric=None if gold is None else METRICS[checkpoint.task],
         metric_before=None if gold is None else _metric(before, gold),
         metric_after=None if gold is None else _metric(after, gold),
         batch_texts=len(some),
-        batch_label_agreement=_agreement(_rows(alone), _rows(together)),
-        batch_score_difference=_difference(np.exp(log_softmax(_rows(alone))), np.exp(log_softmax(_rows(together)))),
+        batch_label_agreement=_agreement(alone, together),
+        batch_score_difference=_difference(probabilities(_rows(alone)), probabilities(_rows(together))),
     )
 
 
@@ -175,8 +180,18 @@ def _rows(answers: Sequence[_Answer]) -> NDArray[np.float64]:
     return np.concatenate([np.atleast_2d(logits) for logits, _ in answers])
 
 
-def _agreement(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
-    return 1.0 - float((left.argmax(axis=1) != right.argmax(axis=1)).sum()) / max(1, len(left))
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.exp(log_softmax(logits)))
+
+
+def _agreement(left: Sequence[_Answer], right: Sequence[_Answer]) -> float:
+    """Share of the same label, or tag; of labels that either gives, the share that both give."""
+    if isinstance(left[0][1], MultiLabelClassification):
+        pairs = [(set(one.labels), set(other.labels)) for (_, one), (_, other) in zip(left, right, strict=True)]
+        either = sum(len(one | other) for one, other in pairs)
+        return sum(len(one & other) for one, other in pairs) / either if either else 1.0
+    ours, theirs = _rows(left).argmax(axis=1), _rows(right).argmax(axis=1)
+    return 1.0 - float((ours != theirs).sum()) / max(1, len(ours))
 
 
 def _difference(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
@@ -187,5 +202,7 @@ def _metric(answers: Sequence[_Answer], gold: Gold) -> float:
     if isinstance(answers[0][1], Classification):
         right = [result.label == label for (_, result), label in zip(answers, gold, strict=False)]
         return float(np.mean(right))
+    if isinstance(answers[0][1], MultiLabelClassification):
+        return micro_f1(gold[: len(answers)], [result.labels for _, result in answers])
     found = [[Span(e.start, e.end, e.label) for e in result.entities] for _, result in answers]
-    return entity_f1(cast("Sequence[Sequence[Span]]", gold[: len(answers)]), found)
+    return micro_f1(gold[: len(answers)], found)

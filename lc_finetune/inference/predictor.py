@@ -29,11 +29,17 @@ from lc_finetune.inference.backends import (
     resolve_backend,
     resolve_device,
 )
-from lc_finetune.inference.decode import Confidence, decode_entities, decode_label
+from lc_finetune.inference.decode import (
+    DEFAULT_THRESHOLD,
+    Confidence,
+    decode_entities,
+    decode_label,
+    decode_labels,
+)
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.exported import is_forced
 from lc_finetune.inference.scope import read_detector
-from lc_finetune.schemas import Classification, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
 from lc_finetune.schemes import TagSet
 
 CHUNK = 1024
@@ -69,6 +75,7 @@ class Predictor:
         self._backend: Backend | None = None
         self._backend_lock = threading.Lock()
         self._tags = TagSet.from_labels(checkpoint.labels) if checkpoint.task == "token-classification" else None
+        self._thresholds = thresholds_of(checkpoint) if checkpoint.task == "multi-label-classification" else None
         self.per_piece = self._tags is not None
         self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
         self.scope = read_detector(checkpoint)
@@ -218,13 +225,15 @@ class Predictor:
 
     def decode(
         self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
-    ) -> Classification | Tagging:
+    ) -> Classification | MultiLabelClassification | Tagging:
         """Turn the merged logits of one text into its result."""
         if not np.isfinite(logits).all():
             raise EngineError(
                 "Expected finite logits, found NaN or infinity. Load with dtype='float32', or train with a lower "
                 "learning rate."
             )
+        if self._thresholds is not None:
+            return decode_labels(text, logits, self.checkpoint.labels, self._thresholds, self.confidence)
         if self._tags is None:
             in_scope = float(self.scope.p_values(features)) if self.scope else None
             return decode_label(text, logits, self.checkpoint.labels, self.confidence, in_scope)
@@ -278,6 +287,13 @@ def calibration_of(checkpoint: Checkpoint, backend: Backend, export: str) -> Cal
     if export and is_forced(checkpoint, backend.name, backend.precision):  # type: ignore[arg-type]
         return None
     return records.get(("torch", "float32", weights))
+
+
+def thresholds_of(checkpoint: Checkpoint) -> NDArray[np.float64]:
+    """Say from which score on each label of a multi-label classifier is given; shape `(labels,)`."""
+    recorded = checkpoint.manifest.thresholds if checkpoint.manifest else None
+    per_label = recorded.per_label if recorded else {}
+    return np.array([per_label.get(label, DEFAULT_THRESHOLD) for label in checkpoint.labels.names])
 
 
 def window_of(checkpoint: Checkpoint) -> tuple[int, int]:

@@ -34,7 +34,7 @@ FEWEST = 20
 OUTSIDE_WEIGHT = 0.5
 """What nearness to a known text out of scope takes away, in times of that nearness.
 
-Measured by `benchmarks.scope`: more tells texts of the kinds given better, and other kinds worse.
+A compromise found on few texts: more tells texts of the kinds given better, and other kinds worse.
 """
 
 

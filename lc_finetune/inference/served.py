@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from lc_finetune.checkpoint import Checkpoint, Task
+from lc_finetune.checkpoint import MULTI_LABEL, RUNNABLES, Checkpoint, Task
 from lc_finetune.errors import CheckpointError
 
-_EXPECTED: dict[Task, str] = {"text-classification": "a text classifier", "token-classification": "a tagger"}
-_RUNNABLE: dict[Task, str] = {"text-classification": "TextClassifier", "token-classification": "EntityTagger"}
+_EXPECTED: dict[Task, str] = {
+    "text-classification": "a text classifier",
+    "multi-label-classification": "a multi-label classifier",
+    "token-classification": "a tagger",
+}
+
+_MAY_BE_MEANT = ("text-classification", "multi-label-classification")
+"""What a plain folder is taken for, and what it may be if its configuration is silent."""
 
 
 def check_served(checkpoint: Checkpoint, task: Task) -> None:
@@ -16,11 +22,13 @@ def check_served(checkpoint: Checkpoint, task: Task) -> None:
         CheckpointError: If it is refused; names the class that serves the task.
     """
     if checkpoint.task != task:
+        plain = checkpoint.manifest is None and (checkpoint.task, task) == _MAY_BE_MEANT
+        hint = f" If its labels are independent, set problem_type in its config.json to {MULTI_LABEL}." if plain else ""
         raise CheckpointError(
             f"{checkpoint.path}: expected {_EXPECTED[task]}, found a checkpoint for {checkpoint.task}. "
-            f"Load it with {_RUNNABLE[checkpoint.task]}."
+            f"Load it with {RUNNABLES[checkpoint.task]}.{hint}"
         )
-    if task == "token-classification":
+    if task != "text-classification":
         return
     problem = checkpoint.config.get("problem_type")
     if problem not in (None, "single_label_classification") or len(checkpoint.labels) < 2:

@@ -1,8 +1,16 @@
 """The LangChain edge."""
 
 from lc_finetune.runnables.cascade import Cascade
-from lc_finetune.runnables.encoders import EntityTagger, TextClassifier
+from lc_finetune.runnables.encoders import EntityTagger, MultiLabelClassifier, TextClassifier
 from lc_finetune.runnables.fanout import FanOut, FanOutAssign
 from lc_finetune.runnables.router import LabelRouter
 
-__all__ = ["Cascade", "EntityTagger", "FanOut", "FanOutAssign", "LabelRouter", "TextClassifier"]
+__all__ = [
+    "Cascade",
+    "EntityTagger",
+    "FanOut",
+    "FanOutAssign",
+    "LabelRouter",
+    "MultiLabelClassifier",
+    "TextClassifier",
+]

@@ -1,4 +1,4 @@
-"""The classifier and the tagger."""
+"""The classifiers and the tagger."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from lc_finetune.checkpoint import Task
 from lc_finetune.runnables.base import EncoderRunnable
-from lc_finetune.schemas import Classification, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
 
 
 class TextClassifier(EncoderRunnable[Classification]):
@@ -30,6 +30,32 @@ class TextClassifier(EncoderRunnable[Classification]):
     def OutputType(self) -> type[Classification]:
         """The result."""
         return Classification
+
+
+class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):
+    """Classify a text: any number of labels, each with a probability of its own.
+
+    A label is given when its score reaches the threshold that training chose for it on validation rows; of a plain
+    Hugging Face folder, 0.5. `labels` is in the order of the label set, not of the scores.
+
+    Example:
+        ```python
+        classifier = MultiLabelClassifier.from_checkpoint("runs/topics")
+        classifier.invoke("The parcel is late and I was charged twice.").labels
+        ```
+    """
+
+    _task: ClassVar[Task] = "multi-label-classification"
+
+    @property
+    def InputType(self) -> type[str]:
+        """A text; other shapes are read too."""
+        return str
+
+    @property
+    def OutputType(self) -> type[MultiLabelClassification]:
+        """The result."""
+        return MultiLabelClassification
 
 
 class EntityTagger(EncoderRunnable[Tagging]):

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import TagUnit
-from lc_finetune.data import Example, TaggedExample, TextExample
+from lc_finetune.data import Example, MultiLabelExample, TaggedExample, TextExample
 from lc_finetune.inference.backends.torch import quiet
 from lc_finetune.inference.decode import best_path
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import batches
 from lc_finetune.inference.units import tag_units, trim
-from lc_finetune.labels import Span
+from lc_finetune.labels import LabelSet, Span
 from lc_finetune.schemes import TagSet, spans_to_tags
-from lc_finetune.train.metrics import Figures, classification_figures, entity_figures
-from lc_finetune.train.tokenization import align
+from lc_finetune.train.metrics import Figures, classification_figures, entity_figures, multi_label_figures
+from lc_finetune.train.thresholds import choose_thresholds
+from lc_finetune.train.tokenization import align, indicators
 
 ROWS = 10_000
 """Training texts used at most; a classifier's beyond these add little."""
@@ -31,11 +33,39 @@ def classification_baseline(base: Path, train: Sequence[Example], test: Sequence
     """Fit mean-pooled features of the untouched base model to the labels, and score the test rows."""
     rows = cast("Sequence[TextExample]", train[:ROWS])
     tested = cast("Sequence[TextExample]", test)
-    states = encoder_states(base, [e.text for e in (*rows, *tested)], max_length)
-    features = np.stack([state.mean(axis=0) for _, state in states])
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    features = _pooled(base, [*rows, *tested], max_length)
     model = _regression().fit(features[: len(rows)], [e.label for e in rows])
     return classification_figures([e.label for e in tested], list(map(str, model.predict(features[len(rows) :]))))
+
+
+def multi_label_baseline(
+    base: Path,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    test: Sequence[Example],
+    labels: LabelSet,
+    max_length: int,
+) -> Figures:
+    """Fit mean-pooled features of the untouched base model to each label, and its threshold as of a fine-tuned one."""
+    from sklearn.multiclass import OneVsRestClassifier
+
+    rows = train[:ROWS]
+    features = _pooled(base, [*rows, *validation, *test], max_length)
+    fitted, held_out, tested = np.split(features, [len(rows), len(rows) + len(validation)])
+    with catch_warnings():
+        simplefilter("ignore")  # a label that all rows have, or none
+        model = OneVsRestClassifier(_regression()).fit(fitted, indicators(rows, labels))
+
+    def logits(features: NDArray[np.float32]) -> NDArray[np.float64]:
+        probabilities = (
+            np.clip(model.predict_proba(features), 1e-12, 1.0 - 1e-12) if len(features) else np.zeros((0, 1))
+        )
+        return np.asarray(np.log(probabilities / (1.0 - probabilities)))
+
+    thresholds = choose_thresholds(indicators(validation, labels), logits(held_out))
+    given = logits(tested) >= np.log(thresholds / (1.0 - thresholds))
+    found = [tuple(labels[i] for i in np.flatnonzero(row).tolist()) for row in given]
+    return multi_label_figures([cast(MultiLabelExample, e).labels for e in test], found)
 
 
 def tagging_baseline(
@@ -73,6 +103,13 @@ def _regression() -> Any:
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=10.0, max_iter=300)
+
+
+def _pooled(base: Path, examples: Sequence[Example], max_length: int) -> NDArray[np.float32]:
+    """Average the states of each text, at length 1: shape `(texts, hidden)`."""
+    states = encoder_states(base, [e.text for e in examples], max_length)
+    features = np.stack([state.mean(axis=0) for _, state in states])
+    return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True))
 
 
 def encoder_states(base: Path, texts: Sequence[str], max_length: int) -> list[tuple[Encoding, NDArray[np.float32]]]:

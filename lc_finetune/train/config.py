@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from lc_finetune.errors import ConfigError, did_you_mean, shown
+from lc_finetune.errors import ConfigError, DataError, did_you_mean, shown
 
 OWNED = {
     "output_dir": "output_dir",
@@ -28,7 +28,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal["auto", "text-classification", "token-classification"] = Field(
+    task: Literal["auto", "text-classification", "multi-label-classification", "token-classification"] = Field(
         default="auto", description="What to train; auto goes by the data."
     )
     train_file: str | None = Field(
@@ -36,9 +36,16 @@ class TrainConfig(BaseModel):
     )
     validation_file: str | None = Field(default=None, description="Taken out of the training file if omitted.")
     test_file: str | None = Field(default=None, description="Rows for the final report only.")
-    text_column: str | None = Field(default=None, description="Column of the text; recognised if omitted.")
-    label_column: str | None = Field(default=None, description="Column of the label; recognised if omitted.")
-    label_names: tuple[str, ...] = Field(default=(), description="Names of integer labels 0, 1, …, comma-separated.")
+    text_column: str | None = Field(
+        default=None, description="Column of the text; recognised if omitted; 0, 1, … in a table without a header."
+    )
+    label_column: str | None = Field(default=None, description="Column of the label, likewise.")
+    label_names: tuple[str, ...] = Field(
+        default=(), description="Names of integer labels 0, 1, …, comma-separated, or a file with one a line."
+    )
+    label_delimiter: str | None = Field(
+        default=None, min_length=1, description="What stands between the labels of a cell; recognised if omitted."
+    )
     out_of_scope_label: str | None = Field(
         default=None, min_length=1, description="Label of rows that no class fits: no class, but examples to reject."
     )
@@ -67,7 +74,12 @@ class TrainConfig(BaseModel):
     @field_validator("label_names", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+        from lc_finetune.data import read_label_names
+
+        try:
+            return read_label_names(value) if isinstance(value, str) else value
+        except DataError as error:
+            raise ValueError(str(error).rstrip(".")) from None
 
     @field_validator("label_names")
     @classmethod

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lc_finetune.inference.reliability import expected_calibration_error, perfect_error
 from lc_finetune.inference.scope import ScopeDetector
-from lc_finetune.labels import Span
+from lc_finetune.labels import Span, micro_f1
 
 Figures = dict[str, Any]
 
@@ -70,6 +70,49 @@ def separation(inside: NDArray[np.floating], outside: NDArray[np.floating]) -> F
         "fpr95": float((inside >= np.quantile(outside, 0.05)).mean()),
         "missed95": float((outside <= np.quantile(inside, 0.95)).mean()),
     }
+
+
+def multi_label_figures(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Figures:
+    """F1 over all answers (micro), over labels (macro, weighted) and over texts (samples), and a row for each label.
+
+    Macro and weighted averages run over the labels that occur in `gold` or `predicted`. A text to which no label
+    applies, and that got none, has an F1 of 1.
+    """
+    names = sorted({name for answer in (*gold, *predicted) for name in answer})
+    wanted, found = (
+        np.array([[name in answer for name in names] for answer in answers], dtype=bool).reshape(len(gold), len(names))
+        for answers in (gold, predicted)
+    )
+    right, support, given = (wanted & found).sum(axis=0), wanted.sum(axis=0), found.sum(axis=0)
+    f1 = 2 * right / (support + given)
+    columns = (right / np.maximum(1, given), right / np.maximum(1, support), f1, support)
+    sizes = wanted.sum(axis=1) + found.sum(axis=1)
+    of_texts = np.where(sizes == 0, 1.0, 2 * (wanted & found).sum(axis=1) / np.maximum(1, sizes))
+    return {
+        "rows": len(gold),
+        "micro_f1": micro_f1(gold, predicted),
+        "macro_f1": float(f1.mean()) if names else 0.0,
+        "weighted_f1": float((f1 * support).sum() / max(1, support.sum())),
+        "samples_f1": float(of_texts.mean()),
+        "subset_accuracy": float((wanted == found).all(axis=1).mean()),
+        "per_label": {
+            name: _row(float(precision), float(recall), float(score), int(rows))
+            for name, precision, recall, score, rows in zip(names, *columns, strict=True)
+        },
+    }
+
+
+def macro_average_precision(gold: NDArray[np.floating], scores: NDArray[np.floating]) -> float:
+    """Mean over labels of the area under precision and recall: how well texts are ranked, whatever the thresholds.
+
+    Args:
+        gold: 1 where a label applies, shape `(texts, labels)`; labels that never do are left out.
+        scores: Greater is surer, as logits are; of the same shape.
+    """
+    from sklearn.metrics import average_precision_score
+
+    there = gold.any(axis=0)
+    return float(average_precision_score(gold[:, there], scores[:, there], average="macro")) if there.any() else 0.0
 
 
 def entity_figures(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> Figures:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import Trainer
 
 
@@ -14,6 +16,22 @@ def head_parameters(model: Any) -> set[int]:
     """
     encoder = {id(p) for name, p in model.base_model.named_parameters() if not name.startswith("pooler.")}
     return {id(p) for p in model.parameters() if id(p) not in encoder}
+
+
+def start_at_shares(model: Any, shares: NDArray[np.floating]) -> None:
+    """Let a new multi-label head begin with the share of texts that have each label, shape `(labels,)`.
+
+    Most labels apply to few texts. A head that begins at one half spends its first steps on pushing every logit down,
+    through features that all texts have in common, and pooler and head may never recover from that (Lin et al. 2017,
+    "Focal Loss for Dense Object Detection", section 3.3). A head without a bias is left alone.
+    """
+    import torch
+
+    outputs = [one for one in model.modules() if isinstance(one, torch.nn.Linear) and one.out_features == len(shares)]
+    if outputs and outputs[-1].bias is not None:
+        kept = torch.as_tensor(shares, dtype=torch.float32).clamp(1e-3, 1.0 - 1e-3)
+        with torch.no_grad():
+            outputs[-1].bias.copy_(kept.logit())
 
 
 class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed

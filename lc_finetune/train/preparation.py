@@ -25,6 +25,7 @@ from lc_finetune.data import (
     split_examples,
     summarize,
 )
+from lc_finetune.data.split import classes
 from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError, did_you_mean, shown
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import windows
@@ -39,6 +40,7 @@ from lc_finetune.train.tokenization import (
     Windowing,
     choose_tag_unit,
     classification_features,
+    multi_label_features,
     tagging_features,
 )
 
@@ -104,7 +106,10 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
 
     config = sample_files(config)
     base = resolve_base_model(config.base_model, config.revision)
-    options = ReadOptions(config.text_column, config.label_column, config.label_names, config.drop_unlabelled)
+    options = ReadOptions(
+        config.text_column, config.label_column, config.label_names, config.drop_unlabelled, config.task,
+        config.label_delimiter,
+    )  # fmt: skip
     encoder = Encoder(base.folder, offsets=False)
     parts: dict[str, Sequence[Example] | None] = {}
     notes: list[str] = []
@@ -116,8 +121,10 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         if loaded:
             notes += loaded.notes
             tasks[source] = loaded.task
+            options = replace(options, task=loaded.task, label_delimiter=loaded.label_delimiter)  # of the next file too
             _check_readable(source, loaded.examples, encoder)
     task = _agreed(config, tasks)
+    _check_fields(config, task)
     outside = _set_apart(config, task, parts)
     train = cast("Sequence[Example]", parts["train"])
     try:
@@ -135,7 +142,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         tagged = cast("Sequence[TaggedExample]", splits.train)
         tags = TagSet.of_types(span.label for example in tagged for span in example.spans)
         tag_unit = choose_tag_unit(tagged, Encoder(base.folder, offsets=True))
-    labels = tags.labels if tags else LabelSet.sorted(cast(TextExample, example).label for example in splits.train)
+    labels = tags.labels if tags else LabelSet.sorted(name for example in splits.train for name in classes(example))
     all_examples = [
         *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,
         *splits.out_of_scope_test,
@@ -216,6 +223,20 @@ def _agreed(config: TrainConfig, tasks: dict[str, Task]) -> Task:
     return wanted
 
 
+def _check_fields(config: TrainConfig, task: Task) -> None:
+    """Refuse options that would do nothing, or harm, in this task."""
+    several = task == "multi-label-classification"
+    if config.label_delimiter is not None and not several:
+        raise ConfigError(f"label_delimiter: expected data for multi-label-classification, found data for {task}.")
+    if several and "accept" in config.model_fields_set:
+        raise ConfigError(
+            "accept: expected one label a text, or entities, found multi-label data, which is not calibrated. Leave it "
+            "out; each label gets a threshold from the validation rows."
+        )
+    if several and config.trainer.get("label_smoothing_factor"):
+        raise ConfigError("trainer: label_smoothing_factor takes one right label a text, found multi-label data.")
+
+
 def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Windowing:
     positions = int(getattr(encoder, "max_position_embeddings", 0) or recipe.MAX_LENGTH)
     if encoder.model_type in ("roberta", "xlm-roberta", "camembert"):
@@ -228,6 +249,8 @@ def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Wind
 
 def features_of(plan: Plan, examples: Sequence[Example], encoder: Encoder) -> tuple[list[Feature], int]:
     """Make the Trainer's rows, and count the entities whose ends cut a token."""
+    if plan.task == "multi-label-classification":
+        return multi_label_features(examples, encoder, plan.labels, plan.windowing), 0
     if plan.tags is None or plan.tag_unit is None:
         texts = cast("Sequence[TextExample]", examples)
         return classification_features(texts, encoder, plan.labels, plan.windowing), 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lc_finetune.checkpoint import Manifest
+from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest
 from lc_finetune.confidence import confidence_section
 
-AVERAGES = {"macro_f1": "macro", "weighted_f1": "weighted"}
+AVERAGES = {"micro_f1": "micro", "macro_f1": "macro", "weighted_f1": "weighted", "samples_f1": "samples"}
 
 
 def report_table(metrics: Mapping[str, Any]) -> str:
@@ -19,18 +19,20 @@ def report_table(metrics: Mapping[str, Any]) -> str:
 def _split_table(split: str, figures: Mapping[str, Any]) -> str:
     tagger = "precision" in figures
     baseline = figures.get("frozen_baseline")
-    key = "f1" if tagger else "accuracy"
+    multi_label = "samples_f1" in figures
+    key, name = ("f1", "F1") if tagger else ("macro_f1", "macro F1") if multi_label else ("accuracy", "accuracy")
     head = "Entities" if tagger else "Labels"
     lines = [f"{head}, {split} ({figures['rows']:,} rows)"]
     if tagger:
         lines.append(
             f"  micro      precision {figures['precision']:.4f}  recall {figures['recall']:.4f}  F1 {figures['f1']:.4f}"
         )
+    elif multi_label:
+        lines.append(f"  all right  {figures['subset_accuracy']:.4f} of the texts, no label more or less")
     else:
         lines.append(f"  accuracy   {figures['accuracy']:.4f}")
-    lines += [f"  {name:<10} F1 {figures[field]:.4f}" for field, name in AVERAGES.items()]
+    lines += [f"  {average:<10} F1 {figures[field]:.4f}" for field, average in AVERAGES.items() if field in figures]
     if baseline:
-        name = "F1" if tagger else "accuracy"
         gain = f"{baseline[key]:.4f} ({figures[key] - baseline[key]:+.4f} by fine-tuning)"
         lines.append(f"  frozen encoder + logistic regression: {name} {gain}")
     if confidence := figures.get("confidence"):
@@ -56,11 +58,12 @@ def _split_table(split: str, figures: Mapping[str, Any]) -> str:
 
 def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
     """Write the folder's README: what the model is, how to load it, how good it is."""
-    runnable = "TextClassifier" if manifest.task == "text-classification" else "EntityTagger"
+    runnable = RUNNABLES[manifest.task]
+    tagger = manifest.task == "token-classification"
     header = [
         "---",
         "library_name: transformers",
-        f"pipeline_tag: {manifest.task}",
+        f"pipeline_tag: {'token-classification' if tagger else 'text-classification'}",
         *([f"base_model: {manifest.base_model}"] if manifest.base_model else []),
         "tags: [lc-finetune, langchain]",
         "---",
@@ -77,9 +80,18 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         "```",
         "## Labels",
         ", ".join(f"`{label}`" for label in labels),
+        *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),
         "## Figures",
         f"```\n{report_table(manifest.metrics)}\n```" if manifest.metrics else "None were measured.",
         f"Texts are read in windows of {manifest.max_length} pieces that share {manifest.stride}.",
         *([confidence_section(manifest.calibration).rstrip()] if manifest.calibration else []),
     ]
     return "\n".join(header) + "\n\n" + "\n\n".join(body) + "\n"
+
+
+def _thresholds_in_words(thresholds: LabelThresholds) -> str:
+    lines = [f"A label is given from this score on, chosen on {thresholds.rows:,} {thresholds.split} rows", ""]
+    lines[0] += f" ({thresholds.method}):"
+    lines += ["| label | from score |", "| --- | --- |"]
+    lines += [f"| `{label}` | {score:.4f} |" for label, score in thresholds.per_label.items()]
+    return "\n".join(lines)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import TagUnit
-from lc_finetune.data import TaggedExample, TextExample
+from lc_finetune.data import Example, MultiLabelExample, TaggedExample, TextExample
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import windows
 from lc_finetune.inference.units import tag_units, trim
@@ -57,6 +60,24 @@ def classification_features(
             for _, _, ids in _frames(encoder, encoding, windowing):
                 features.append({"input_ids": ids, "attention_mask": [1] * len(ids),
                                  "labels": labels.id_of[example.label]})  # fmt: skip
+    return features
+
+
+def indicators(examples: Sequence[Example], labels: LabelSet) -> NDArray[np.bool_]:
+    """Say which labels each example has; shape `(examples, labels)`. Others than these are left out."""
+    rows = [[name in cast(MultiLabelExample, e).labels for name in labels.names] for e in examples]
+    return np.array(rows, dtype=bool).reshape(len(examples), len(labels))
+
+
+def multi_label_features(
+    examples: Sequence[Example], encoder: Encoder, labels: LabelSet, windowing: Windowing
+) -> list[Feature]:
+    """Make the features of a multi-label classifier: a row of 0 and 1, shape `(labels,)`, for each window of a text."""
+    features: list[Feature] = []
+    rows = indicators(examples, labels).astype(np.float32)
+    for wanted, encoding in zip(rows, _encodings(encoder, [e.text for e in examples]), strict=True):
+        for _, _, ids in _frames(encoder, encoding, windowing):
+            features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": wanted})
     return features
 
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from lc_finetune.checkpoint import (
+    MULTI_LABEL,
     Checkpoint,
     refuse_existing,
     staged_folder,
@@ -26,11 +27,13 @@ from lc_finetune.labels import Span, entity_f1
 from lc_finetune.schemes import OUTSIDE, TagSet, tags_to_spans
 from lc_finetune.train import recipe
 from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.metrics import macro_average_precision
 from lc_finetune.train.preparation import Plan, epochs_of, features_of, output_folder, prepare, windows_of
 from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_early
 from lc_finetune.train.tokenization import (
     IGNORED,
     Feature,
+    indicators,
 )
 from lc_finetune.train.writing import write_checkpoint
 
@@ -135,14 +138,20 @@ def _timed_step(plan: Plan, arguments: Any) -> float:
     return seconds
 
 
+_PROBLEM_TYPES: dict[str, str] = {
+    "text-classification": "single_label_classification",
+    "multi-label-classification": MULTI_LABEL,
+}
+
+
 def _new_model(plan: Plan) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
 
-    from lc_finetune.train.optimizer import head_parameters
+    from lc_finetune.train.optimizer import head_parameters, start_at_shares
 
     loader: Any = AutoModelForTokenClassification if plan.tags else AutoModelForSequenceClassification
-    kind = {} if plan.tags else {"problem_type": "single_label_classification"}
+    kind = {} if plan.tags else {"problem_type": _PROBLEM_TYPES[plan.task]}
     set_seed(plan.config.seed)  # the head is random
     try:
         model, info = loader.from_pretrained(
@@ -162,6 +171,8 @@ def _new_model(plan: Plan) -> Any:
             f"{plan.base.folder}: expected weights for the whole encoder, found {len(random)} missing or of another "
             f"shape ({random[0]}, …): they would be random. Copy the base model again, with its own config.json."
         )
+    if plan.task == "multi-label-classification":
+        start_at_shares(model, indicators(plan.splits.train, plan.labels).mean(axis=0))
     return model
 
 
@@ -175,7 +186,7 @@ def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
         return torch.tensor([[*f[name], *[fill] * (longest - len(f["input_ids"]))] for f in features])
 
     tagged = isinstance(features[0]["labels"], list)
-    labels = padded("labels", IGNORED) if tagged else torch.tensor([feature["labels"] for feature in features])
+    labels = padded("labels", IGNORED) if tagged else torch.tensor(np.array([f["labels"] for f in features]))
     return {"input_ids": padded("input_ids", pad_id), "attention_mask": padded("attention_mask", 0), "labels": labels}
 
 
@@ -292,11 +303,13 @@ def _multiplies_bf16() -> bool:
 
 
 def _metric(plan: Plan) -> str:
-    return "f1" if plan.tags else "accuracy"
+    return {"text-classification": "accuracy", "multi-label-classification": "average_precision"}.get(plan.task, "f1")
 
 
 def _validation_metric(plan: Plan) -> Callable[[Any], dict[str, float]]:
     tags = plan.tags
+    if plan.task == "multi-label-classification":
+        return lambda outcome: {"average_precision": macro_average_precision(outcome.label_ids, outcome.predictions)}
     if tags is None:
         return lambda outcome: {"accuracy": float((outcome.predictions.argmax(-1) == outcome.label_ids).mean())}
 

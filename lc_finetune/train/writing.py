@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import (
     Checkpoint,
+    LabelThresholds,
     Manifest,
     write_manifest,
 )
-from lc_finetune.confidence import Calibration
+from lc_finetune.confidence import SMALLEST, Calibration
 from lc_finetune.data import (
     Example,
+    MultiLabelExample,
     TaggedExample,
     TextExample,
     gold_of,
@@ -27,22 +29,25 @@ from lc_finetune.data import (
 from lc_finetune.errors import LCFinetuneError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
-from lc_finetune.inference.calibrate import TooFewAnswers, calibrate, served_ways
+from lc_finetune.inference.calibrate import TooFewAnswers, answer, calibrate, served_ways
 from lc_finetune.inference.export import export
 from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
 from lc_finetune.inference.scope import FEWEST, fit_detector
 from lc_finetune.labels import Span
-from lc_finetune.train.baseline import classification_baseline, tagging_baseline
+from lc_finetune.train.baseline import classification_baseline, multi_label_baseline, tagging_baseline
 from lc_finetune.train.metrics import (
     Figures,
     classification_figures,
     confidence_figures,
     entity_figures,
+    multi_label_figures,
     out_of_scope_figures,
 )
 from lc_finetune.train.preparation import Plan
 from lc_finetune.train.report import model_card
+from lc_finetune.train.thresholds import METHOD, choose_thresholds
+from lc_finetune.train.tokenization import indicators
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +75,9 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
         data_fingerprint=plan.fingerprint,
     )
     write_manifest(staging, manifest)
+    if plan.task == "multi-label-classification":
+        manifest = manifest.model_copy(update={"thresholds": _thresholds(staging, plan)})
+        write_manifest(staging, manifest)
     _export(staging, plan)
     _write_scope(staging, plan)
     write_manifest(staging, manifest)
@@ -95,6 +103,21 @@ def _export(staging: Path, plan: Plan) -> None:
         logger.warning("No export is left beside the weights, torch serves: %s", error)
 
 
+def _thresholds(staging: Path, plan: Plan) -> LabelThresholds:
+    """Choose from which score on each label is given, on the validation rows and through the path that serves."""
+    rows = plan.splits.validation
+    results = answer(Predictor.load(Checkpoint.load(staging)), [example.text for example in rows])
+    scores = np.array([list(result.scores.values()) for result in results]).reshape(len(rows), len(plan.labels))
+    scores = np.clip(scores, SMALLEST, 1.0 - SMALLEST)
+    chosen = choose_thresholds(indicators(rows, plan.labels), np.log(scores / (1.0 - scores)))
+    return LabelThresholds(
+        per_label=dict(zip(plan.labels.names, chosen.tolist(), strict=True)),
+        method=METHOD if rows else "none: there was no row to choose on",
+        split="validation",
+        rows=len(rows),
+    )
+
+
 def _held_out(plan: Plan) -> tuple[list[Example], str]:
     """Take the rows held out for calibration or, where there are too few, for validation, and say which they are."""
     if plan.splits.calibration:
@@ -108,8 +131,8 @@ def _held_out(plan: Plan) -> tuple[list[Example], str]:
 
 
 def _write_scope(staging: Path, plan: Plan) -> None:
-    """Leave the statistics by which a classifier tells texts that are out of scope."""
-    if plan.tags is not None:
+    """Leave the statistics by which a classifier of one label tells texts that are out of scope."""
+    if plan.task != "text-classification":
         return
     held_out, _ = _held_out(plan)
     if len(held_out) < FEWEST:
@@ -150,7 +173,9 @@ def in_turn(classes: NDArray[np.intp], most: int) -> list[int]:
 
 
 def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
-    """Calibrate each way to serve the folder."""
+    """Calibrate each way to serve the folder; a multi-label classifier, whose labels would each need a map, is left."""
+    if plan.task == "multi-label-classification":
+        return ()
     known, split = _held_out(plan)
     checkpoint = Checkpoint.load(staging)
     texts, gold, aim = [row.text for row in known], gold_of(known), Aim.parse(plan.config.accept)
@@ -186,6 +211,9 @@ def _measure(staging: Path, plan: Plan) -> dict[str, Figures]:
 
 def _baseline(plan: Plan, examples: Sequence[Example]) -> Figures:
     length = plan.windowing.max_length
+    if plan.task == "multi-label-classification":
+        splits = plan.splits
+        return multi_label_baseline(plan.base.folder, splits.train, splits.validation, examples, plan.labels, length)
     if plan.tags is None or plan.tag_unit is None:
         return classification_baseline(plan.base.folder, plan.splits.train, examples, length)
     return tagging_baseline(plan.base.folder, plan.splits.train, examples, plan.tags, length, plan.tag_unit)
@@ -201,6 +229,8 @@ def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
     for result in results:
         if isinstance(result, LCFinetuneError):
             raise result
+    if isinstance(examples[0], MultiLabelExample):
+        return multi_label_figures(gold_of(examples), [result.labels for result in results])
     if isinstance(examples[0], TextExample):
         wanted = [cast(TextExample, e).label for e in examples]
         figures = classification_figures(wanted, [r.label for r in results])

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lc_finetune.data import Example, TaggedExample, TextExample, read_examples
+from lc_finetune.data import Example, TaggedExample, read_examples
 from lc_finetune.data.bundled import SUFFIX, sample_file
 from lc_finetune.data.duplicates import groups
+from lc_finetune.data.split import classes
 
 PARTS = ("train", "validation", "test")
 FOLDER = sample_file("support").parents[1]
@@ -24,27 +25,24 @@ def everything() -> list[Example]:
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "labels"), [("support", 600, 10), ("sentiment", 300, 3), ("entities", 300, 5)]
+    ("name", "rows", "labels"),
+    [("support", 600, 10), ("sentiment", 300, 3), ("entities", 300, 5), ("multilabel", 120, 6)],
 )
 def test_a_sample_is_large_enough(name: str, rows: int, labels: int) -> None:
     """Rows and labels, every label in every part."""
-    by_part = {part: {label for e in examples(name, part) for label in _labels(e)} for part in PARTS}
+    by_part = {part: {label for e in examples(name, part) for label in classes(e)} for part in PARTS}
 
     assert sum(len(examples(name, part)) for part in PARTS) >= rows
     assert len(by_part["train"]) >= labels
     assert by_part["train"] == by_part["validation"] == by_part["test"]
 
 
-def _labels(example: Example) -> set[str]:
-    return {example.label} if isinstance(example, TextExample) else {span.label for span in example.spans}
-
-
 def test_the_slice_out_of_scope_is_apart() -> None:
     """A label of its own, that no intent has."""
-    outside = {label for e in read_examples(FOLDER / "support" / "out_of_scope.csv").examples for label in _labels(e)}
+    outside = {label for e in read_examples(FOLDER / "support" / "out_of_scope.csv").examples for label in classes(e)}
 
     assert outside == {"out_of_scope"}
-    assert not outside & {label for part in PARTS for e in examples("support", part) for label in _labels(e)}
+    assert not outside & {label for part in PARTS for e in examples("support", part) for label in classes(e)}
 
 
 def test_no_text_occurs_twice_nor_nearly() -> None:

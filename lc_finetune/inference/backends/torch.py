@@ -42,7 +42,7 @@ def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
     loader: Any = (
-        AutoModelForSequenceClassification if task == "text-classification" else AutoModelForTokenClassification
+        AutoModelForTokenClassification if task == "token-classification" else AutoModelForSequenceClassification
     )
     try:
         with quiet():
