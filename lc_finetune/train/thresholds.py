@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lc_finetune.inference.decode import DEFAULT_THRESHOLD, sigmoid
 
 FloatArray = NDArray[np.float64]
-TRUST = 20.0
+TRUST = 10.0
 """Rows with a label at which its own threshold counts as much as the one that all labels share."""
 METHOD = (
     "per label the threshold of highest F1, drawn in logits towards the one shared threshold of highest macro F1: "
