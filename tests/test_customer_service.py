@@ -42,7 +42,8 @@ from lc_finetune import (
     TextClassifier,
 )
 from lc_finetune.inference import Predictor
-from lc_finetune.testing import FakeClassifier, FakeTagger, tiny_base_model
+from lc_finetune.testing import FakeClassifier, FakeTagger, tiny_base_model, tiny_checkpoint
+from lc_finetune.train.base_model import BaseModel
 
 LABELS = ("small_talk", *TEMPLATES, *FAQ_LABELS)
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
@@ -397,9 +398,7 @@ def test_a_faulty_faq_names_its_line(tmp_path: Path) -> None:
 def test_the_faq_is_embedded_by_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With sentence-transformers, offline; a question finds its own passage."""
     folder = tiny_base_model(tmp_path / "base")
-    monkeypatch.setattr(
-        "lc_finetune.train.base_model.resolve_base_model", lambda _: type("Found", (), {"folder": folder})
-    )
+    monkeypatch.setattr("lc_finetune.train.base_model.resolve_base_model", lambda _: BaseModel(folder, "tiny"))
     passage = read_faq()[3]
 
     assert passage.id == faq_retriever().invoke(passage.page_content)[0].id
@@ -410,7 +409,6 @@ def test_the_demonstration_answers_each_query(
 ) -> None:
     """It prints a table, also with a chat model; without checkpoints it says what to do."""
     from chains import customer_service
-    from lc_finetune.testing import tiny_checkpoint
 
     monkeypatch.chdir(tmp_path)
     assert customer_service.main() == 2

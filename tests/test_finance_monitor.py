@@ -88,12 +88,10 @@ def test_alerts_stay_out_of_the_baseline_until_they_last() -> None:
         baseline.judge(Count(10, 100), config)
 
     assert baseline.total == Count(30, 300)
-    assert [
-        p is not None and p <= config.alpha for p in (baseline.judge(Count(60, 100), config) for _ in range(2))
-    ] == [
-        True,
-        True,
-    ]
+    for _ in range(2):
+        p_value = baseline.judge(Count(60, 100), config)
+        assert p_value is not None
+        assert p_value <= config.alpha
     assert baseline.total == Count(30, 300)
     baseline.judge(Count(60, 100), config)
     assert baseline.total == Count(180, 300)
@@ -218,15 +216,7 @@ async def test_bad_rows_are_rejected_alone() -> None:
     events = await events_of(monitor, rows)
 
     assert [event["row"] for event in events] == [1, 3, 4, 5, 6, 7, 8]
-    assert [event["reason"][: len(start)] for event, start in zip(events, REASONS, strict=True)] == [
-        "Expected a timestamp on the first message",
-        "Expected a text under 'text', found none.",
-        "Expected a text under 'text', found none.",
-        "Expected a row with 'text', found str.",
-        "Expected an answer of the models, found ValueError.",
-        "Expected a timestamp in ISO 8601",
-        "Expected a time that has come",
-    ]
+    assert [event["reason"][: len(start)] for event, start in zip(events, REASONS, strict=True)] == list(REASONS)
     assert "secret" not in json.dumps(events)
     assert monitor.state.open[0].messages == 2
 
@@ -245,7 +235,7 @@ REASONS = (
 async def test_a_missing_time_is_the_latest_seen() -> None:
     """It counts in the window that is being filled."""
     monitor = monitor_of()
-    await events_of(monitor, [message(0), message(70), {"text": BAD}, {"text": BAD, "timestamp": ""}])
+    await events_of(monitor, [message(0), message(69), {"text": BAD}, {"text": BAD, "timestamp": ""}])
 
     assert [(window.messages, window.negatives) for window in monitor.state.open] == [(1, 0), (3, 2)]
 
@@ -309,11 +299,7 @@ async def test_files_are_read_from_where_they_were_left(tmp_path: Path) -> None:
 
     assert [row.value["text"] async for row in file_rows(table, {"a.csv": 1})] == [GOOD, GOOD]
     rows = [row async for row in file_rows(lines, {})]
-    assert rows == [
-        *(Row(value, "a.jsonl") for value in minute(0, 1, 2)),
-        Row(None, "a.jsonl"),
-        Row(message(9), "a.jsonl"),
-    ]
+    assert rows == [Row(value, "a.jsonl") for value in (*minute(0, 1, 2), None, message(9))]
     with pytest.raises(DataError, match=r"expected a \.csv or \.jsonl file"):
         [row async for row in file_rows(other, {})]
     with pytest.raises(DataError, match="found FileNotFoundError"):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lc_finetune.testing import tiny_base_model, tiny_checkpoint
+from lc_finetune.train.base_model import BaseModel
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,3 +72,20 @@ def test_the_page_on_agents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     assert namespace["state"]["sentiment_trail"][-1]["label"] in namespace["mood"].labels
     assert namespace["noted"]["label"] in namespace["intent"].labels
+
+
+def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    base = tiny_base_model(tmp_path / "base")
+    monkeypatch.setattr("lc_finetune.train.base_model.resolve_base_model", lambda _: BaseModel(base, "base"))
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "support", labels=("other", "track_order"))
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "entities", task="token-classification")
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "sentiment", labels=("negative", "neutral", "positive"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/chains.md"):
+        exec(snippet, namespace)
+
+    assert namespace["item"]["entities"]["ORDER_ID"] == "C4-80031"
+    assert [event["event"] for event in namespace["events"]] == ["window"]
+    assert (tmp_path / "state.json").exists()
