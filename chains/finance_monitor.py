@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import csv
 import json
+import logging
 import os
 import random
 import sys
@@ -42,6 +43,8 @@ from lc_finetune import (
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+logger = logging.getLogger(__name__)
 
 EVERYTHING = "all"
 """The one topic where there is no classifier of topics."""
@@ -167,7 +170,8 @@ async def folder_rows(
 ) -> AsyncIterator[Row]:
     """Watch a folder: read its files in the order of their names, then what is new, again and again.
 
-    JSONL files may grow by whole lines; CSV files arrive whole, by a rename.
+    JSONL files may grow by whole lines; CSV files arrive whole, by a rename. A file that cannot be read is passed over,
+    with a warning in the log, until it changes.
 
     Args:
         folder: Holds `.csv` and `.jsonl` files; others are passed over.
@@ -181,14 +185,17 @@ async def folder_rows(
     while idle_rounds is None or idle < idle_rounds:
         idle += 1
         for file in sorted(file for file in folder.iterdir() if file.suffix in (".csv", ".jsonl")):
-            size = file.stat().st_size
-            if sizes.get(file.name) == size:
-                continue
-            sizes[file.name] = size
-            for row in read_rows(file, start=taken.get(file.name, 0), growing=True):
-                taken[file.name] = taken.get(file.name, 0) + 1
-                idle = 0
-                yield row
+            try:
+                size = file.stat().st_size
+                if sizes.get(file.name) == size:
+                    continue
+                sizes[file.name] = size
+                for row in read_rows(file, start=taken.get(file.name, 0), growing=True):
+                    taken[file.name] = taken.get(file.name, 0) + 1
+                    idle = 0
+                    yield row
+            except (DataError, OSError) as error:
+                logger.warning("Passed over what is left of a file: %s", error)
         await asyncio.sleep(every)
 
 
@@ -284,28 +291,29 @@ class Monitor:
 
     async def _take(self, batch: Sequence[Any]) -> list[Event]:
         texts: list[str] = []
-        read: list[tuple[Any, str] | InputError] = []
+        times: list[datetime | InputError | None] = []
         for row in batch:
-            value = row.value if isinstance(row, Row) else row
             try:
-                read.append(self._read(value))
-                texts.append(read[-1][1])  # type: ignore[index]  # just read
+                time, text = self._read(row.value if isinstance(row, Row) else row)
             except InputError as error:
-                read.append(error)
+                times.append(error)
+            else:
+                times.append(time)
+                texts.append(text)
         outcomes = iter(await self.chain.abatch(texts, return_exceptions=True) if texts else [])
         events: list[Event] = []
-        for row, one in zip(batch, read, strict=True):
+        for row, read in zip(batch, times, strict=True):
             source = row.source if isinstance(row, Row) else ""
             place = self.state.positions[source] = self.state.positions.get(source, 0) + 1
             try:
-                if isinstance(one, InputError):
-                    raise one
-                events += self._count(one[0], next(outcomes))
+                if isinstance(read, InputError):
+                    raise read
+                events += self._count(read, next(outcomes))
             except InputError as error:
                 events.append({"event": "rejected", "source": source, "row": place, "reason": str(error)})
         return events
 
-    def _read(self, value: Any) -> tuple[Any, str]:
+    def _read(self, value: Any) -> tuple[datetime | None, str]:
         if not isinstance(value, Mapping):
             raise InputError(f"Expected a row with {self.config.text_key!r}, found {type(value).__name__}.")
         text, time = value.get(self.config.text_key), value.get(self.config.time_key)

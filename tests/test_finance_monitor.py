@@ -324,6 +324,16 @@ async def test_a_folder_is_watched(tmp_path: Path) -> None:
         [row async for row in folder_rows(tmp_path / "none", {})]
 
 
+async def test_a_file_that_cannot_be_read_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is passed over, and the log says so."""
+    (tmp_path / "a.csv").mkdir()
+    (tmp_path / "b.csv").write_text(csv_of([message(2)]))
+    rows = [row async for row in folder_rows(tmp_path, {}, every=0.001, idle_rounds=2)]
+
+    assert [row.source for row in rows] == ["b.csv"]
+    assert "a.csv" in caplog.text
+
+
 # Restarts.
 
 
