@@ -217,8 +217,8 @@ def read_conversation(value: Any) -> Item:
     except InputError as error:
         return {"text": "", "said": "", "history": [], "error": str(error)}
     said = [message.text for message in earlier if isinstance(message, HumanMessage)][-EARLIER_TURNS:]
-    error = None if text.strip() else "Expected a message with words, found a blank one."
-    return {"text": text, "said": "\n".join([*filter(str.strip, said), text]), "history": earlier, "error": error}
+    blank = None if text.strip() else "Expected a message with words, found a blank one."
+    return {"text": text, "said": "\n".join([*filter(str.strip, said), text]), "history": earlier, "error": blank}
 
 
 def _earlier(value: Any) -> list[BaseMessage]:

@@ -18,7 +18,7 @@ import random
 import sys
 import tempfile
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -199,7 +199,7 @@ async def folder_rows(
         await asyncio.sleep(every)
 
 
-async def _batches(rows: AsyncIterator[Any], most: int) -> AsyncIterator[list[Any]]:
+async def _batches(rows: AsyncIterator[Any], most: int) -> AsyncGenerator[list[Any]]:
     """Take what is waiting, at most `most` rows; a lone row does not wait for company."""
     queue: asyncio.Queue[tuple[Any] | Exception | None] = asyncio.Queue(maxsize=most)
 
