@@ -26,7 +26,7 @@ demo: setup
 		--output-dir runs/demo/entities --overwrite
 	$(BIN)/python -m lc_finetune.train --train-file $(SAMPLES)/sentiment/train.csv \
 		--validation-file $(SAMPLES)/sentiment/validation.csv --test-file $(SAMPLES)/sentiment/test.csv \
-		--output-dir runs/demo/sentiment --overwrite
+		--output-dir runs/demo/sentiment --epochs 4 --overwrite
 	$(BIN)/python -m chains.customer_service
 	$(BIN)/python -m chains.finance_monitor
 
