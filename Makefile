@@ -24,7 +24,11 @@ demo: setup
 	$(BIN)/python -m lc_finetune.train --train-file $(SAMPLES)/entities/train.jsonl \
 		--validation-file $(SAMPLES)/entities/validation.jsonl --test-file $(SAMPLES)/entities/test.jsonl \
 		--output-dir runs/demo/entities --overwrite
+	$(BIN)/python -m lc_finetune.train --train-file $(SAMPLES)/sentiment/train.csv \
+		--validation-file $(SAMPLES)/sentiment/validation.csv --test-file $(SAMPLES)/sentiment/test.csv \
+		--output-dir runs/demo/sentiment --epochs 4 --overwrite
 	$(BIN)/python -m chains.customer_service
+	$(BIN)/python -m chains.finance_monitor
 
 test: setup
 	$(BIN)/python -m pytest

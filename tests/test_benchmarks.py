@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import agents, cascade, confidence, gpu, inference, scope, tune
+from benchmarks import agents, cascade, confidence, gpu, inference, monitor, scope, service, tune
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint, cli
@@ -191,3 +191,29 @@ def test_the_simulated_large_model_errs_as_often_as_told() -> None:
     assert right == pytest.approx(1940, abs=25)
     assert answers == [model(example.text) for example in examples]
     assert set(answers) == {"a", "b", "c"}
+
+
+def test_monitor_counts_surges_and_false_alarms(tmp_path: Path) -> None:
+    """Surges of a share that is triple a third are all seen; a loose level makes quiet windows alarms."""
+    output = tmp_path / "results.json"
+    status = monitor.main(["--replays", "2", "--quiet-windows", "20", "--output", str(output)])
+    [rows] = measured(output).values()
+
+    assert status == 0
+    assert len(monitor.SHARES) == len(rows)
+    assert list(rows["30% negative"].values())[:3] == [2, 2, 2]
+    assert 1 <= monitor.false_alarms(0.3, 100, monitor.SurgeConfig(alpha=0.5), 20, seed=0) <= 20
+
+
+def test_customer_service_is_timed_beside_its_models(
+    exported: Checkpoint, tiny_tagger: Checkpoint, tmp_path: Path
+) -> None:
+    """Over as many messages as asked for."""
+    output = tmp_path / "results.json"
+    arguments = ["--messages", "150", "--rounds", "1", "--output", str(output)]
+    status = service.main([str(exported.path), str(tiny_tagger.path), *arguments])
+    rows = measured(output)["150 messages"]
+
+    assert status == 0
+    assert rows["classifier.batch, tagger.batch"]["of the models' rate"] == 1
+    assert rows["chain.batch"]["messages a second"] > 0

@@ -1,4 +1,4 @@
-"""README's code runs, and the recipe it names."""
+"""The code of README and of the pages runs."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from chains.customer_service import build_chain, fill_template
-from lc_finetune import Checkpoint, Entity, EntityTagger, Tagging, TextClassifier
 from lc_finetune.testing import tiny_base_model, tiny_checkpoint
+from lc_finetune.train.base_model import BaseModel
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,24 +75,18 @@ def test_the_page_on_agents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert namespace["noted"]["label"] in namespace["intent"].labels
 
 
-def test_customer_service_routes_in_order(tiny_classifier: Checkpoint, tiny_tagger: Checkpoint) -> None:
-    """By label, or to a person when the score is too low."""
-    classifier = TextClassifier.from_checkpoint(tiny_classifier, device="cpu")
-    tagger = EntityTagger.from_checkpoint(tiny_tagger, device="cpu")
-    texts = [f"query {i}" for i in range(8)]
-    label = classifier.invoke(texts[0]).label
-    chain = build_chain(classifier, tagger, templates={label: "Done."}, least_score=0.0)
-    careful = build_chain(classifier, tagger, templates={label: "Done."}, least_score=1.0)
+def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    base = tiny_base_model(tmp_path / "base")
+    monkeypatch.setattr("lc_finetune.train.base_model.resolve_base_model", lambda _: BaseModel(base, "base"))
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "support", labels=("other", "track_order"))
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "entities", task="token-classification")
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "sentiment", labels=("negative", "neutral", "positive"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/chains.md"):
+        exec(snippet, namespace)
 
-    answered = chain.batch(texts)
-    assert texts == [item["classification"].text for item in answered]
-    assert all((item["route"] == label) == (item["classification"].label == label) for item in answered)
-    assert {"person"} == {item["route"] for item in careful.batch(texts)}
-
-
-def test_a_template_falls_back_when_an_entity_is_missing() -> None:
-    """The first entity of the type wins."""
-    entities = tuple(Entity(label="ORDER_ID", text=text, start=i, end=i + 2) for i, text in enumerate(["#1", "#2"]))
-
-    assert fill_template("Find {ORDER_ID|it}.", Tagging(text="#1#2", entities=entities)) == "Find #1."
-    assert fill_template("Find {ORDER_ID|it}.", Tagging(text="")) == "Find it."
+    assert namespace["item"]["entities"]["ORDER_ID"] == "C4-80031"
+    assert [event["event"] for event in namespace["events"]] == ["window"]
+    assert (tmp_path / "state.json").exists()
