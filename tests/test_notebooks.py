@@ -26,10 +26,12 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 def test_a_notebook_is_stored_clean(path: Path) -> None:
     """It is valid, its cells have names, and it holds no output and no count of a run."""
     notebook = read(path)
+    names = [cell.id for cell in notebook.cells]
 
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
-    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", cell.id) for cell in notebook.cells)
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", name) for name in names)
+    assert len(set(names)) == len(names)
     assert [cell.id for cell in code_cells(notebook) if cell.outputs or cell.execution_count is not None] == []
 
 
