@@ -71,24 +71,30 @@ def test_a_short_notebook_runs_with_one_pass_over_the_data(
     for cell in code_cells(notebook):
         cell.source = re.sub(r"epochs=\d+", "epochs=1", cell.source)
 
-    run(notebook, tmp_path, monkeypatch)
+    assert len(run(notebook, tmp_path, monkeypatch)) >= 5
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all, as on a reader's machine: what one notebook has trained, the next one loads."""
+    return tmp_path_factory.mktemp("notebooks")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every cell, in order, as it is stored."""
-    run(read(path), tmp_path, monkeypatch)
+def test_a_notebook_runs(path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell, in order, as it is stored, and without a word on stderr."""
+    outputs = run(read(path), shared, monkeypatch)
+
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
 
 
-def run(notebook: NotebookNode, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Execute it in the folder, without the Hub; it shows something, and nothing of it on stderr."""
+def run(notebook: NotebookNode, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[NotebookNode]:
+    """Execute it in the folder, without the Hub; returns what it shows."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent), prepend=":")
 
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
 
-    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
-    assert len(outputs) >= 5
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
