@@ -1,5 +1,6 @@
 """The code of README and of the pages runs."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,35 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     assert namespace["careful"].invoke("Any news of it?").source == "llm" or namespace["result"].score >= 0.8
     assert len(namespace["results"]) == 2
+
+
+def commands(page: str) -> list[str]:
+    """The commands of a page, in order, without what is said of them."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    return [line.partition(" #")[0].rstrip() for block in blocks for line in block.splitlines()]
+
+
+def test_the_chinese_page_names_the_same_commands_and_code() -> None:
+    """In the same order; only comments are in Chinese."""
+    chinese = "README.zh-CN.md"
+
+    assert commands("README.md") == commands(chinese)
+    assert [ast.dump(ast.parse(one)) for one in snippets("README.md")] == [
+        ast.dump(ast.parse(one)) for one in snippets(chinese)
+    ]
+
+
+def test_the_chinese_page_describes_the_same_formats_and_refers_to_the_same_pages() -> None:
+    """Every suffix and every page of documentation that the one names, the other names too."""
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
+    suffixes, links = (
+        [sorted(set(re.findall(pattern, page))) for page in pages]
+        for pattern in (r"`(\.[a-z]+)`", r"\]\((docs/[^)]+)\)")
+    )
+
+    assert len(suffixes[0]) >= 9
+    assert suffixes[0] == suffixes[1]
+    assert links[0] == links[1]
 
 
 def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
