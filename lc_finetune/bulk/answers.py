@@ -29,7 +29,7 @@ def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
     Raises:
         ConfigError: If scores are asked of a tagger.
     """
-    if scores and task != "text-classification":
+    if scores and task == "token-classification":
         raise ConfigError("Expected --scores with a classifier, found a tagger. Its entities have their scores.")
     plain = COLUMNS[task]
     return (*plain[:-1], "scores", plain[-1]) if scores else plain
