@@ -344,7 +344,7 @@ def _label(arguments: argparse.Namespace) -> None:
     from lc_finetune.bulk.label import LabelConfig, label_file, unlabelled
 
     given = {name: getattr(arguments, name) for name in LabelConfig.model_fields}
-    given["labels"] = tuple(given["labels"].split(",")) if given["labels"] else ()
+    given["labels"] = tuple(label.strip() for label in given["labels"].split(",")) if given["labels"] else ()
     if given["max_concurrency"] is not None and given["max_concurrency"] < 1:
         raise ConfigError(f"Expected --max-concurrency of 1 or more, found {given['max_concurrency']}.")
     config = LabelConfig.model_validate(given)

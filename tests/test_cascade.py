@@ -223,12 +223,10 @@ async def test_a_blank_text_is_nobodys_question() -> None:
 
 
 def test_without_calibration_a_threshold_decides() -> None:
-    """A score that reaches it stays; what is calibrated decides for itself."""
-    answers = cascade(Answering(lambda text: "other"), threshold=0.8).batch(
-        ["card 0.8 ?", "card 0.79 ?", "card 0.1 yes", "card 0.9 no"]
-    )
+    """A score that reaches it stays."""
+    answers = cascade(Answering(lambda text: "other"), threshold=0.8).batch(["card 0.8 ?", "card 0.79 ?"])
 
-    assert [answer.label for answer in answers] == ["card", "other", "card", "other"]
+    assert [answer.label for answer in answers] == ["card", "other"]
 
 
 async def test_without_calibration_or_threshold_there_is_no_deciding() -> None:
@@ -639,3 +637,17 @@ def test_answers_outlive_a_record_that_fails_later(tmp_path: Path, caplog: pytes
         assert cascade(Answering(answer), record=record).invoke("card 0.3 no").label == "other"
     assert "1 escalations could not be recorded" in caplog.text
     assert "0.3" not in caplog.text
+
+
+def test_a_threshold_of_ones_own_stands_in_place_of_accepted() -> None:
+    """The score decides, not the checkpoint's threshold; what is out of scope is asked about all the same."""
+    kept = Classification(text="a", label="x", score=0.6, accepted=False, in_scope=0.5)
+    asked = Classification(text="b", label="x", score=0.4, accepted=True, in_scope=0.5)
+    outside = Classification(text="c", label="x", score=0.9, accepted=True, in_scope=0.01)
+    results = {result.text: result for result in (kept, asked, outside)}
+    cascade = Cascade(
+        small=RunnableLambda(lambda text: results[text]), large=RunnableLambda(lambda text: "y"), labels=("x", "y"),
+        threshold=0.5,
+    )  # fmt: skip
+
+    assert [result.label for result in cascade.batch(["a", "b", "c"])] == ["x", "y", "y"]

@@ -16,7 +16,7 @@ from lc_finetune.checkpoint import MANIFEST
 from lc_finetune.cli import main
 from lc_finetune.confidence import Beta, Isotonic, ScoreMap, calibration_table
 from lc_finetune.inference import Predictor
-from lc_finetune.inference.acceptance import Aim, accept, lower_bound
+from lc_finetune.inference.acceptance import NEVER, Aim, accept, lower_bound
 from lc_finetune.inference.calibrate import (
     SpanEvidence,
     TextEvidence,
@@ -31,6 +31,7 @@ from lc_finetune.inference.decode import Confidence
 from lc_finetune.inference.predictor import calibration_of
 from lc_finetune.inference.reliability import expected_calibration_error, perfect_error
 from lc_finetune.labels import Span
+from lc_finetune.schemes import TagSet
 from lc_finetune.testing import SENTENCES, tiny_checkpoint
 
 WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
@@ -260,6 +261,9 @@ def test_scores_and_costs_are_taken_as_given() -> None:
         ("cost=0.5", "above 1"),
         ("precision=0.9,card=0.5", "after score="),
         ("score=0.5,card=2", "0 to 1"),
+        ("score=0.5,card=0.7,card=0.8", "'card' twice"),
+        ("score=0.5,=0.7", "one without a label"),
+        ("score=0.5,", "one without a label"),
     ],
 )
 def test_a_mistyped_aim_is_one_clear_error(asked: str, named: str) -> None:
@@ -393,6 +397,7 @@ def test_few_rows_are_said_to_show_little(exported: Checkpoint, rows: list[str],
         ("text,label\na,card\nb,nonsense\n", [], "1 that it lacks: nonsense"),
         ("text,label\na,card\nb,cash\n", ["--accept", "score=1"], "none has more than"),
         ("text,label\na,card\nb,cash\n", ["--accept", "precision"], "a number"),
+        ("text,label\na,card\nb,cash\n", ["--accept", "score=0.5, crad=0.9"], "did you mean 'card'"),
         ("text,label\na,card\n", [], "at least two"),
         ("text,shade\na,card\n", [], "label"),
     ],
@@ -518,6 +523,42 @@ def test_gold_spans_count_only_as_a_whole() -> None:
         Entity(label=label, text="Ann in Oslo"[start:end], start=start, end=end, score=0.5)
         for label, start, end in (("PER", 0, 3), ("PER", 7, 11))
     ))  # fmt: skip
-    evidence = evidence_of([found], [(Span(0, 3, "PER"), Span(7, 11, "LOC"))], ("O",))
+    evidence = evidence_of(
+        [found], [(Span(0, 3, "PER"), Span(7, 11, "LOC"))], TagSet.of_types(["LOC", "PER"]).labels.names
+    )
 
     assert list(evidence.right) == [True, False]
+
+
+@pytest.mark.parametrize("asked", ["precision=0.5", "coverage=0.9", "score=0.2"])
+def test_what_is_never_accepted_counts_in_no_promise(asked: str) -> None:
+    """One answer in five is out of scope: no threshold reaches it, and the coverage says so."""
+    scores = np.linspace(0.3, 1.0, 1000)
+    scores[::5] = NEVER
+    acceptance = accept(Aim.parse(asked), scores, np.ones(1000, dtype=bool), np.full(1000, "x"))
+
+    assert acceptance.score >= 0
+    assert acceptance.coverage == pytest.approx(0.8)
+    assert acceptance.reached == (asked != "coverage=0.9")
+
+
+def test_a_tagger_is_not_calibrated_on_labels_that_it_lacks(tiny_tagger: Checkpoint) -> None:
+    """They would count as errors of the model and ruin its scores."""
+    texts = some_texts(20)
+    with pytest.raises(ConfigError, match="labels of the model, found 1 that it lacks: NOBODY"):
+        calibrate(
+            tiny_tagger, texts, [(Span(0, 1, "NOBODY"),)] * len(texts), split="rows", aim=Aim.parse("score=0.5"),
+            way=Way("torch", "cpu", "float32"),
+        )  # fmt: skip
+
+
+def test_a_card_that_cannot_be_read_stops_before_anything_is_written(
+    folder: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, and the manifest as it was."""
+    (folder / "README.md").write_bytes(b"Mod\xe8le\n")
+    before = (folder / MANIFEST).read_bytes()
+
+    assert main(["calibrate", str(folder), str(file)]) == 2
+    assert "expected a card in UTF-8" in capsys.readouterr().err
+    assert (folder / MANIFEST).read_bytes() == before

@@ -126,7 +126,7 @@ def load_runnable(name: str) -> Runnable[Any, Any]:
         sys.path.insert(0, os.getcwd())
     try:
         module = import_module(module_name)
-    except Exception as error:  # whatever the code of a module raises
+    except (Exception, SystemExit) as error:  # whatever the code of a module raises
         raise ConfigError(
             f"{name}: expected a module that can be imported, found {type(error).__name__}: {error}."
         ) from error
@@ -135,6 +135,8 @@ def load_runnable(name: str) -> Runnable[Any, Any]:
     except AttributeError:
         guess = did_you_mean(path, vars(module))
         raise ConfigError(f"{name}: expected {path!r} in the module, found none{guess}.") from None
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{name}: expected {path!r} in the module, found {type(error).__name__}.") from error
     if not isinstance(found, Runnable):
         raise ConfigError(f"{name}: expected a Runnable, found {type(found).__name__}. Name a chat model or a chain.")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ STARTS = {20: 0.01, 40: 0.02, 60: 0.02}
 """Where the tests of a precision start, in percent of the answers, and the part of `RISK` that each start brings."""
 TESTED = range(20, 101)
 """Shares of the answers that are tested, in percent."""
+NEVER = -1.0
+"""Stands for the score of an answer that is not accepted whatever the threshold: its text is out of scope."""
 ROUNDING = 1e-6
 """How far the lowest accepted score may be off elsewhere."""
 SHARES_SHOWN = 10
@@ -67,11 +69,28 @@ class Aim:
             raise ConfigError("accept: expected thresholds of labels after score=… only, as in score=0.8,LABEL=0.95.")
         per_label: dict[str, float] = {}
         for other in others:
-            label, _, number = other.rpartition("=")
+            label, _, number = (part.strip() for part in other.rpartition("="))
+            if not label or label in per_label:
+                raise ConfigError(
+                    "accept: expected LABEL=… with each label once after score=…, found "
+                    f"{f'{shown([label])!r} twice' if label else 'one without a label'}."
+                )
             per_label[label] = _number(label, number)
             if not 0 <= per_label[label] <= 1:
                 raise ConfigError(f"accept: expected a score of 0 to 1 for a label, found {per_label[label]:g}.")
         return cls(asked, kind, value, per_label)
+
+    def check_labels(self, known: Sequence[str]) -> None:
+        """Refuse thresholds of labels that a model does not have.
+
+        Raises:
+            ConfigError: With a guess.
+        """
+        for label in self.per_label:
+            if label not in known:
+                raise ConfigError(
+                    f"accept: expected labels of the model, found {shown([label])!r}{did_you_mean(label, known)}."
+                )
 
 
 def accept(aim: Aim, scores: FloatArray, right: BoolArray, labels: NDArray[Any]) -> Acceptance:
@@ -79,7 +98,7 @@ def accept(aim: Aim, scores: FloatArray, right: BoolArray, labels: NDArray[Any])
 
     Args:
         aim: What is asked.
-        scores: Calibrated score of each calibration answer, shape `(answers,)`.
+        scores: Calibrated score of each calibration answer, shape `(answers,)`; `NEVER` where it cannot be accepted.
         right: Whether it was right, shape `(answers,)`.
         labels: What was answered, as text, shape `(answers,)`; for thresholds of their own.
     """
@@ -147,8 +166,8 @@ def _covering(aim: Aim, scores: FloatArray, right: BoolArray, _: NDArray[Any]) -
     reaching = np.arange(len(scores), 0, -1)  # answers that reach the k-th lowest score
     enough = np.flatnonzero(lower_bound(reaching, len(scores)) >= aim.value)
     kth = int(enough[-1]) if len(enough) else 0
-    lowest = max(0.0, float(np.sort(scores)[kth]) - ROUNDING)
-    return _acceptance(aim, lowest, scores, right, reached=bool(len(enough)))
+    score = float(np.sort(scores)[kth])
+    return _acceptance(aim, max(0.0, score - ROUNDING), scores, right, reached=bool(len(enough)) and score >= 0)
 
 
 def _scored(aim: Aim, scores: FloatArray, right: BoolArray, labels: NDArray[Any]) -> Acceptance:
@@ -184,7 +203,7 @@ def _acceptance(
         coverage=count / len(scores),
         precision=good / count if count else None,
         precision_bound=(float(lower_bound(good, count)) if bound is None else bound) if count else None,
-        best_score=float(scores.max()),
+        best_score=max(0.0, float(scores.max())),
         reached=count > 0 if reached is None else reached,
     )
 
@@ -197,7 +216,7 @@ def _threshold_of_share(scores: FloatArray, share: float) -> float:
     ordered = np.sort(scores)[::-1]
     last = max(0, int(np.ceil(share * len(ordered) - 1e-9)) - 1)
     below = ordered[ordered < ordered[last]]
-    return float((ordered[last] + below[0]) / 2 if len(below) else max(0.0, ordered[last] - ROUNDING))
+    return max(0.0, float((ordered[last] + below[0]) / 2 if len(below) else ordered[last] - ROUNDING))
 
 
 def _number(name: str, written: str) -> float:

@@ -22,16 +22,17 @@ from lc_finetune.confidence import (
     ScoreMap,
     confidence_section,
 )
-from lc_finetune.errors import ConfigError, shown
-from lc_finetune.inference.acceptance import Aim, BoolArray, accept
+from lc_finetune.errors import CheckpointError, ConfigError, shown
+from lc_finetune.inference.acceptance import NEVER, Aim, BoolArray, accept
 from lc_finetune.inference.backends import BackendName, Dtype, resolve_device
 from lc_finetune.inference.decode import Confidence
 from lc_finetune.inference.exported import SERVED, is_exported
 from lc_finetune.inference.parity import Gold
 from lc_finetune.inference.predictor import Predictor, window_of
 from lc_finetune.inference.reliability import reliability
-from lc_finetune.labels import Span
+from lc_finetune.labels import LabelSet, Span
 from lc_finetune.schemas import Classification, Tagging
+from lc_finetune.schemes import TagSet
 
 FOLDS = 10
 """Parts of the rows, each judged by maps that were fitted on the others."""
@@ -179,6 +180,8 @@ def calibrate(
             dtype is not to be had.
         LCFinetuneError: If a text cannot be read or answered.
     """
+    tagger = checkpoint.task == "token-classification"
+    aim.check_labels(TagSet.from_labels(checkpoint.labels).types if tagger else checkpoint.labels.names)
     rows = np.random.default_rng(SEED).permutation(len(texts))[:MOST_ROWS]
     raw = RawPredictor(Predictor.load(checkpoint, **way._asdict()))
     results = answer(raw, [texts[row] for row in rows])
@@ -187,7 +190,7 @@ def calibrate(
     scores = evidence.under(map).scores
     if raw.scope and isinstance(evidence, TextEvidence):
         inside = np.array([result.in_scope >= raw.scope.significance for result in results])
-        scores = np.where(inside, scores, 0.0)  # never accepted, whatever the threshold
+        scores = np.where(inside, scores, NEVER)
     return Calibration(
         backend=cast(Any, raw.backend.name),
         precision=cast(Any, raw.backend.precision),
@@ -240,16 +243,13 @@ def evidence_of(results: Sequence[Any], gold: Gold, names: tuple[str, ...]) -> E
     """
     if results and isinstance(results[0], Classification):
         column = {name: i for i, name in enumerate(names)}
-        unknown = sorted({str(label) for label in gold} - set(names))
-        if unknown:
-            raise ConfigError(
-                f"Expected labels of the model, found {len(unknown)} that it lacks: {shown(unknown, most=5)}. "
-                f"Its labels are {shown(names)}."
-            )
+        _refuse_unknown({str(label) for label in gold}, names)
         scores = np.array([list(result.scores.values()) for result in results])
         logits = np.log(np.maximum(scores, np.finfo(np.float64).tiny))
         return TextEvidence(logits, np.array([column[str(label)] for label in gold]), names)
     spans = cast("Sequence[Sequence[Span]]", gold)
+    types = TagSet.from_labels(LabelSet(names)).types
+    _refuse_unknown({span.label for right in spans for span in right}, types)
     found = [
         (entity.score, Span(entity.start, entity.end, entity.label) in set(right), entity.label)
         for result, right in zip(cast("Sequence[Tagging]", results), spans, strict=True)
@@ -368,6 +368,14 @@ def served_ways(checkpoint: Checkpoint) -> list[Way]:
     return ways
 
 
+def _refuse_unknown(wanted: set[str], known: Sequence[str]) -> None:
+    if unknown := sorted(wanted - set(known)):
+        raise ConfigError(
+            f"Expected labels of the model, found {len(unknown)} that it lacks: {shown(unknown, most=5)}. "
+            f"Its labels are {shown(known)}."
+        )
+
+
 def check_reached(calibrations: Sequence[Calibration]) -> None:
     """Refuse thresholds given as scores that no answer reaches.
 
@@ -377,7 +385,7 @@ def check_reached(calibrations: Sequence[Calibration]) -> None:
     for one in calibrations:
         if one.acceptance is not None and one.acceptance.precision is None:
             raise ConfigError(
-                f"accept: expected a score that an answer reaches, found {one.acceptance.score:g}. Of "
+                f"accept: expected a score that an answer reaches, found {one.acceptance.score!r}. Of "
                 f"{one.after.count} answers of {one.backend} in {one.precision}, none has more than "
                 f"{one.acceptance.best_score:.4f}."
             )
@@ -391,13 +399,17 @@ def record(checkpoint: Checkpoint, calibrations: Sequence[Calibration]) -> Check
     Returns:
         The folder, read anew.
     """
+    card = checkpoint.path / "README.md"
+    try:
+        written = card.read_text(encoding="utf-8") if card.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{card}: expected a card in UTF-8, could not read it. Mend or remove it.") from error
     new = {(one.backend, one.precision) for one in calibrations}
     manifest = checkpoint.manifest or _plain_manifest(checkpoint)
     kept = tuple(one for one in manifest.calibration if (one.backend, one.precision) not in new)
     manifest = write_manifest(checkpoint.path, manifest.model_copy(update={"calibration": (*kept, *calibrations)}))
-    card = checkpoint.path / "README.md"
-    if card.is_file():
-        write_text_atomically(card, _with_section(card.read_text(encoding="utf-8"), manifest.calibration))
+    if written is not None:
+        write_text_atomically(card, _with_section(written, manifest.calibration))
     return Checkpoint.load(checkpoint.path)
 
 

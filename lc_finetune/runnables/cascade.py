@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field
 
 from lc_finetune.composition import ResultRunnable
 from lc_finetune.errors import ConfigError, InputError
+from lc_finetune.inference.scope import SIGNIFICANCE
 from lc_finetune.labels import LabelSet
 from lc_finetune.runnables.dispatch import Dispatcher, child, children, one_of, schema_of
 from lc_finetune.runnables.fanout import FanOut, as_branch, shape_of
@@ -37,10 +38,10 @@ _recording = threading.Lock()
 class Cascade(ResultRunnable[Classification], Dispatcher):
     """Answer with the small model where it is sure, and ask the large one about the rest.
 
-    What stays: a result that is accepted; of a checkpoint without calibration, whose `accepted` is None, one whose
-    score reaches `threshold`; and a blank text, of which nobody can say more. The rest is asked of the large model in
-    one batch, the lowest scores first if there is a budget; what the budget has no room for stays too. A result says
-    who gave it in `source`, and a small model's answer that nobody stood in for is still not `accepted`.
+    What stays: a result that is accepted or, if there is a `threshold`, one in scope whose score reaches it; and a
+    blank text, of which nobody can say more. The rest is asked of the large model in one batch, the lowest scores first
+    if there is a budget; what the budget has no room for stays too. A result says who gave it in `source`, and a small
+    model's answer that nobody stood in for is still not `accepted`.
 
     `large` is a chat model, which is asked with the labels, or any Runnable that answers one: see `LargeModel`. It gets
     keyword arguments, and is paced by LangChain's own means: its `rate_limiter`, its `timeout`, and `max_concurrency`.
@@ -60,7 +61,7 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
     small: Runnable[Any, Any] = Field(description="Answers a Classification of every input.")
     large: Runnable[Any, Any] = Field(description="Asked about what is not accepted.")
     labels: Sequence[str] | None = Field(default=None, description="What the large model may answer.")
-    threshold: float | None = Field(default=None, description="Least score that stays, where `accepted` is None.")
+    threshold: float | None = Field(default=None, description="Least score that stays, in place of `accepted`.")
     max_escalations: int | None = Field(default=None, description="Items of one call that may be asked again, at most.")
     max_share: float | None = Field(default=None, description="Their share of the call's items, rounded up, at most.")
     on_error: OnError | Runnable[Any, Any] = Field(default="small", description="What becomes of failed items.")
@@ -85,7 +86,8 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
             small: The small model, such as a `TextClassifier`.
             large: The large model.
             labels: What the large model may answer; those of `small` if None.
-            threshold: Least score that stays, from 0 to 1; for checkpoints without calibration.
+            threshold: Least score that stays, from 0 to 1, in place of the one that `accepted` goes by; needed for
+                checkpoints without calibration. What is out of scope does not stay.
             max_escalations: Budget of one call, in items.
             max_share: Budget of one call, as a share of its items from 0 to 1.
             on_error: `"small"`, `"raise"`, or a Runnable.
@@ -236,9 +238,10 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
     def _is_doubtful(self, outcome: Any) -> bool:
         if not isinstance(outcome, Classification) or not outcome.text.strip():
             return False
-        if outcome.accepted is None:
-            return outcome.score is None or outcome.score < (self.threshold or 0.0)
-        return not outcome.accepted
+        if self.threshold is None:
+            return not outcome.accepted
+        outside = outcome.in_scope is not None and outcome.in_scope < SIGNIFICANCE
+        return outside or outcome.score is None or outcome.score < self.threshold
 
     def _settle(
         self, outcomes: list[Any], chosen: Sequence[int], answers: Sequence[Classification | Exception]

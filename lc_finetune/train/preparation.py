@@ -27,6 +27,7 @@ from lc_finetune.data import (
 )
 from lc_finetune.data.split import classes
 from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError, did_you_mean, shown
+from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import windows
 from lc_finetune.labels import LabelSet
@@ -143,6 +144,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         tags = TagSet.of_types(span.label for example in tagged for span in example.spans)
         tag_unit = choose_tag_unit(tagged, Encoder(base.folder, offsets=True))
     labels = tags.labels if tags else LabelSet.sorted(name for example in splits.train for name in classes(example))
+    Aim.parse(config.accept).check_labels(tags.types if tags else labels.names)
     all_examples = [
         *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,
         *splits.out_of_scope_test,

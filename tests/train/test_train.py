@@ -392,6 +392,9 @@ def test_a_span_that_cuts_a_token_is_counted(tmp_path_factory: pytest.TempPathFa
         ("“Anna’s” C#", ["“", "Anna", "’", "s", "”", "C#"]),
         ("http://a.b/c?d U.S.-made", ["http://a.b/c?d", "U.S.-made"]),
         (" ... ", ["..."]),
+        ("Joe,Ann (x)/Oslo", ["Joe", ",", "Ann", "(", "x", ")", "/", "Oslo"]),
+        ("Oslo\u2014Rome|10,000 5%", ["Oslo", "\u2014", "Rome", "|", "10,000", "5%"]),
+        ("<a@b.de> “Joe”’s", ["<", "a@b.de", ">", "“", "Joe", "”", "’", "s"]),
     ],
 )
 def test_a_word_is_what_stands_between_spaces_less_what_surrounds_it(
