@@ -385,9 +385,15 @@ class Monitor:
 
 
 def replay(
-    texts: Mapping[bool, Sequence[str]], *, windows: int = 14, surge: int = 10, share: float = 0.15, seed: int = 0
+    texts: Mapping[bool, Sequence[str]],
+    *,
+    windows: int = 14,
+    surge: int = 10,
+    rate: float = 200,
+    share: float = 0.15,
+    seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Give texts a seeded synthetic clock: 100 messages an hour on average, in one hour three times the negatives.
+    """Give texts a seeded synthetic clock: in one hour three times the negatives of the others.
 
     Some come late, some from another zone, one has no time and one no text.
 
@@ -395,20 +401,21 @@ def replay(
         texts: Negative texts under True, others under False.
         windows: Hours.
         surge: The hour with the surge.
+        rate: Messages an hour, on average.
         share: Of negatives in the other hours.
         seed: Of all that is drawn.
     """
     chance = random.Random(seed)
     begin = datetime(2026, 1, 5, 9, tzinfo=UTC)
     rows: list[tuple[float, dict[str, Any]]] = []
-    seconds = chance.expovariate(1 / 36)
+    seconds = chance.expovariate(rate / 3600)
     while seconds < windows * 3600:
         negative = chance.random() < share * (3 if int(seconds // 3600) == surge else 1)
         zone = chance.choice(("UTC", "UTC", "UTC", "Asia/Tokyo"))
         time = (begin + timedelta(seconds=seconds)).astimezone(ZoneInfo(zone)).isoformat(timespec="seconds")
         delay = chance.choice((0.0, 0.0, 0.0, chance.uniform(0, 240)))
         rows.append((seconds + delay, {"text": chance.choice(texts[negative]), "timestamp": time}))
-        seconds += chance.expovariate(1 / 36)
+        seconds += chance.expovariate(rate / 3600)
     rows.sort(key=lambda row: row[0])
     rows[50][1]["timestamp"] = None
     rows[60][1]["text"] = ""
@@ -461,6 +468,7 @@ async def _show(monitor: Monitor, rows: AsyncIterator[Any], shown: int = 20) -> 
             else:
                 latest.append(event)
                 live.update(table_of(latest, monitor.config.alpha), refresh=console.is_terminal)
+    console.print()
     for reason, count in rejected.items():
         console.print(f"{count} rejected: {reason}")
 
