@@ -20,12 +20,35 @@ if TYPE_CHECKING:
         MissingDependencyError,
     )
     from lc_finetune.parsers import AnswerError, EntitiesOutputParser, LabelOutputParser
-    from lc_finetune.runnables import Cascade, EntityTagger, FanOut, LabelRouter, MultiLabelClassifier, TextClassifier
-    from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Scores, Tagging
+    from lc_finetune.runnables import (
+        Cascade,
+        EntityTagger,
+        FanOut,
+        LabelRouter,
+        MultiLabelClassifier,
+        PairClassifier,
+        TextClassifier,
+    )
+    from lc_finetune.schemas import (
+        Classification,
+        Entity,
+        MultiLabelClassification,
+        PairClassification,
+        Scores,
+        Tagging,
+    )
 
 _HOMES = {
-    "runnables": ("Cascade", "EntityTagger", "FanOut", "LabelRouter", "MultiLabelClassifier", "TextClassifier"),
-    "schemas": ("Classification", "Entity", "MultiLabelClassification", "Scores", "Tagging"),
+    "runnables": (
+        "Cascade",
+        "EntityTagger",
+        "FanOut",
+        "LabelRouter",
+        "MultiLabelClassifier",
+        "PairClassifier",
+        "TextClassifier",
+    ),
+    "schemas": ("Classification", "Entity", "MultiLabelClassification", "PairClassification", "Scores", "Tagging"),
     "parsers": ("AnswerError", "EntitiesOutputParser", "LabelOutputParser"),
     "checkpoint": ("Checkpoint",),
     "errors": (
@@ -60,6 +83,8 @@ __all__ = [
     "MissingDependencyError",
     "MultiLabelClassification",
     "MultiLabelClassifier",
+    "PairClassification",
+    "PairClassifier",
     "Scores",
     "Tagging",
     "TextClassifier",

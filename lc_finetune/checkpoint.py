@@ -35,9 +35,12 @@ MANIFEST = "lc_finetune.json"
 FORMAT_VERSION = 1
 """The manifest's version. A folder of a newer one is refused; this release reads version 1."""
 
-Task = Literal["text-classification", "multi-label-classification", "token-classification"]
+Task = Literal["text-classification", "text-pair-classification", "multi-label-classification", "token-classification"]
+PAIRS: tuple[Task, ...] = ("text-pair-classification",)
+"""Tasks that are given two texts at a time."""
 RUNNABLES: dict[Task, str] = {
     "text-classification": "TextClassifier",
+    "text-pair-classification": "PairClassifier",
     "multi-label-classification": "MultiLabelClassifier",
     "token-classification": "EntityTagger",
 }

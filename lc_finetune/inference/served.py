@@ -7,6 +7,7 @@ from lc_finetune.errors import CheckpointError
 
 _EXPECTED: dict[Task, str] = {
     "text-classification": "a text classifier",
+    "text-pair-classification": "a classifier of text pairs",
     "multi-label-classification": "a multi-label classifier",
     "token-classification": "a tagger",
 }
@@ -28,11 +29,11 @@ def check_served(checkpoint: Checkpoint, task: Task) -> None:
             f"{checkpoint.path}: expected {_EXPECTED[task]}, found a checkpoint for {checkpoint.task}. "
             f"Load it with {RUNNABLES[checkpoint.task]}.{hint}"
         )
-    if task != "text-classification":
+    if task not in ("text-classification", "text-pair-classification"):
         return
     problem = checkpoint.config.get("problem_type")
     if problem not in (None, "single_label_classification") or len(checkpoint.labels) < 2:
         raise CheckpointError(
             f"{checkpoint.path}: expected one label per text, found a model for {problem or 'regression'}, "
-            "whose scores a softmax would falsify. TextClassifier serves single-label models only."
+            f"whose scores a softmax would falsify. {RUNNABLES[task]} serves single-label models only."
         )

@@ -1,7 +1,7 @@
 """The LangChain edge."""
 
 from lc_finetune.runnables.cascade import Cascade
-from lc_finetune.runnables.encoders import EntityTagger, MultiLabelClassifier, TextClassifier
+from lc_finetune.runnables.encoders import EntityTagger, MultiLabelClassifier, PairClassifier, TextClassifier
 from lc_finetune.runnables.fanout import FanOut, FanOutAssign
 from lc_finetune.runnables.router import LabelRouter
 
@@ -12,5 +12,6 @@ __all__ = [
     "FanOutAssign",
     "LabelRouter",
     "MultiLabelClassifier",
+    "PairClassifier",
     "TextClassifier",
 ]
