@@ -175,6 +175,11 @@ class Checkpoint:
         return cls(folder, manifest, config, task, labels)
 
 
+def example_of(task: Task) -> str:
+    """Write, as Python, what a Runnable of the task is given."""
+    return '{"text": "…", "text_pair": "…"}' if task in PAIRS else '"…"'
+
+
 def _labels(id2label: Any, folder: Path) -> LabelSet:
     numbered = isinstance(id2label, dict) and all(
         str(key).isdecimal() and isinstance(name, str) for key, name in id2label.items()

@@ -113,7 +113,7 @@ def _train(arguments: argparse.Namespace) -> None:
         if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
-    from lc_finetune.checkpoint import RUNNABLES
+    from lc_finetune.checkpoint import RUNNABLES, example_of
     from lc_finetune.confidence import calibration_table
     from lc_finetune.train.report import report_table
     from lc_finetune.train.tasks import TASKS
@@ -130,7 +130,7 @@ def _train(arguments: argparse.Namespace) -> None:
         f"\nWritten to {checkpoint.path}. Load it in Python:\n\n"
         f"    from lc_finetune import {runnable}\n"
         f'    model = {runnable}.from_checkpoint("{checkpoint.path}")\n'
-        f'    model.invoke("…")'
+        f"    model.invoke({example_of(checkpoint.task)})"
     )
 
 

@@ -7,9 +7,10 @@ from lc_finetune.train.tasks.base import TrainingTask
 from lc_finetune.train.tasks.multi_label import MultiLabelClassification
 from lc_finetune.train.tasks.tagging import Tagging
 from lc_finetune.train.tasks.text_classification import TextClassification
+from lc_finetune.train.tasks.text_pair import TextPairClassification
 
 TASKS: dict[Task, type[TrainingTask]] = {
-    task.name: task for task in (TextClassification, MultiLabelClassification, Tagging)
+    task.name: task for task in (TextClassification, TextPairClassification, MultiLabelClassification, Tagging)
 }
 
 __all__ = ["TASKS", "TrainingTask"]

@@ -41,7 +41,7 @@ class TextClassification(TrainingTask):
     def features(
         self, examples: Sequence[Example], encoder: Encoder, windowing: Windowing
     ) -> tuple[list[Feature], int]:
-        """Give every window its text's label."""
+        """Give every window the label of its text, or of its pair."""
         texts = cast("Sequence[TextExample]", examples)
         return classification_features(texts, encoder, self.labels, windowing), 0
 
