@@ -11,6 +11,7 @@ from lc_finetune.testing import tiny_base_model, tiny_checkpoint
 from lc_finetune.train.base_model import BaseModel
 
 ROOT = Path(__file__).parent.parent
+INTEREST = ("interested", "not_interested")
 
 
 def snippets(page: str) -> list[str]:
@@ -27,6 +28,7 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
+    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
     base = tiny_base_model(tmp_path / "base")
     namespace: dict[str, Any] = {}
     for snippet in snippets("README.md"):
@@ -78,6 +80,17 @@ def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {"label", "tagging"} <= set(namespace["with_entities"].invoke("Hello"))
     assert len(namespace["answers"]) == 2
     assert namespace["label"] in ("other", "track_order")
+
+
+def test_the_page_on_text_pairs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/text-pairs.md"):
+        exec(snippet, namespace)
+
+    assert {result.text_pair for result in namespace["ranked"]} == set(namespace["items"])
 
 
 def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
