@@ -19,7 +19,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lc_finetune import LabelRouter, PairClassification, PairClassifier, TextClassifier
+from lc_finetune import Cascade, LabelRouter, PairClassification, PairClassifier, TextClassifier
 from lc_finetune.bulk import PredictConfig, predict_file
 from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.cli import main
@@ -27,7 +27,7 @@ from lc_finetune.errors import CheckpointError, InputError
 from lc_finetune.inference import Predictor, plan
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.inference.export import export
-from lc_finetune.testing import TOKENIZER_KINDS, TokenizerKind, tiny_checkpoint
+from lc_finetune.testing import TOKENIZER_KINDS, FakeClassifier, TokenizerKind, tiny_checkpoint
 
 PAIRS = [
     ("where is my card", "it has not arrived"),
@@ -63,8 +63,8 @@ def test_the_logits_are_transformers_own(any_pair_classifier: Checkpoint) -> Non
     model = AutoModelForSequenceClassification.from_pretrained(any_pair_classifier.path).eval()
     tokenizer = AutoTokenizer.from_pretrained(any_pair_classifier.path)
     short = [pair for pair in PAIRS if len(tokenizer(*pair).input_ids) <= 32]
-    with torch.inference_mode():
-        theirs = [model(**tokenizer(*pair, return_tensors="pt")).logits.log_softmax(-1)[0].numpy() for pair in short]
+    with torch.inference_mode():  # a list, since of a lone pair with a blank second text transformers makes a single
+        theirs = [model(**tokenizer([pair], return_tensors="pt")).logits.log_softmax(-1)[0].numpy() for pair in short]
     predictor = Predictor.load(any_pair_classifier, device="cpu", backend="torch")
 
     assert len(short) >= 3
@@ -244,6 +244,14 @@ def test_a_router_takes_its_results(classifier: PairClassifier) -> None:
     routed = classifier | LabelRouter(routes={}, default=RunnableLambda(lambda result: result.text_pair))
 
     assert routed.invoke(("my card", "is lost")) == "is lost"
+
+
+def test_a_cascade_refuses_its_results(classifier: PairClassifier) -> None:
+    """Its large model would be asked about the first text alone."""
+    cascade = Cascade(small=classifier, threshold=1.0, large=FakeClassifier(labels=("card", "cash", "other")))
+
+    with pytest.raises(InputError, match="found one of a pair"):
+        cascade.invoke(("my card", "is lost"))
 
 
 def test_each_class_names_the_one_that_serves_the_other(
