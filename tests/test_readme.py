@@ -126,6 +126,7 @@ def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tiny_checkpoint(tmp_path / "runs" / "demo" / "support", labels=("other", "track_order"))
     tiny_checkpoint(tmp_path / "runs" / "demo" / "entities", task="token-classification")
     tiny_checkpoint(tmp_path / "runs" / "demo" / "sentiment", labels=("negative", "neutral", "positive"))
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "interest", task="text-pair-classification", labels=INTEREST)
     namespace: dict[str, Any] = {}
     for snippet in snippets("docs/chains.md"):
         exec(snippet, namespace)
@@ -133,3 +134,4 @@ def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert namespace["item"]["entities"]["ORDER_ID"] == "C4-80031"
     assert [event["event"] for event in namespace["events"]] == ["window"]
     assert (tmp_path / "state.json").exists()
+    assert len(namespace["advice"]["ranking"]) == 2
