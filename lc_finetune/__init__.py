@@ -28,12 +28,14 @@ if TYPE_CHECKING:
         MultiLabelClassifier,
         PairClassifier,
         TextClassifier,
+        TextRegressor,
     )
     from lc_finetune.schemas import (
         Classification,
         Entity,
         MultiLabelClassification,
         PairClassification,
+        Regression,
         Scores,
         Tagging,
     )
@@ -47,8 +49,17 @@ _HOMES = {
         "MultiLabelClassifier",
         "PairClassifier",
         "TextClassifier",
+        "TextRegressor",
     ),
-    "schemas": ("Classification", "Entity", "MultiLabelClassification", "PairClassification", "Scores", "Tagging"),
+    "schemas": (
+        "Classification",
+        "Entity",
+        "MultiLabelClassification",
+        "PairClassification",
+        "Regression",
+        "Scores",
+        "Tagging",
+    ),
     "parsers": ("AnswerError", "EntitiesOutputParser", "LabelOutputParser"),
     "checkpoint": ("Checkpoint",),
     "errors": (
@@ -85,9 +96,11 @@ __all__ = [
     "MultiLabelClassifier",
     "PairClassification",
     "PairClassifier",
+    "Regression",
     "Scores",
     "Tagging",
     "TextClassifier",
+    "TextRegressor",
 ]
 
 

@@ -29,6 +29,7 @@ from lc_finetune import (
     MultiLabelClassifier,
     PairClassifier,
     TextClassifier,
+    TextRegressor,
 )
 from lc_finetune.inference.export import export
 from lc_finetune.schemas import Result
@@ -58,6 +59,11 @@ def _pairs(folder: Path) -> str:
 
 
 @cache
+def _regressor(folder: Path) -> str:
+    return str(tiny_checkpoint(folder.with_name("conformance-regressor"), task="regression").path)
+
+
+@cache
 def _on_openvino(folder: Path) -> str:
     """A copy with the export."""
     copy = shutil.copytree(folder, folder.with_name(f"{folder.name}-openvino"))
@@ -74,6 +80,7 @@ CASES = [
     Case("multi-label", lambda c, _: MultiLabelClassifier(checkpoint=_multi_label(c.path), device="cpu"), "my card", 3),
     Case("pair", lambda c, _: PairClassifier(checkpoint=_pairs(c.path), device="cpu"),
          {"text": "my card", "text_pair": "is lost"}, "my card"),
+    Case("regressor", lambda c, _: TextRegressor(checkpoint=_regressor(c.path), device="cpu"), "my card", 3),
     Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
          "my card", 3),
     Case("router", _router, Classification(text="x", label="card"), Classification(text="x", label="cash"),

@@ -9,6 +9,7 @@ _EXPECTED: dict[Task, str] = {
     "text-classification": "a text classifier",
     "text-pair-classification": "a classifier of text pairs",
     "multi-label-classification": "a multi-label classifier",
+    "regression": "a regressor",
     "token-classification": "a tagger",
 }
 
