@@ -264,6 +264,18 @@ def test_each_class_names_the_one_that_serves_the_other(
         PairClassifier.from_checkpoint(tiny_classifier.path, device="cpu")
 
 
+def test_a_plain_folder_answers_pairs_if_it_is_asked(pair_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A classifier of the Hub does not say what it reads: which class loads it decides, and both may at once."""
+    plain = Path(shutil.copytree(pair_checkpoint.path, tmp_path / "plain"))
+    (plain / "lc_finetune.json").unlink()
+    of_texts = TextClassifier.from_checkpoint(plain, device="cpu")
+    of_pairs = PairClassifier.from_checkpoint(plain, device="cpu")
+    expected = PairClassifier.from_checkpoint(pair_checkpoint, device="cpu").invoke(("my card", "is lost"))
+
+    assert of_pairs.invoke(("my card", "is lost")) == expected
+    assert of_texts.invoke("my card").text == "my card"
+
+
 def test_a_pair_with_a_blank_text_is_never_accepted(pair_checkpoint: Checkpoint) -> None:
     """Whichever it is, and whatever its score."""
     classifier = PairClassifier.from_checkpoint(pair_checkpoint, device="cpu", accept_score=0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lc_finetune.checkpoint import MULTI_LABEL, RUNNABLES, Checkpoint, Task
 from lc_finetune.errors import CheckpointError
 
@@ -15,6 +17,12 @@ _EXPECTED: dict[Task, str] = {
 
 _MAY_BE_MEANT = ("text-classification", "multi-label-classification")
 """What a plain folder is taken for, and what it may be if its configuration is silent."""
+
+
+def as_asked(checkpoint: Checkpoint, task: Task) -> Checkpoint:
+    """Take a plain folder's classifier for one of pairs where it is asked for pairs: its configuration names neither."""
+    plain = checkpoint.manifest is None and checkpoint.task == "text-classification"
+    return replace(checkpoint, task=task) if plain and task == "text-pair-classification" else checkpoint
 
 
 def check_served(checkpoint: Checkpoint, task: Task) -> None:
