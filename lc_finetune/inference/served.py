@@ -20,7 +20,7 @@ _MAY_BE_MEANT = ("text-classification", "multi-label-classification")
 
 
 def as_asked(checkpoint: Checkpoint, task: Task) -> Checkpoint:
-    """Take a plain folder's classifier for one of pairs where it is asked for pairs: its configuration names neither."""
+    """Take a plain folder's classifier for one of pairs if it is asked for pairs: its configuration names neither."""
     plain = checkpoint.manifest is None and checkpoint.task == "text-classification"
     return replace(checkpoint, task=task) if plain and task == "text-pair-classification" else checkpoint
 
