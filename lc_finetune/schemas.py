@@ -108,7 +108,7 @@ class MultiLabelClassification(Result):
     """Any number of labels for a text."""
 
     labels: tuple[str, ...] = Field(
-        default=(), description="Labels whose score reaches their threshold, in the order of the label set."
+        default=(), description="Labels whose own score reaches their threshold, in the order of the label set."
     )
     scores: Scores = Field(
         default_factory=lambda: Scores({}, ()), repr=False, description="Probability of each label, independently."

@@ -117,12 +117,13 @@ def decode_labels(
 ) -> MultiLabelClassification:
     """Turn the merged logits of one text, shape `(labels,)`, into its result.
 
-    Each label whose own score reaches its threshold, shape `(labels,)`, is given, in the order of the label set: equal
-    answers are equal results, whatever the last digits of their scores.
+    Each label whose own score, before any map, reaches its threshold, shape `(labels,)`, is given: no map changes the
+    answer. They are in the order of the label set: equal answers are equal results, whatever the last digits of their
+    scores.
     """
-    probabilities = sigmoid(logits)
-    given = tuple(labels[i] for i in np.flatnonzero(probabilities >= thresholds).tolist())
-    scores = Scores(labels.id_of, probabilities.tolist())
+    own = sigmoid(logits)
+    given = tuple(labels[i] for i in np.flatnonzero(own >= thresholds).tolist())
+    scores = Scores(labels.id_of, confidence.map.of_each(own).tolist())
     return MultiLabelClassification(
         text=text, labels=given, scores=scores, accepted=confidence.accepts_all(text, given, scores)
     )

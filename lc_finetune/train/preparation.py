@@ -230,11 +230,6 @@ def _check_fields(config: TrainConfig, task: Task) -> None:
     several = task == "multi-label-classification"
     if config.label_delimiter is not None and not several:
         raise ConfigError(f"label_delimiter: expected data for multi-label-classification, found data for {task}.")
-    if several and "accept" in config.model_fields_set:
-        raise ConfigError(
-            "accept: expected one label a text, or entities, found multi-label data, which is not calibrated. Leave it "
-            "out; each label gets a threshold from the validation rows."
-        )
     if several and config.trainer.get("label_smoothing_factor"):
         raise ConfigError("trainer: label_smoothing_factor takes one right label a text, found multi-label data.")
 

@@ -26,6 +26,7 @@ from lc_finetune.data import (
     TextExample,
     gold_of,
 )
+from lc_finetune.data.split import classes
 from lc_finetune.errors import LCFinetuneError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
@@ -41,6 +42,7 @@ from lc_finetune.train.metrics import (
     classification_figures,
     confidence_figures,
     entity_figures,
+    label_confidence_figures,
     multi_label_figures,
     out_of_scope_figures,
 )
@@ -124,7 +126,7 @@ def _held_out(plan: Plan) -> tuple[list[Example], str]:
         rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
     else:
         rows, split = plan.splits.validation, "validation rows, which also chose the epoch"
-    known = [row for row in rows if not isinstance(row, TextExample) or row.label in plan.labels.id_of]
+    known = [row for row in rows if isinstance(row, TaggedExample) or set(classes(row)) <= plan.labels.id_of.keys()]
     if len(known) < len(rows):
         split += f"; {len(rows) - len(known)} more have labels that training never saw"
     return known, split
@@ -173,9 +175,7 @@ def in_turn(classes: NDArray[np.intp], most: int) -> list[int]:
 
 
 def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
-    """Calibrate each way to serve the folder; a multi-label classifier, whose labels would each need a map, is left."""
-    if plan.task == "multi-label-classification":
-        return ()
+    """Calibrate each way to serve the folder."""
     known, split = _held_out(plan)
     checkpoint = Checkpoint.load(staging)
     texts, gold, aim = [row.text for row in known], gold_of(known), Aim.parse(plan.config.accept)
@@ -230,7 +230,11 @@ def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
         if isinstance(result, LCFinetuneError):
             raise result
     if isinstance(examples[0], MultiLabelExample):
-        return multi_label_figures(gold_of(examples), [result.labels for result in results])
+        wanted_ones = gold_of(examples)
+        figures = multi_label_figures(wanted_ones, [result.labels for result in results])
+        if predictor.calibration is not None:
+            figures["confidence"] = label_confidence_figures(wanted_ones, results)
+        return figures
     if isinstance(examples[0], TextExample):
         wanted = [cast(TextExample, e).label for e in examples]
         figures = classification_figures(wanted, [r.label for r in results])
