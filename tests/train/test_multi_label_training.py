@@ -24,7 +24,7 @@ from lc_finetune.labels import micro_f1
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.metrics import label_confidence_figures, macro_average_precision, multi_label_figures
 from lc_finetune.train.report import report_table
-from lc_finetune.train.tasks.multi_label import MultiLabelClassification
+from lc_finetune.train.tasks.multi_label import MultiLabelClassification as MultiLabelTask
 from lc_finetune.train.thresholds import choose_thresholds
 
 WORDS = {"card": "my card", "cash": "some cash", "order": "the order"}
@@ -109,7 +109,7 @@ def test_training_ends_with_calibration(trained: tuple[Checkpoint, str]) -> None
     assert result.accepted in (True, False)
     assert {"ece", "coverage", "accepted_precision"} <= set(checkpoint.metrics["validation"]["confidence"])
     assert "pairs of a text and a label" in (checkpoint.path / "README.md").read_text(encoding="utf-8")
-    assert "calibrated scores: ECE" in report_table(checkpoint.metrics)
+    assert "calibrated scores: ECE" in report_table(MultiLabelTask, checkpoint.metrics)
 
 
 def test_figures_of_confidence_are_of_pairs_and_of_whole_answers() -> None:
@@ -136,7 +136,7 @@ def test_the_run_is_told_of_labels_a_row_and_of_its_metric(trained: tuple[Checkp
 
 def test_the_report_has_every_average_and_the_baseline(trained: tuple[Checkpoint, str]) -> None:
     """Micro, macro, weighted and by text, and a row for each label."""
-    table = report_table(MultiLabelClassification, trained[0].metrics)
+    table = report_table(MultiLabelTask, trained[0].metrics)
 
     assert {"micro", "macro", "weighted", "samples"} <= {line.split()[0] for line in table.splitlines() if line.strip()}
     assert "frozen encoder + logistic regression: macro F1" in table
