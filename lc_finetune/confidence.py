@@ -190,6 +190,24 @@ class Acceptance(Thresholds):
     reached: bool = Field(description="Whether what was asked could be shown on these rows.")
 
 
+class SetLevel(_Record):
+    """Which labels are in a set, for one coverage."""
+
+    coverage: Probability = Field(description="How probable it is, at least, that the set holds the right label.")
+    score: Probability = Field(description="Labels with such a score are in it; the model's own, before any map.")
+    size: float = Field(ge=1, description="Labels in the set of a calibration text, on average.")
+
+
+class PredictionSets(_Record):
+    """Sets of labels that hold the right one as often as asked: see `lc_finetune.inference.conformal`."""
+
+    levels: tuple[SetLevel, ...] = Field(description="By ascending coverage, as far as the rows can show one.")
+
+    def level(self, coverage: float) -> SetLevel | None:
+        """Give the lowest level with a coverage; None if only the set of all labels has it."""
+        return next((level for level in self.levels if level.coverage >= coverage), None)
+
+
 class Calibration(_Record):
     """What `lc_finetune.json` records for one backend and precision, and for the very weights it was measured with."""
 
@@ -202,6 +220,7 @@ class Calibration(_Record):
     before: Reliability = Field(description="Of the model's own scores.")
     after: Reliability = Field(description="Of the mapped scores, each by a map that was fitted without it.")
     acceptance: Acceptance | None = None
+    sets: PredictionSets | None = Field(default=None, description="Of a classifier of one label a text.")
 
 
 FEW_ANSWERS = 200
@@ -232,6 +251,8 @@ def calibration_table(record: Calibration, *, diagram: bool = True) -> str:
     ]
     if record.acceptance is not None:
         lines.append(f"  {'accepted':<12}   {_acceptance_in_words(record.acceptance, after.unit)}")
+    if record.sets is not None:
+        lines.append(f"  {'sets':<12}   {_sets_in_words(record.sets)}")
     if diagram:
         lines += _diagrams(before, after)
     return "\n".join(lines)
@@ -255,6 +276,13 @@ def confidence_section(records: Sequence[Calibration]) -> str:
 
 def _map_in_words(map: ScoreMap) -> str:
     return f"{map.method} (logits / {map.temperature:.3f})" if map.temperature != 1.0 else map.method
+
+
+def _sets_in_words(sets: PredictionSets) -> str:
+    shown = [(coverage, level.size) for coverage in (0.9, 0.99) if (level := sets.level(coverage))]
+    said = [f"coverage {coverage:g} takes {size:.2f} labels on average" for coverage, size in shown]
+    highest = f"more than {sets.levels[-1].coverage:g} takes all" if sets.levels else "any takes all, the rows are few"
+    return "; ".join([*said, highest])
 
 
 def _acceptance_in_words(acceptance: Acceptance, unit: str) -> str:

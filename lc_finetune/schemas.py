@@ -102,6 +102,10 @@ class Classification(Result):
     in_scope: Probability | None = Field(
         default=None, description="p-value of the text against the calibration texts; None without one."
     )
+    prediction_set: tuple[str, ...] | None = Field(
+        default=None,
+        description="Labels among which the right one is as often as asked, the likeliest first; None if not asked.",
+    )
 
 
 class MultiLabelClassification(Result):

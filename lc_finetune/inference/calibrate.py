@@ -25,6 +25,7 @@ from lc_finetune.confidence import (
 from lc_finetune.errors import CheckpointError, ConfigError, shown
 from lc_finetune.inference.acceptance import NEVER, Aim, BoolArray, accept
 from lc_finetune.inference.backends import BackendName, Dtype, resolve_device
+from lc_finetune.inference.conformal import prediction_sets
 from lc_finetune.inference.decode import Confidence
 from lc_finetune.inference.exported import SERVED, is_exported
 from lc_finetune.inference.fitting import fit_beta, fit_isotonic, fit_temperature
@@ -292,6 +293,9 @@ def calibrate(
         before=before,
         after=after,
         acceptance=accept(aim, *verdicts),
+        sets=prediction_sets(ScoreMap().of_labels(evidence.logits), evidence.gold)
+        if isinstance(evidence, TextEvidence)
+        else None,
     )
 
 

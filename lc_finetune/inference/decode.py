@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import TagUnit
-from lc_finetune.confidence import ScoreMap, Thresholds
+from lc_finetune.confidence import ScoreMap, SetLevel, Thresholds
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet
@@ -97,6 +97,17 @@ def decode_label(
         accepted=confidence.accepts(text, label, score, in_scope),
         in_scope=in_scope,
     )
+
+
+def prediction_set(logits: NDArray[np.floating], labels: LabelSet, level: SetLevel | None) -> tuple[str, ...]:
+    """Give the labels of a text, from its merged logits, shape `(labels,)`, that a level takes, the likeliest first.
+
+    The most probable label is always among them; without a level all are.
+    """
+    own = UNCALIBRATED.of_labels(logits)
+    least = level.score if level else 0.0
+    ranked = np.argsort(-logits, kind="stable").tolist()
+    return tuple(labels[i] for rank, i in enumerate(ranked) if rank == 0 or own[i] >= least)
 
 
 DEFAULT_THRESHOLD = 0.5

@@ -68,6 +68,10 @@ class Model(Protocol):
         """Turn merged logits into a result."""
 
 
+Completion = Callable[[Any, NDArray[np.floating]], Any]
+"""Adds to a result what one call asks for beyond others, from the text's merged logits."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """The texts of one call, and the future its caller waits for; `encodings` where the caller has made them."""
@@ -75,6 +79,7 @@ class Job:
     model: Model
     texts: Sequence[str]
     encodings: Sequence[Encoding | InputError] | None = None
+    complete: Completion | None = None
     future: Future[list[Any]] = field(default_factory=Future)
     results: list[Any] = field(default_factory=list)
     open: int = 0
@@ -236,9 +241,9 @@ class _Wave:
     def _decode(self, text: _Text) -> Any:
         whole = text.job.texts[text.position]
         try:
-            return self._model.decode(
-                whole, text.encoding, *merge(text.ranges, text.logits, text.features, per_piece=self._model.per_piece)
-            )
+            logits, features = merge(text.ranges, text.logits, text.features, per_piece=self._model.per_piece)
+            result = self._model.decode(whole, text.encoding, logits, features)
+            return result if text.job.complete is None else text.job.complete(result, logits)
         except LCFinetuneError as error:
             return error
         except Exception as error:

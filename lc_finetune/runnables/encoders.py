@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
-from lc_finetune.checkpoint import Task
+from pydantic import Field
+
+from lc_finetune.checkpoint import Checkpoint, Task
+from lc_finetune.inference.backends import BackendName, Dtype
+from lc_finetune.inference.predictor import Predictor
+from lc_finetune.inference.worker import Completion
 from lc_finetune.runnables.base import EncoderRunnable
 from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
 
@@ -19,7 +24,51 @@ class TextClassifier(EncoderRunnable[Classification]):
         ```
     """
 
+    coverage: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="How probable it is, at least, that `prediction_set` holds the right label; None for no set.",
+    )
+
     _task: ClassVar[Task] = "text-classification"
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Any,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        backend: BackendName = "auto",
+        input_key: str = "text",
+        accept_score: float | None = None,
+        coverage: float | None = None,
+    ) -> Self:
+        """Validate and load at once, as `EncoderRunnable.from_checkpoint`.
+
+        Args:
+            checkpoint: A folder, a Hub id, or the `Checkpoint` that training returned.
+            revision: As there.
+            device: As there.
+            dtype: As there.
+            backend: As there.
+            input_key: As there.
+            accept_score: As there.
+            coverage: How probable it is, at least, that `prediction_set` of a result holds the right label.
+
+        Raises:
+            ConfigError: If a coverage is asked of a checkpoint that was not calibrated for sets.
+        """
+        source = str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
+        return cls(
+            checkpoint=source, revision=revision, device=device, dtype=dtype, backend=backend, input_key=input_key,
+            accept_score=accept_score, coverage=coverage,
+        ).warm_up()  # fmt: skip
+
+    def _complete(self, predictor: Predictor) -> Completion | None:
+        return None if self.coverage is None else predictor.with_set(self.coverage)
 
     @property
     def InputType(self) -> type[str]:
