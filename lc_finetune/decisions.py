@@ -488,8 +488,8 @@ def _meanings(
         return (_yes(name, how, labels, several=several),)
     if several:
         raise InputError(
-            f"Question {shown([name])!r}: expected a model of one label a text for a {type(question).__name__}, found one of "
-            "several labels, none of which excludes another. Ask a Noul about each of them."
+            f"Question {shown([name])!r}: expected a model of one label a text for a {type(question).__name__}, found "
+            "one of several labels, none of which excludes another. Ask a Noul about each of them."
         )
     options = dict(_options(question))
     meanings = {option: how.labels.get(option, own) for option, own in options.items()}

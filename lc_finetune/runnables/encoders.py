@@ -84,8 +84,9 @@ class TextClassifier(EncoderRunnable[Classification]):
 class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):
     """Classify a text: any number of labels, each with a probability of its own.
 
-    A label is given when its score reaches the threshold that training chose for it on validation rows; of a plain
-    Hugging Face folder, 0.5. `labels` is in the order of the label set, not of the scores.
+    A label is given when the model's own score reaches the threshold that training chose for it on validation rows; of
+    a plain Hugging Face folder, 0.5. `scores` are calibrated where the checkpoint is, which changes no label that is
+    given. `labels` is in the order of the label set, not of the scores.
 
     Example:
         ```python
