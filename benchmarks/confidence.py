@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.measure import Table, machine, write
 from lc_finetune.checkpoint import Checkpoint
@@ -40,6 +41,8 @@ class Judged:
         right: What was right, likewise.
         sound: Whether what `accepted` speaks of is right: an answer, or all labels given to a text; shape `(answers,)`.
         accepted: Shape `(answers,)`.
+        held: Whether each text's `prediction_set` holds the right label, shape `(texts,)`; empty if none was asked for.
+        sizes: Labels in each, likewise.
     """
 
     before: Outcome
@@ -47,6 +50,8 @@ class Judged:
     right: BoolArray
     sound: BoolArray
     accepted: BoolArray
+    held: BoolArray
+    sizes: NDArray[np.intp]
 
     @classmethod
     def pooled(cls, several: Sequence[Judged]) -> Judged:
@@ -61,6 +66,8 @@ class Judged:
             np.concatenate([one.right for one in several]),
             np.concatenate([one.sound for one in several]),
             np.concatenate([one.accepted for one in several]),
+            np.concatenate([one.held for one in several]),
+            np.concatenate([one.sizes for one in several]),
         )
 
     @property
@@ -69,11 +76,11 @@ class Judged:
         return figures(self.before, self.right), figures(self.after, self.right)
 
 
-def judge(predictor: Predictor, texts: Sequence[str], gold: Any) -> Judged:
-    """Answer labelled texts with and without the calibration.
+def judge(predictor: Predictor, texts: Sequence[str], gold: Any, coverage: float | None = None) -> Judged:
+    """Answer labelled texts with and without the calibration, and with sets of a coverage if one is given.
 
     Raises:
-        LCFinetuneError: If a text cannot be answered, or a label is not the model's.
+        LCFinetuneError: If a text cannot be answered, a label is not the model's, or there are no sets.
     """
     names, nothing = predictor.checkpoint.labels.names, ScoreMap()
     served = answer(predictor, texts)
@@ -82,7 +89,12 @@ def judge(predictor: Predictor, texts: Sequence[str], gold: Any) -> Judged:
     flags = [e.accepted for one in served for e in (one.entities if isinstance(one, Tagging) else [one])]
     sound = calibrated.verdicts(nothing, Aim.parse(DEFAULT)).right
     accepted = np.array([flag is True for flag in flags])
-    return Judged(raw.under(nothing), calibrated.under(nothing), calibrated.right, sound, accepted)
+    sets: list[tuple[str, ...]] = []
+    if coverage is not None:
+        sets = [one.prediction_set for one in predictor.predict(texts, predictor.with_set(coverage))]
+    held = np.array([label in its for label, its in zip(gold, sets, strict=False)], dtype=bool)
+    sizes = np.array([len(its) for its in sets], dtype=np.intp)
+    return Judged(raw.under(nothing), calibrated.under(nothing), calibrated.right, sound, accepted, held, sizes)
 
 
 def table(judged: dict[str, Judged]) -> Table:
@@ -101,6 +113,7 @@ def table(judged: dict[str, Judged]) -> Table:
 _COLUMNS = (
     "answers", "right %", "ECE % before", "ECE % after", "perfect, mean %", "perfect, 95th %", "Brier before",
     "Brier after", "log loss before", "log loss after", "accepted %", "right of them %",
+    "right label in set %", "labels a set",
 )  # fmt: skip
 _NOTES = [
     "ECE: 15 equal-mass bins. perfect: the ECE that perfectly calibrated scores like these show at this size.",
@@ -116,7 +129,8 @@ def _row(one: Judged) -> tuple[float | None, ...]:
     return (
         after.count, 100 * after.accuracy, 100 * before.ece, 100 * after.ece, 100 * after.ece_perfect[0],
         100 * after.ece_perfect[1], before.brier, after.brier, before.log_loss, after.log_loss, 100 * accepted,
-        None if precision is None else 100 * precision,
+        None if precision is None else 100 * precision, 100 * float(one.held.mean()) if len(one.held) else None,
+        float(one.sizes.mean()) if len(one.sizes) else None,
     )  # fmt: skip
 
 
@@ -131,6 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--label-column", metavar="NAME", help="likewise")
     parser.add_argument("--label-names", metavar="A,B,…", help="names of integer labels, or a file of them")
     parser.add_argument("--label-delimiter", metavar="TEXT", help="what stands between the labels of a cell")
+    parser.add_argument(
+        "--coverage", type=float, metavar="SHARE", help="judge prediction sets of this coverage too (one label a text)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps (default cpu)")
     parser.add_argument("--backend", default="auto", help="as of from_checkpoint (default auto)")
     parser.add_argument("--dtype", default="auto", help="as of from_checkpoint (default auto)")
@@ -149,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         judged: dict[str, Judged] = {}
         for path, checkpoint in checkpoints.items():
             predictor = Predictor.load(checkpoint, device=arguments.device, backend=backend, dtype=dtype)
-            judged[Path(path).name] = judge(predictor, [one.text for one in examples], gold_of(examples))
+            judged[Path(path).name] = judge(
+                predictor, [one.text for one in examples], gold_of(examples), arguments.coverage
+            )
     except LCFinetuneError as error:
         print(f"benchmarks.confidence: error: {error}", file=sys.stderr)
         return 2

@@ -117,6 +117,11 @@ def test_confidence_compares_before_and_after(tmp_path: Path) -> None:
     assert rows["other"]["log loss after"] == rows["other"]["log loss before"]
     assert rows["one"]["accepted %"] >= 50 > rows["other"]["accepted %"] == 0
     assert rows["pooled"]["answers"] == 2 * rows["one"]["answers"]
+    assert rows["one"]["labels a set"] is None
+    assert confidence.main([str(one.path), "--texts", SUPPORT, "--output", str(output), "--coverage", "0.8"]) == 0
+    assert measured(output)["confidence"]["one"]["right label in set %"] >= 79
+    assert 1 <= measured(output)["confidence"]["one"]["labels a set"] <= len(labels)
+    assert confidence.main([str(other.path), "--texts", SUPPORT, "--coverage", "0.8"]) == 2
 
 
 def test_confidence_judges_pairs_of_texts_and_labels(tmp_path: Path) -> None:
