@@ -177,12 +177,15 @@ def test_a_list_in_a_later_file_of_single_labels_is_refused(base_model: Path, tm
 
 @pytest.mark.parametrize(
     ("more", "expected"),
-    [({"trainer": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor"), ({"accept": "coverage"}, "accept")],
+    [
+        ({"trainer": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor"),
+        ({"accept": "score=0.5,crad=0.9"}, "accept"),
+    ],
 )
-def test_options_of_other_tasks_are_refused(
+def test_options_that_do_not_fit_are_refused(
     more: dict[str, Any], expected: str, base_model: Path, tmp_path: Path
 ) -> None:
-    """Before any work; what is right or wrong by itself is not smoothed."""
+    """Before any work; what is right or wrong by itself is not smoothed, and only labels have thresholds."""
     with pytest.raises(ConfigError, match=expected):
         fine_tune(TrainConfig(**options(base_model, write_table(tmp_path), tmp_path / "o", **more)))
     assert not (tmp_path / "o").exists()
