@@ -20,7 +20,6 @@ from lc_finetune.checkpoint import (
 from lc_finetune.confidence import Calibration
 from lc_finetune.data import (
     Example,
-    TaggedExample,
     TextExample,
     gold_of,
 )
@@ -67,7 +66,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
         **plan.task.recorded,
     )
     write_manifest(staging, manifest)
-    served = plan.task.choose_served(Checkpoint.load(staging), plan.splits.validation)
+    served = plan.task.choose_served(Checkpoint.load(staging), plan.splits)
     manifest = manifest.model_copy(update=dict(served))
     write_manifest(staging, manifest)
     _export(staging, plan)
@@ -101,7 +100,7 @@ def _held_out(plan: Plan) -> tuple[list[Example], str]:
         rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
     else:
         rows, split = plan.splits.validation, "validation rows, which also chose the epoch"
-    known = [row for row in rows if isinstance(row, TaggedExample) or set(classes_of(row)) <= set(plan.task.answers)]
+    known = [row for row in rows if set(classes_of(row)) <= set(plan.task.answers)]
     if len(known) < len(rows):
         split += f"; {len(rows) - len(known)} more have labels that training never saw"
     return known, split
@@ -151,6 +150,8 @@ def in_turn(classes: NDArray[np.intp], most: int) -> list[int]:
 
 def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
     """Calibrate each way to serve the folder."""
+    if not plan.task.calibrates:
+        return ()
     known, split = _held_out(plan)
     checkpoint = Checkpoint.load(staging)
     texts, gold, aim = [row.text for row in known], gold_of(known), Aim.parse(plan.config.accept)
