@@ -86,7 +86,9 @@ class LabelThresholds(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    per_label: dict[str, Probability] = Field(description="On the model's own score, the sigmoid of its logit.")
+    per_label: dict[str, Probability] = Field(
+        description="On the model's own score, the sigmoid of its logit, not calibrated."
+    )
     method: str
     split: str = Field(description="Which rows they were chosen on.")
     rows: int = Field(ge=0, description="Their number.")
@@ -200,7 +202,7 @@ class Checkpoint:
             _say_plain_once(folder)
         labels = _labels(config.get("id2label"), folder)
         if manifest:
-            _check_thresholds(folder, manifest, labels)
+            _check_per_label(folder, manifest, labels)
         return cls(folder, manifest, config, task, labels)
 
 
@@ -438,12 +440,18 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _check_thresholds(folder: Path, manifest: Manifest, labels: LabelSet) -> None:
+def _check_per_label(folder: Path, manifest: Manifest, labels: LabelSet) -> None:
     wanted = set(labels.names) if manifest.task == "multi-label-classification" else set()
     if manifest.thresholds is not None and set(manifest.thresholds.per_label) != wanted:
         raise CheckpointError(
             f"{folder / MANIFEST}: expected a threshold for each of {len(wanted)} labels, found "
             f"{len(manifest.thresholds.per_label)}, or for others. The manifest was altered."
+        )
+    names = labels.names if manifest.task == "multi-label-classification" else ()
+    if any(tuple(one.map.per_label) not in ((), names) for one in manifest.calibration):
+        raise CheckpointError(
+            f"{folder / MANIFEST}: expected calibrations with a map for each of {len(names)} labels in their order, "
+            "found another. The manifest was altered."
         )
 
 

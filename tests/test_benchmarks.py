@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint, cli
 from lc_finetune.data import TextExample, read_examples
-from lc_finetune.testing import tiny_checkpoint
+from lc_finetune.testing import SENTENCES, tiny_checkpoint
 
 SAMPLES = Path(__file__).parent.parent / "lc_finetune" / "data" / "samples"
 SUPPORT, ENTITIES = str(SAMPLES / "support" / "test.csv"), str(SAMPLES / "entities" / "test.jsonl")
@@ -116,6 +117,35 @@ def test_confidence_compares_before_and_after(tmp_path: Path) -> None:
     assert rows["other"]["log loss after"] == rows["other"]["log loss before"]
     assert rows["one"]["accepted %"] >= 50 > rows["other"]["accepted %"] == 0
     assert rows["pooled"]["answers"] == 2 * rows["one"]["answers"]
+    assert rows["one"]["labels a set"] is None
+    assert confidence.main([str(one.path), "--texts", SUPPORT, "--output", str(output), "--coverage", "0.8"]) == 0
+    assert measured(output)["confidence"]["one"]["right label in set %"] >= 79
+    assert 1 <= measured(output)["confidence"]["one"]["labels a set"] <= len(labels)
+    assert confidence.main([str(other.path), "--texts", SUPPORT, "--coverage", "0.8"]) == 2
+
+
+def test_confidence_judges_pairs_of_texts_and_labels(tmp_path: Path) -> None:
+    """Of a table without a header, as GoEmotions is published; what is accepted is a text's labels together."""
+    checkpoint = tiny_checkpoint(
+        tmp_path / "c", task="multi-label-classification", thresholds=dict.fromkeys(("card", "cash", "other"), 0.4)
+    )
+    random = np.random.default_rng(0)
+    words = sorted({word for sentence in SENTENCES for word in sentence.split() if '"' not in word})
+    rows = "".join(
+        f"{' '.join(random.choice(words, size=4))}\t{random.choice(['0', '1,2'])}\tx{i}\n" for i in range(90)
+    )
+    (tmp_path / "rows.tsv").write_text(rows, encoding="utf-8")
+    (tmp_path / "names.txt").write_text("card\ncash\nother\n", encoding="utf-8")
+    reading = ["--text-column", "0", "--label-column", "1", "--label-names", str(tmp_path / "names.txt")]
+    file, output = str(tmp_path / "rows.tsv"), tmp_path / "results.json"
+    assert cli.main(["calibrate", str(checkpoint.path), file, *reading, "--accept", "coverage=0.5"]) == 0
+    assert confidence.main([str(checkpoint.path), "--texts", file, *reading, "--output", str(output)]) == 0
+    row = measured(output)["confidence"]["c"]
+
+    assert 90 < row["answers"] <= 270
+    assert row["log loss after"] < row["log loss before"]
+    assert row["accepted %"] >= 50
+    assert 0 <= row["right of them %"] <= 100
 
 
 def test_the_accelerator_script_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

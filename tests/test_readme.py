@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lc_finetune.cli import main
 from lc_finetune.testing import tiny_base_model, tiny_checkpoint
 from lc_finetune.train.base_model import BaseModel
 
@@ -98,6 +99,9 @@ def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """In order, in one namespace."""
     monkeypatch.chdir(tmp_path)
     tiny_checkpoint(tmp_path / "runs" / "support")
+    rows = [f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "card"), ("hi", "other"))]
+    (tmp_path / "held_out.csv").write_text("\n".join(["text,label", *rows]))
+    assert main(["calibrate", "runs/support", "held_out.csv"]) == 0
     namespace: dict[str, Any] = {}
     for snippet in snippets("docs/confidence.md"):
         exec(snippet, namespace)

@@ -20,6 +20,7 @@ from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
 from lc_finetune.inference.served import as_asked, check_served
+from lc_finetune.inference.worker import Completion
 from lc_finetune.runnables.fanout import FanOut
 from lc_finetune.runnables.inputs import awhole, text_of, whole
 from lc_finetune.schemas import Input, Result
@@ -110,7 +111,8 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     def warm_up(self) -> Self:
         """Load now and run once for one text and once for two, so that the first real call is as fast as the others."""
         for texts in ([self._example], [self._example] * 2):
-            for outcome in self._loaded().predict(texts):
+            predictor = self._loaded()
+            for outcome in predictor.predict(texts, self._complete(predictor)):
                 if isinstance(outcome, Exception):
                     raise outcome
         return self
@@ -205,14 +207,23 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     def _many(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
-        return _filled(slots, self._judged(self._loaded().predict(texts)) if texts else [])
+        if not texts:
+            return slots
+        predictor = self._loaded()
+        return _filled(slots, self._judged(predictor.predict(texts, self._complete(predictor))))
 
     async def _amany(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
         predictor = self._predictor
         if predictor is None:
             predictor = await run_in_executor(None, self._loaded)
-        return _filled(slots, self._judged(await predictor.apredict(texts)) if texts else [])
+        if not texts:
+            return slots
+        return _filled(slots, self._judged(await predictor.apredict(texts, self._complete(predictor))))
+
+    def _complete(self, predictor: Predictor) -> Completion | None:
+        """Make what adds to each result what these fields ask for beyond others."""
+        return None
 
     def _judged(self, outcomes: list[Any]) -> list[Any]:
         """Let `accept_score` decide what is accepted."""

@@ -24,6 +24,7 @@ from lc_finetune.data import (
     gold_of,
     inputs_of,
 )
+from lc_finetune.data.split import classes as classes_of
 from lc_finetune.errors import LCFinetuneError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
@@ -34,7 +35,6 @@ from lc_finetune.inference.parity import BelowParity
 from lc_finetune.inference.scope import FEWEST, fit_detector
 from lc_finetune.train.metrics import (
     Figures,
-    confidence_figures,
     out_of_scope_figures,
 )
 from lc_finetune.train.preparation import Plan
@@ -101,7 +101,7 @@ def _held_out(plan: Plan) -> tuple[list[Example], str]:
         rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
     else:
         rows, split = plan.splits.validation, "validation rows, which also chose the epoch"
-    known = [row for row in rows if not isinstance(row, TextExample) or row.label in plan.task.labels.id_of]
+    known = [row for row in rows if set(classes_of(row)) <= set(plan.task.answers)]
     if len(known) < len(rows):
         split += f"; {len(rows) - len(known)} more have labels that training never saw"
     return known, split
@@ -196,10 +196,8 @@ def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
     for result in results:
         if isinstance(result, LCFinetuneError):
             raise result
-    figures, judged = TASKS[predictor.checkpoint.task].figures(results, examples)
-    if predictor.calibration is not None and judged:
-        answers, right = zip(*judged, strict=True)
-        figures["confidence"] = confidence_figures(
-            [answer.score for answer in answers], right, [answer.accepted for answer in answers]
-        )
+    task = TASKS[predictor.checkpoint.task]
+    figures, judged = task.figures(results, examples)
+    if predictor.calibration is not None and (confidence := task.confidence(results, examples, judged)):
+        figures["confidence"] = confidence
     return figures

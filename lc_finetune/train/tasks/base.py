@@ -11,7 +11,7 @@ from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.data import Example, Splits
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import LabelSet
-from lc_finetune.train.metrics import Figures
+from lc_finetune.train.metrics import Figures, confidence_figures
 from lc_finetune.train.tokenization import Feature, Windowing
 
 if TYPE_CHECKING:
@@ -115,6 +115,20 @@ class TrainingTask(ABC):
     @abstractmethod
     def figures(results: Sequence[Any], examples: Sequence[Example]) -> tuple[Figures, list[Judged]]:
         """Measure results, and judge each answer whose score is a probability of being right."""
+
+    @staticmethod
+    def confidence(results: Sequence[Any], examples: Sequence[Example], judged: Sequence[Judged]) -> Figures:
+        """Say how true calibrated scores are, and what is accepted; nothing where there is nothing to judge.
+
+        Args:
+            results: Of a calibrated checkpoint.
+            examples: As many.
+            judged: What `figures` judged.
+        """
+        if not judged:
+            return {}
+        answers, right = zip(*judged, strict=True)
+        return confidence_figures([one.score for one in answers], right, [one.accepted for one in answers])
 
     @abstractmethod
     def baseline(self, base: Path, splits: Splits, examples: Sequence[Example], max_length: int) -> Figures:

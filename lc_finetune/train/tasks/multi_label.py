@@ -17,7 +17,7 @@ from lc_finetune.inference.calibrate import answer
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import LabelSet
 from lc_finetune.train.baseline import multi_label_baseline
-from lc_finetune.train.metrics import Figures, macro_average_precision, multi_label_figures
+from lc_finetune.train.metrics import Figures, label_confidence_figures, macro_average_precision, multi_label_figures
 from lc_finetune.train.tasks.base import Judged, TrainingTask
 from lc_finetune.train.thresholds import METHOD, choose_thresholds
 from lc_finetune.train.tokenization import Feature, Windowing, indicators, multi_label_features
@@ -32,7 +32,6 @@ class MultiLabelClassification(TrainingTask):
     name = "multi-label-classification"
     metric = "average_precision"
     headline = ("macro_f1", "macro F1")
-    calibrates = False  # each label would need a map of its own
 
     @classmethod
     def of(cls, train: Sequence[Example], base: Path) -> Self:
@@ -42,11 +41,6 @@ class MultiLabelClassification(TrainingTask):
     @classmethod
     def check(cls, config: TrainConfig) -> None:
         """Refuse what takes one right label a text."""
-        if "accept" in config.model_fields_set:
-            raise ConfigError(
-                "accept: expected one label a text, or entities, found multi-label data, which is not calibrated. "
-                "Leave it out; each label gets a threshold from the validation rows."
-            )
         if config.trainer.get("label_smoothing_factor"):
             raise ConfigError("trainer: label_smoothing_factor takes one right label a text, found multi-label data.")
 
@@ -95,6 +89,11 @@ class MultiLabelClassification(TrainingTask):
     def figures(results: Sequence[Any], examples: Sequence[Example]) -> tuple[Figures, list[Judged]]:
         """Measure sets of labels; none is judged alone."""
         return multi_label_figures(gold_of(examples), [result.labels for result in results]), []
+
+    @staticmethod
+    def confidence(results: Sequence[Any], examples: Sequence[Example], judged: Sequence[Judged]) -> Figures:
+        """Judge pairs of a text and a label, and accepted sets of labels."""
+        return label_confidence_figures(gold_of(examples), results)
 
     def baseline(self, base: Path, splits: Splits, examples: Sequence[Example], max_length: int) -> Figures:
         """Classify mean-pooled features for each label."""
