@@ -21,9 +21,11 @@ from lc_finetune.checkpoint import (
     staged_folder,
 )
 from lc_finetune.errors import CheckpointError, ConfigError, LCFinetuneError
+from lc_finetune.hub import check_access, push
 from lc_finetune.inference.decode import best_path, log_softmax
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import Span, entity_f1
+from lc_finetune.remote import is_url
 from lc_finetune.schemes import OUTSIDE, TagSet, tags_to_spans
 from lc_finetune.train import recipe
 from lc_finetune.train.config import TrainConfig
@@ -35,6 +37,8 @@ from lc_finetune.train.tokenization import (
     Feature,
     indicators,
 )
+from lc_finetune.train.tracking import check_installed, report_final, tracking
+from lc_finetune.train.uploading import fine_tune_to_url
 from lc_finetune.train.writing import write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -54,10 +58,23 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         DataError: If a file cannot be used.
         ConfigError: If an option cannot be used, or the disk is full.
         CheckpointError: If there is no such base model.
+        MissingDependencyError: If a tracker, or the store of a URL, lacks its package.
     """
+    check_installed(config.report_to)
+    if config.push_to_hub is not None:
+        check_access(config.push_to_hub)
+    if is_url(config.output_dir):
+        checkpoint = fine_tune_to_url(config, lambda local: _fine_tune(config, local, say), say)
+    else:
+        checkpoint = _fine_tune(config, output_folder(config), say)
+    if config.push_to_hub is not None:
+        say(f"Pushed to {push(checkpoint, config.push_to_hub)}")
+    return checkpoint
+
+
+def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) -> Checkpoint:
     from lc_finetune.inference.backends.torch import quiet
 
-    output = output_folder(config)
     refuse_existing(output, overwrite=config.overwrite)
     work = output.absolute().with_name(output.name + ".work")
     refuse_unfinished(work, config)
@@ -67,9 +84,12 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         with quiet():
             say(str(replace(summary, estimated_seconds=_estimate(plan, arguments))))
             resume_from = open_work(work, plan, say)
-            model, history = _train(plan, work, resume_from, say)
-            with staged_folder(output, overwrite=config.overwrite) as staging:
-                write_checkpoint(staging, output.name, plan, model, history)
+            with tracking(config, output.name, say) as trackers:
+                model, history = _train(plan, work, resume_from, say, [tracker.callback for tracker in trackers])
+                with staged_folder(output, overwrite=config.overwrite) as staging:
+                    write_checkpoint(staging, output.name, plan, model, history)
+                checkpoint = Checkpoint.load(output)
+                report_final(trackers, checkpoint.metrics, max((entry.get("step", 0) for entry in history), default=0))
     except Exception as error:
         if isinstance(error, LCFinetuneError):
             raise
@@ -85,7 +105,7 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
             f"finished epochs are kept in {work}."
         ) from error
     shutil.rmtree(work, ignore_errors=True)
-    return Checkpoint.load(output)
+    return checkpoint
 
 
 def _is_full(error: Exception) -> bool:
@@ -191,7 +211,7 @@ def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
 
 
 def _train(
-    plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None]
+    plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None], trackers: Sequence[Any]
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Run the Trainer; returns the model with its best epoch's weights, and the log."""
     from transformers import EarlyStoppingCallback, PrinterCallback
@@ -223,7 +243,8 @@ def _train(
     )
     for printer in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
         trainer.remove_callback(printer)
-    trainer.add_callback(EpochLines(say, metric=_metric(plan)))
+    for callback in (*trackers, EpochLines(say, metric=_metric(plan))):
+        trainer.add_callback(callback)
     say("Training")
     trainer.train(resume_from_checkpoint=resume_from)
     history = list(trainer.state.log_history)
@@ -286,7 +307,8 @@ def _arguments(plan: Plan, work: Path) -> Any:
         "use_cpu": on_cpu,
         "bf16": (on_cuda and torch.cuda.is_bf16_supported()) or (on_cpu and _multiplies_bf16()),
         "optim": "adamw_torch_fused",
-        "report_to": "none",
+        "report_to": "none",  # the trackers' callbacks are handed over with their runs open
+        "run_name": work.name.removesuffix(".work"),
         "dataloader_pin_memory": on_cuda,
     }
     try:
