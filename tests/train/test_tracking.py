@@ -46,10 +46,8 @@ def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("tracked")
     rows = [f"{TEXT} {text} {i},{label}" for i in range(12) for text, label in (("my", "card"), ("some", "cash"))]
-    for name in ("train", "test"):
-        (folder / f"{name}.csv").write_text(
-            "\n".join(["text,label", *rows]).replace("my", "a" if name == "test" else "my")
-        )
+    (folder / "train.csv").write_text("\n".join(["text,label", *rows]))
+    (folder / "test.csv").write_text("\n".join(["text,label", *rows]).replace("my", "a"))
     command = [sys.executable, "-m", "lc_finetune.train", "--train-file", "train.csv", "--test-file", "test.csv",
                "--base-model", str(base_model), "--epochs", "2", "--no-baseline", "--output-dir", "out",
                "--report-to", "tensorboard,wandb,mlflow"]  # fmt: skip
@@ -164,7 +162,7 @@ def test_a_tracker_that_cannot_be_reached_is_said_before_training(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://host")
 
     with (
-        pytest.raises(ConfigError, match="expected to open a run in mlflow.*Check MLFLOW_TRACKING_URI"),
+        pytest.raises(ConfigError, match=r"expected to open a run in mlflow.*Check MLFLOW_TRACKING_URI"),
         tracking(TrainConfig(report_to=("mlflow",)), "out", print),
     ):
         pass
