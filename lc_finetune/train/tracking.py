@@ -142,14 +142,14 @@ def _open_tensorboard(
         started = datetime.now().strftime("%Y-%m-%dT%H-%M-%S.%f")
         callback.logging_dir = os.fspath(log_folder(config.output_dir, name) / started)
     say(f"  tracking    tensorboard, in {callback.logging_dir}")
-    writer = SummaryWriter(log_dir=callback.logging_dir)  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(log_dir=callback.logging_dir)
     stack.callback(writer.close)
-    writer.add_text("config", "\n".join(f"    {field}: {value}" for field, value in options.items()))  # type: ignore[no-untyped-call]
+    writer.add_text("config", "\n".join(f"    {field}: {value}" for field, value in options.items()))
 
     def report(figures: Figures, step: int) -> None:
         for figure, value in figures.items():
-            writer.add_scalar(figure, value, step)  # type: ignore[no-untyped-call]
-        writer.flush()  # type: ignore[no-untyped-call]
+            writer.add_scalar(figure, value, step)
+        writer.flush()
 
     return Tracker(callback, report)
 
