@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 PROJECT = "lc-finetune"
 """The W&B project, unless WANDB_PROJECT names another."""
 LONGEST_VALUE = 500
-"""Characters of an option's value that are logged; MLflow takes no more."""
+"""Characters of an option's value that are logged; some MLflow servers take no more."""
 
 Figures = Mapping[str, float]
 
