@@ -21,6 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LC_FINETUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("lc_finetune.remote.RETRY_AFTER", ())
     MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
     yield tmp_path / "cache"
     MemoryFileSystem.store.clear()
 
