@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from lc_finetune.checkpoint import FETCHED, MANIFEST
 from lc_finetune.cli import main
+from lc_finetune.remote import upload
 from lc_finetune.testing import tiny_base_model, tiny_checkpoint
 from lc_finetune.train.base_model import BaseModel
 
@@ -107,6 +109,18 @@ def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         exec(snippet, namespace)
 
     assert namespace["strict"].invoke("Where is my parcel?").accepted is False
+
+
+def test_the_page_on_saving_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a store in memory."""
+    monkeypatch.setenv("LC_FINETUNE_CACHE", str(tmp_path / "cache"))
+    made = tiny_checkpoint(tmp_path / "support")
+    upload(made.path, "memory://models/support", last=MANIFEST, replaced=FETCHED)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/saving-and-tracking.md"):
+        exec(snippet, namespace)
+
+    assert namespace["classifier"].labels == made.labels.names
 
 
 def test_the_page_on_agents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    checkpoint: str = Field(description="Checkpoint folder, or Hub id.")
+    checkpoint: str = Field(description="Checkpoint folder, URL, or Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.")
     dtype: Dtype = "auto"
@@ -83,7 +83,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         """Validate and load at once.
 
         Args:
-            checkpoint: A folder, a Hub id, or the `Checkpoint` that training returned.
+            checkpoint: A folder, a URL (`s3://…`), a Hub id, or the `Checkpoint` that training returned.
             revision: Branch, tag or commit of a Hub id.
             device: `"auto"` takes CUDA, then MPS, then CPU.
             dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA; int8 is never chosen unasked.

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from lc_finetune.checkpoint import Task
 from lc_finetune.errors import ConfigError, DataError, did_you_mean, shown
+from lc_finetune.remote import is_url
 
 OWNED = {
     "output_dir": "output_dir",
@@ -20,8 +21,16 @@ OWNED = {
     "seed": "seed",
     "data_seed": "seed",
     "resume_from_checkpoint": "resume",
+    "report_to": "report_to",
+    "run_name": "output_dir",
+    "push_to_hub": "push_to_hub",
+    "hub_model_id": "push_to_hub",
 }
 """Fields of TrainingArguments that have a field of ours."""
+NOT_OF_THE_RESULT = {
+    "resume", "overwrite", "baseline", "accept", "report_to", "push_to_hub", "upload_private",
+}  # fmt: skip
+"""Fields that a resumed run may have otherwise than the one it continues."""
 
 
 class TrainConfig(BaseModel):
@@ -54,8 +63,15 @@ class TrainConfig(BaseModel):
     drop_unlabelled: bool = Field(default=False, description="Drop rows without a label instead of refusing them.")
     base_model: str = Field(default="minilm", description="minilm, a folder, or a Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub base model.")
-    output_dir: str = Field(default="runs/support", description="Where the checkpoint goes.")
+    output_dir: str = Field(default="runs/support", description="Where the checkpoint goes: a folder, or a URL.")
     overwrite: bool = Field(default=False, description="Replace an output folder that exists.")
+    upload_private: bool = Field(default=False, description="Upload private/, which holds texts, to a URL too.")
+    push_to_hub: str | None = Field(
+        default=None, description="ORG/NAME on the Hugging Face Hub to push the checkpoint to; private if it is new."
+    )
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        default=(), description="Experiment trackers, comma-separated: tensorboard, wandb, mlflow."
+    )
     epochs: int | None = Field(default=None, ge=1, le=1000, description="Most passes over the training rows.")
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, allow_inf_nan=False, description="Peak learning rate."
@@ -82,6 +98,24 @@ class TrainConfig(BaseModel):
             return read_label_names(value) if isinstance(value, str) else value
         except DataError as error:
             raise ValueError(str(error).rstrip(".")) from None
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return tuple(dict.fromkeys(name.strip() for name in value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("output_dir")
+    @classmethod
+    def _a_place(cls, value: str) -> str:
+        scheme, found, _ = value.partition("://")
+        if found and not is_url(value):
+            from fsspec import available_protocols
+
+            guess = did_you_mean(scheme, available_protocols())
+            raise ValueError(
+                f"expected a folder, or a URL that fsspec knows, found the scheme {shown([scheme])!r}{guess}"
+            )
+        return value
 
     @field_validator("label_names")
     @classmethod
@@ -167,7 +201,7 @@ class TrainConfig(BaseModel):
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Give the fields that a resumed run must share with the one it continues."""
-        return json.loads(self.model_dump_json(exclude={"resume", "overwrite", "baseline", "accept"}))  # type: ignore[no-any-return]
+        return json.loads(self.model_dump_json(exclude=NOT_OF_THE_RESULT))  # type: ignore[no-any-return]
 
 
 def _one_line(error: ValidationError) -> tuple[str, str]:

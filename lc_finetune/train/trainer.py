@@ -16,12 +16,16 @@ import numpy as np
 
 from lc_finetune.checkpoint import Checkpoint, refuse_existing, staged_folder
 from lc_finetune.errors import CheckpointError, ConfigError, LCFinetuneError
+from lc_finetune.hub import check_access, push
 from lc_finetune.inference.encode import Encoder
+from lc_finetune.remote import is_url
 from lc_finetune.train import recipe
 from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.preparation import Plan, count_windows, epochs_of, output_folder, prepare
 from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_early
 from lc_finetune.train.tokenization import IGNORED, Feature
+from lc_finetune.train.tracking import check_installed, report_final, tracking
+from lc_finetune.train.uploading import fine_tune_to_url
 from lc_finetune.train.writing import write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -41,10 +45,23 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         DataError: If a file cannot be used.
         ConfigError: If an option cannot be used, or the disk is full.
         CheckpointError: If there is no such base model.
+        MissingDependencyError: If a tracker, or the store of a URL, lacks its package.
     """
+    check_installed(config.report_to)
+    if config.push_to_hub is not None:
+        check_access(config.push_to_hub)
+    if is_url(config.output_dir):
+        checkpoint = fine_tune_to_url(config, lambda local: _fine_tune(config, local, say), say)
+    else:
+        checkpoint = _fine_tune(config, output_folder(config), say)
+    if config.push_to_hub is not None:
+        say(f"Pushed to {push(checkpoint, config.push_to_hub)}")
+    return checkpoint
+
+
+def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) -> Checkpoint:
     from lc_finetune.inference.backends.torch import quiet
 
-    output = output_folder(config)
     refuse_existing(output, overwrite=config.overwrite)
     work = output.absolute().with_name(output.name + ".work")
     refuse_unfinished(work, config)
@@ -54,9 +71,12 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         with quiet():
             say(str(replace(summary, estimated_seconds=_estimate(plan, arguments))))
             resume_from = open_work(work, plan, say)
-            model, history = _train(plan, work, resume_from, say)
-            with staged_folder(output, overwrite=config.overwrite) as staging:
-                write_checkpoint(staging, output.name, plan, model, history)
+            with tracking(config, output.name, say) as trackers:
+                model, history = _train(plan, work, resume_from, say, [tracker.callback for tracker in trackers])
+                with staged_folder(output, overwrite=config.overwrite) as staging:
+                    write_checkpoint(staging, output.name, plan, model, history)
+                checkpoint = Checkpoint.load(output)
+                report_final(trackers, checkpoint.metrics, max((entry.get("step", 0) for entry in history), default=0))
     except Exception as error:
         if isinstance(error, LCFinetuneError):
             raise
@@ -72,7 +92,7 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
             f"finished epochs are kept in {work}."
         ) from error
     shutil.rmtree(work, ignore_errors=True)
-    return Checkpoint.load(output)
+    return checkpoint
 
 
 def _is_full(error: Exception) -> bool:
@@ -171,7 +191,7 @@ def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
 
 
 def _train(
-    plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None]
+    plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None], trackers: Sequence[Any]
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Run the Trainer; returns the model with its best epoch's weights, and the log."""
     from transformers import EarlyStoppingCallback, PrinterCallback
@@ -203,9 +223,12 @@ def _train(
     )
     for printer in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
         trainer.remove_callback(printer)
-    trainer.add_callback(EpochLines(say, metric=plan.task.metric))
+    for callback in (*trackers, EpochLines(say, metric=plan.task.metric)):
+        trainer.add_callback(callback)
     say("Training")
     trainer.train(resume_from_checkpoint=resume_from)
+    for callback in trackers:  # W&B's would log what follows on validation rows as `test/…`
+        trainer.remove_callback(callback)
     history = list(trainer.state.log_history)
     if validation:
         history += plan.task.choose(trainer, lambda: _new_model(plan), validation, say)
@@ -244,7 +267,8 @@ def _arguments(plan: Plan, work: Path) -> Any:
         "use_cpu": on_cpu,
         "bf16": (on_cuda and torch.cuda.is_bf16_supported()) or (on_cpu and _multiplies_bf16()),
         "optim": "adamw_torch_fused",
-        "report_to": "none",
+        "report_to": "none",  # the trackers' callbacks are handed over with their runs open
+        "run_name": work.name.removesuffix(".work"),
         "dataloader_pin_memory": on_cuda,
     }
     try:
