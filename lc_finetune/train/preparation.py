@@ -35,6 +35,7 @@ from lc_finetune.schemes import TagSet
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.fields import check_task
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.tokenization import (
     Feature,
@@ -235,8 +236,7 @@ def _check_fields(config: TrainConfig, task: Task) -> None:
             "accept: expected one label a text, or entities, found multi-label data, which is not calibrated. Leave it "
             "out; each label gets a threshold from the validation rows."
         )
-    if several and config.trainer.get("label_smoothing_factor"):
-        raise ConfigError("trainer: label_smoothing_factor takes one right label a text, found multi-label data.")
+    check_task(config, task)
 
 
 def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Windowing:

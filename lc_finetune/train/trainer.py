@@ -16,6 +16,7 @@ import numpy as np
 
 from lc_finetune.checkpoint import (
     MULTI_LABEL,
+    AdapterRecord,
     Checkpoint,
     refuse_existing,
     staged_folder,
@@ -26,7 +27,9 @@ from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import Span, entity_f1
 from lc_finetune.schemes import OUTSIDE, TagSet, tags_to_spans
 from lc_finetune.train import recipe
+from lc_finetune.train.adapters import Adapted, RankBudget, adapt, with_orthogonality
 from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.losses import Loss, class_weights
 from lc_finetune.train.metrics import macro_average_precision
 from lc_finetune.train.preparation import Plan, epochs_of, features_of, output_folder, prepare, windows_of
 from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_early
@@ -65,11 +68,12 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     arguments = _arguments(plan, work)  # an option that the Trainer refuses is refused now
     try:
         with quiet():
-            say(str(replace(summary, estimated_seconds=_estimate(plan, arguments))))
+            seconds, adapter = _estimate(plan, arguments)
+            say(str(replace(summary, estimated_seconds=seconds, learns=str(adapter) if adapter else None)))
             resume_from = open_work(work, plan, say)
-            model, history = _train(plan, work, resume_from, say)
+            tuned, history = _train(plan, work, resume_from, say)
             with staged_folder(output, overwrite=config.overwrite) as staging:
-                write_checkpoint(staging, output.name, plan, model, history)
+                write_checkpoint(staging, output.name, plan, tuned, history)
     except Exception as error:
         if isinstance(error, LCFinetuneError):
             raise
@@ -96,14 +100,15 @@ def _is_full(error: Exception) -> bool:
     return any(mark in str(error) for mark in marks)
 
 
-def _estimate(plan: Plan, arguments: Any) -> float:
-    """Time two steps of a throw-away model and scale up to all epochs, in seconds.
+def _estimate(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
+    """Time two steps of a throw-away model and scale up to all epochs, in seconds; say what of it learns.
 
     Raises:
         CheckpointError: If the base model cannot take such a step.
     """
     try:
-        return _timed_step(plan, arguments) * epochs_of(plan) * -(-windows_of(plan) // plan.config.batch_size)
+        seconds, adapter = _timed_step(plan, arguments)
+        return seconds * epochs_of(plan) * -(-windows_of(plan) // plan.config.batch_size), adapter
     except LCFinetuneError:
         raise
     except Exception as error:  # whatever the model's code raises; memory that ran out too
@@ -113,18 +118,19 @@ def _estimate(plan: Plan, arguments: Any) -> float:
         ) from error
 
 
-def _timed_step(plan: Plan, arguments: Any) -> float:
+def _timed_step(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
     import torch
 
     device = arguments.device
     with torch.random.fork_rng():
-        model = _new_model(plan).to(device).train()
+        adapted = _adapted(plan)
+    model = adapted.model.to(device).train()
     encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
     features, _ = features_of(plan, plan.splits.train[: plan.config.batch_size], encoder)
     batch = {
         name: tensor.to(device) for name, tensor in _collate(features[: plan.config.batch_size], encoder.pad_id).items()
     }
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()
@@ -135,7 +141,7 @@ def _timed_step(plan: Plan, arguments: Any) -> float:
         loss.item()  # waits for the device
         optimizer.zero_grad()
         seconds = time.perf_counter() - started
-    return seconds
+    return seconds, adapted.record
 
 
 _PROBLEM_TYPES: dict[str, str] = {
@@ -176,6 +182,33 @@ def _new_model(plan: Plan) -> Any:
     return model
 
 
+def _adapted(plan: Plan) -> Adapted:
+    """Make the model that is trained: whole, or wrapped with an adapter."""
+    model = _new_model(plan)
+    return adapt(model, plan.config, plan.base) if plan.config.adapter else Adapted(model, None)
+
+
+def _loss(plan: Plan, features: Sequence[Feature], model: Any) -> Callable[..., Any] | None:
+    """Choose the loss; None is the model's own, or the Trainer's with label smoothing."""
+    config = plan.config
+    if config.class_weights is None and config.focal_gamma is None and config.adapter != "adalora":
+        return None
+    weights = class_weights(config.class_weights, features, plan.labels) if config.class_weights else None
+    loss = Loss(
+        weights=weights,
+        gamma=config.focal_gamma or 0.0,
+        smoothing=_smoothing(plan),
+        independent=plan.task == "multi-label-classification",
+    )
+    return with_orthogonality(loss, model) if config.adapter == "adalora" else loss
+
+
+def _smoothing(plan: Plan) -> float:
+    if plan.config.label_smoothing is not None:
+        return plan.config.label_smoothing
+    return 0.0 if plan.config.focal_gamma else recipe.LABEL_SMOOTHING[plan.task]
+
+
 def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
     """Pad a batch to its longest row."""
     import torch
@@ -192,8 +225,8 @@ def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
 
 def _train(
     plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None]
-) -> tuple[Any, list[dict[str, Any]]]:
-    """Run the Trainer; returns the model with its best epoch's weights, and the log."""
+) -> tuple[Adapted, list[dict[str, Any]]]:
+    """Run the Trainer; returns the model, whole or adapted, with its best epoch's weights, and the log."""
     from transformers import EarlyStoppingCallback, PrinterCallback
     from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
     from transformers.trainer_utils import IntervalStrategy
@@ -211,9 +244,14 @@ def _train(
         arguments.eval_strategy, arguments.load_best_model_at_end = IntervalStrategy.NO, False
     if resume_from is not None and validation and stopped_early(Path(resume_from), plan.config.patience):
         arguments.num_train_epochs = 0  # nothing is left but to load the best epoch
+    adapted = _adapted(plan)
+    config = plan.config
     trainer = FasterHeadTrainer(
-        head_rate=recipe.HEAD_RATE,
-        model=_new_model(plan),
+        head_rate=recipe.HEAD_RATE if config.adapter is None else 1.0,
+        layer_decay=config.layer_decay,
+        balanced_sampling=config.balanced_sampling,
+        compute_loss_func=_loss(plan, train, adapted.model),
+        model=adapted.model,
         args=arguments,
         train_dataset=cast(Any, train),
         eval_dataset=cast(Any, validation),
@@ -224,12 +262,14 @@ def _train(
     for printer in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
         trainer.remove_callback(printer)
     trainer.add_callback(EpochLines(say, metric=_metric(plan)))
+    if config.adapter == "adalora":
+        trainer.add_callback(RankBudget())
     say("Training")
     trainer.train(resume_from_checkpoint=resume_from)
     history = list(trainer.state.log_history)
     if validation and plan.tags is not None:
         history += _choose_tagger(plan, plan.tags, trainer, validation, say)
-    return trainer.model, history
+    return adapted, history
 
 
 def _choose_tagger(
@@ -245,10 +285,11 @@ def _choose_tagger(
         shift = np.eye(len(tags.labels))[outside]
         return [_entity_f1(tags, outcome.predictions - bias * shift, outcome.label_ids) for bias in biases]
 
+    # An adapter stays what it is in its own folder, so that its encoder is not mixed with the base model's.
+    base, shares = (trainer.model, (1.0,)) if plan.config.adapter else (_new_model(plan), recipe.ENCODER_SHARES)
     tried = choose_tagger(
-        trainer.model, _new_model(plan), shares=recipe.ENCODER_SHARES, biases=recipe.OUTSIDE_BIASES, outside=outside,
-        measure=measure,
-    )  # fmt: skip
+        trainer.model, base, shares=shares, biases=recipe.OUTSIDE_BIASES, outside=outside, measure=measure
+    )
     best = max(choice.metric for choice in tried)
     say(f"  nearby weights, {len(tried)} tried  validation f1 {best:.4f}")
     return [asdict(choice) for choice in tried]
@@ -265,12 +306,14 @@ def _arguments(plan: Plan, work: Path) -> Any:
     values: dict[str, Any] = {
         "output_dir": os.fspath(work),
         "num_train_epochs": epochs_of(plan),
-        "learning_rate": config.learning_rate or recipe.learning_rate(hidden),
+        "learning_rate": config.learning_rate or recipe.learning_rate(hidden, config.adapter),
         "per_device_train_batch_size": config.batch_size,
         "per_device_eval_batch_size": 64,
         "weight_decay": recipe.WEIGHT_DECAY,
         "warmup_steps": recipe.WARMUP,
-        "label_smoothing_factor": recipe.LABEL_SMOOTHING[plan.task],
+        "label_smoothing_factor": _smoothing(plan),
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_checkpointing": config.gradient_checkpointing,
         "lr_scheduler_type": "linear",
         "train_sampling_strategy": "group_by_length",
         "eval_strategy": "epoch",
