@@ -76,9 +76,8 @@ def adapt(model: Any, config: TrainConfig, base: Base) -> Adapted:
     kind = str(config.adapter)
     targets = _targets(model, config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    tagger = type(model).__name__.endswith("ForTokenClassification")
+    # No task_type: with one, peft wraps a whole head, which IA3 then cannot merge, around what is named here.
     values: dict[str, Any] = {
-        "task_type": peft.TaskType.TOKEN_CLS if tagger else peft.TaskType.SEQ_CLS,
         "target_modules": targets.names,
         "modules_to_save": head_modules(model),
         "fan_in_fan_out": targets.transposed,
@@ -112,15 +111,13 @@ def adapt(model: Any, config: TrainConfig, base: Base) -> Adapted:
 
 
 def head_modules(model: Any) -> list[str]:
-    """Name the outermost modules that hold nothing but parameters of the head; a pooler is one of them."""
+    """Name the innermost modules with parameters of the head; those of a pooler are among them."""
     head = head_parameters(model)
-    names: list[str] = []
-    for name, module in model.named_modules():  # outer ones come first
-        inside = list(module.parameters())
-        covered = any(name.startswith(f"{outer}.") for outer in names)
-        if name and inside and not covered and all(id(parameter) in head for parameter in inside):
-            names.append(name)
-    return names
+    return [
+        name
+        for name, module in model.named_modules()
+        if any(id(parameter) in head for parameter in module.parameters(recurse=False))
+    ]
 
 
 @dataclass(frozen=True)

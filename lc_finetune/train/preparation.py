@@ -35,6 +35,7 @@ from lc_finetune.schemes import TagSet
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.few_shot import advice, check_base
 from lc_finetune.train.fields import check_task
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.tokenization import (
@@ -151,6 +152,10 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         *splits.out_of_scope_test,
     ]  # fmt: skip
     plan = Plan(config, task, base, splits, labels, tags, tag_unit, windowing, fingerprint(all_examples))
+    if config.few_shot:
+        check_base(base)
+    elif advised := advice(base, task, splits.train):
+        notes.append(advised)
     summary = summarize(splits, tokenizer, max_length=windowing.max_length, notes=notes)
     return plan, summary
 

@@ -18,6 +18,14 @@ ADAPTER_RATES = {"lora": 10.0, "adalora": 10.0, "ia3": 25.0}
 """Learning rate of an adapter, and of the head beside it, in times of the encoder's when all of it is tuned."""
 UNKNOWN_STEPS = 1_000_000
 """Stands for the steps of a training, which AdaLoRA's schedule wants, until they are known."""
+FEW_ROWS = (8, 64)
+"""Rows a class, from and to, for which the contrastive warm-up is recommended."""
+WARM_UP_STEPS = 60
+WARM_UP_BATCH = 64
+"""Texts, two of a class."""
+WARM_UP_RATE = 0.25
+"""Learning rate of the warm-up, in times of the encoder's."""
+WARM_UP_TEMPERATURE = 0.1
 MAX_LENGTH = 256
 """Pieces in one window, unless the model has fewer positions; longer texts are read in windows."""
 STEPS = {"text-classification": 1_400, "multi-label-classification": 1_400, "token-classification": 430}

@@ -71,7 +71,7 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
             seconds, adapter = _estimate(plan, arguments)
             say(str(replace(summary, estimated_seconds=seconds, learns=str(adapter) if adapter else None)))
             resume_from = open_work(work, plan, say)
-            tuned, history = _train(plan, work, resume_from, say)
+            tuned, history = _train(_warmed(plan, work, arguments, say), work, resume_from, say)
             with staged_folder(output, overwrite=config.overwrite) as staging:
                 write_checkpoint(staging, output.name, plan, tuned, history)
     except Exception as error:
@@ -90,6 +90,14 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         ) from error
     shutil.rmtree(work, ignore_errors=True)
     return Checkpoint.load(output)
+
+
+def _warmed(plan: Plan, work: Path, arguments: Any, say: Callable[[str], None]) -> Plan:
+    if not plan.config.few_shot:
+        return plan
+    from lc_finetune.train.few_shot import warm_up
+
+    return warm_up(plan, work, arguments, say)
 
 
 def _is_full(error: Exception) -> bool:
@@ -313,7 +321,7 @@ def _arguments(plan: Plan, work: Path) -> Any:
         "warmup_steps": recipe.WARMUP,
         "label_smoothing_factor": _smoothing(plan),
         "gradient_accumulation_steps": config.gradient_accumulation,
-        "gradient_checkpointing": config.gradient_checkpointing,
+        "activation_checkpointing": config.gradient_checkpointing,
         "lr_scheduler_type": "linear",
         "train_sampling_strategy": "group_by_length",
         "eval_strategy": "epoch",
