@@ -66,7 +66,7 @@ def nearness(folder: Path, texts: list[str], classes: list[str]) -> float:
 def test_the_warm_up_brings_a_class_together(sentence_encoder: Path, table: Path, tmp_path: Path) -> None:
     """The warmed encoder is a plain base model; an earlier run's is taken up; the base model stays as it was."""
     before = load_file(sentence_encoder / "model.safetensors")
-    config = TrainConfig(**options(sentence_encoder, table, tmp_path / "out", few_shot=True))
+    config = TrainConfig(**options(sentence_encoder, table, tmp_path / "out", few_shot=True, learning_rate=0.02))
     plan, _ = prepare(config)
     said: list[str] = []
     (tmp_path / "work").mkdir()
