@@ -25,6 +25,7 @@ from lc_finetune.train.base_model import BaseModel as Base
 from lc_finetune.train.base_model import resolve_base_model
 from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.optimizer import head_parameters
+from lc_finetune.train.tasks import TrainingTask
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_MANIFEST = "adapter.json"
@@ -39,6 +40,7 @@ class AdapterManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Task
+    architecture: str = Field(description="Class of transformers that base model and head make.")
     labels: tuple[str, ...] = Field(description="Of the head, in the order of its outputs.")
     adapter: AdapterRecord
     base_model: str
@@ -274,7 +276,7 @@ def with_orthogonality(loss: Callable[..., Any], model: Any) -> Callable[..., An
     return penalised
 
 
-def write_adapter(folder: Path, adapted: Adapted, task: Task, labels: LabelSet, base: Base) -> None:
+def write_adapter(folder: Path, adapted: Adapted, task: TrainingTask, base: Base) -> None:
     """Leave the adapter, with the head, in `folder`: what peft loads onto the base model, and a manifest."""
     assert adapted.record is not None
     settings = adapted.model.peft_config[NAME]
@@ -285,8 +287,9 @@ def write_adapter(folder: Path, adapted: Adapted, task: Task, labels: LabelSet, 
     for path in files:
         path.chmod(0o644)
     manifest = AdapterManifest(
-        task=task,
-        labels=labels.names,
+        task=task.name,
+        architecture=type(adapted.model.get_base_model()).__name__,
+        labels=task.labels.names,
         adapter=adapted.record,
         base_model=base.name,
         base_revision=base.revision,
@@ -316,8 +319,6 @@ def load_adapted(folder: str | Path, *, base_model: str | None = None) -> Any:
         CheckpointError: If the folder holds no whole adapter, or the base model is missing or another.
         MissingDependencyError: If peft is not installed.
     """
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
-
     from lc_finetune.inference.backends.torch import quiet
 
     peft = _peft()
@@ -336,14 +337,24 @@ def load_adapted(folder: str | Path, *, base_model: str | None = None) -> Any:
             f"found others in {base.folder}. Give that model, at its revision."
         )
     labels = LabelSet(manifest.labels)
-    tagger = manifest.task == "token-classification"
-    loader: Any = AutoModelForTokenClassification if tagger else AutoModelForSequenceClassification
     with quiet():
-        model = loader.from_pretrained(
+        model = _architecture(manifest.architecture, folder).from_pretrained(
             base.folder, use_safetensors=True, trust_remote_code=False, dtype="float32", ignore_mismatched_sizes=True,
             id2label=labels.id2label, label2id=labels.label2id,
         )  # fmt: skip
         return peft.PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
+
+
+def _architecture(name: str, folder: Path) -> Any:
+    import transformers
+
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise CheckpointError(
+            f"{folder / ADAPTER_MANIFEST}: expected an architecture that transformers has, found {shown([name])!r}. "
+            "Upgrade transformers."
+        )
+    return found
 
 
 def _read_manifest(folder: Path) -> AdapterManifest:

@@ -117,7 +117,7 @@ def _warm(plan: Plan, folder: Path, arguments: Any) -> float:
         model=model,
         args=settings,
         train_dataset=Dataset.from_dict(
-            {"text": [row.text for row in rows], "label": [plan.labels.id_of[row.label] for row in rows]}
+            {"text": [row.text for row in rows], "label": [plan.task.labels.id_of[row.label] for row in rows]}
         ),
         loss=PairLoss(model, temperature=recipe.WARM_UP_TEMPERATURE),
     )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from lc_finetune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lc_finetune.checkpoint import Task
     from lc_finetune.train.config import TrainConfig
+    from lc_finetune.train.tasks import TrainingTask
 
 
 def check_together(config: TrainConfig) -> None:
@@ -48,19 +48,23 @@ def _check_adapter(config: TrainConfig) -> None:
         raise ValueError("layer_decay: expected a model that is tuned whole, found an adapter. Leave one of them out")
 
 
-def check_task(config: TrainConfig, task: Task) -> None:
+def check_task(config: TrainConfig, task: type[TrainingTask]) -> None:
     """Refuse options that would do nothing, or harm, in a task.
 
     Raises:
         ConfigError: With the fields at fault and what to do.
     """
-    single = task == "text-classification"
-    if config.balanced_sampling and not single:
+    for name in ("class_weights", "focal_gamma"):
+        if getattr(config, name) is not None and task.loss is None:
+            raise ConfigError(f"{name}: expected a task with classes, found data for {task.name}. Leave it out.")
+    if config.balanced_sampling and not task.one_class:
         raise ConfigError(
-            f"balanced_sampling: expected one label a text, found data for {task}, where a row belongs to no class "
-            "alone. Use --class-weights balanced."
+            f"balanced_sampling: expected one label a text, found data for {task.name}, where a row belongs to no "
+            f"class alone. {'Use --class-weights balanced' if task.loss else 'Leave it out'}."
         )
-    if config.few_shot and not single:
-        raise ConfigError(f"few_shot: expected data for text-classification, found data for {task}. Leave it out.")
-    if config.label_smoothing and task == "multi-label-classification":
-        raise ConfigError("label_smoothing: expected one right label a text, found multi-label data. Leave it out.")
+    if config.few_shot and task.name != "text-classification":
+        raise ConfigError(f"few_shot: expected data for text-classification, found data for {task.name}. Leave it out.")
+    if config.label_smoothing and not task.smooths:
+        raise ConfigError(
+            f"label_smoothing: expected a task with one right answer, found data for {task.name}. Leave it out."
+        )

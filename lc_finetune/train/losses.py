@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.errors import ConfigError, did_you_mean, shown
-from lc_finetune.labels import LabelSet
-from lc_finetune.schemes import OUTSIDE
 from lc_finetune.train.tokenization import IGNORED, Feature
 
 ClassWeights = Literal["balanced"] | dict[str, float]
@@ -80,7 +78,7 @@ class Loss:
         return each
 
 
-def class_weights(asked: ClassWeights, features: Sequence[Feature], labels: LabelSet) -> NDArray[np.float64]:
+def class_weights(asked: ClassWeights, features: Sequence[Feature], names: Sequence[str]) -> NDArray[np.float64]:
     """Give each label its weight, shape `(labels,)`.
 
     `"balanced"` gives every class the same part in the loss: rows / (classes × rows of the class), as in King and Zeng
@@ -90,26 +88,24 @@ def class_weights(asked: ClassWeights, features: Sequence[Feature], labels: Labe
     Args:
         asked: What the configuration says.
         features: The training rows, to count.
-        labels: Of the head.
+        names: The class of each column of the head: labels, or entity types and `O`.
 
     Raises:
         ConfigError: If the mapping names a label that the training rows do not have.
     """
     if isinstance(asked, Mapping):
-        return _given(asked, labels)
+        return _given(asked, names)
     wanted = [np.asarray(feature["labels"]) for feature in features]
     if wanted[0].dtype.kind == "f":  # rows of 0 and 1
         positive = np.sum(wanted, axis=0)
         return np.asarray((len(wanted) - positive) / np.maximum(positive, 1.0), dtype=np.float64)
     ids = np.concatenate([np.atleast_1d(row) for row in wanted])
-    counts = np.bincount(ids[ids != IGNORED], minlength=len(labels))
+    counts = np.bincount(ids[ids != IGNORED], minlength=len(names))
     present = counts > 0
     return np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 1.0)
 
 
-def _given(asked: Mapping[str, float], labels: LabelSet) -> NDArray[np.float64]:
-    tagger = OUTSIDE in labels.names and any("-" in name for name in labels.names)
-    names = [_type_of(name) for name in labels.names] if tagger else list(labels.names)
+def _given(asked: Mapping[str, float], names: Sequence[str]) -> NDArray[np.float64]:
     unknown = [name for name in asked if name not in names]
     if unknown:
         raise ConfigError(
@@ -117,8 +113,3 @@ def _given(asked: Mapping[str, float], labels: LabelSet) -> NDArray[np.float64]:
             f"{did_you_mean(unknown[0], names)}. Correct the name, or leave it out."
         )
     return np.array([asked.get(name, 1.0) for name in names])
-
-
-def _type_of(tag: str) -> str:
-    """Name the entity type of a tag: `B-PER` → `PER`; `O` stays."""
-    return tag if tag == OUTSIDE else tag.partition("-")[2]

@@ -12,7 +12,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
 
 from lc_finetune import ConfigError
-from lc_finetune.labels import LabelSet
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.losses import Loss, class_weights
 from lc_finetune.train.optimizer import BalancedSampler, FasterHeadTrainer, depths, head_parameters
@@ -76,7 +75,7 @@ def test_micro_batches_add_up_to_the_batch() -> None:
 def test_balanced_weights_give_each_class_the_same_part() -> None:
     """Rows of the class times weight is the same for all, and the weights of all rows are 1 on average."""
     rows = [{"labels": 0}] * 6 + [{"labels": 1}] * 3 + [{"labels": 2}]
-    weights = class_weights("balanced", rows, LabelSet(("a", "b", "c")))
+    weights = class_weights("balanced", rows, ("a", "b", "c"))
 
     assert pytest.approx([6 * weights[0], 3 * weights[1], weights[2]]) == [10 / 3] * 3
 
@@ -84,21 +83,21 @@ def test_balanced_weights_give_each_class_the_same_part() -> None:
 def test_balanced_weights_of_tags_and_of_independent_labels() -> None:
     """Pieces without a tag do not count; a label's weight is texts without it over texts with it."""
     tags = [{"labels": [IGNORED, 0, 0, 0, 1]}, {"labels": [IGNORED, 0, 0, 2]}]
-    assert pytest.approx(class_weights("balanced", tags, LabelSet(("O", "B-X", "I-X"))).tolist()) == [
+    assert pytest.approx(class_weights("balanced", tags, ("O", "X", "X")).tolist()) == [
         7 / 15,
         7 / 3,
         7 / 3,
     ]
     several = [{"labels": np.array(row, dtype=np.float32)} for row in ([1, 0], [1, 0], [1, 1], [0, 0])]
-    assert pytest.approx(class_weights("balanced", several, LabelSet(("a", "b"))).tolist()) == [1 / 3, 3.0]
+    assert pytest.approx(class_weights("balanced", several, ("a", "b")).tolist()) == [1 / 3, 3.0]
 
 
 def test_weights_are_named() -> None:
     """A label that is not named weighs 1; an entity type's weight is that of its tags; a typo is refused."""
-    assert class_weights({"b": 3.0}, [], LabelSet(("a", "b"))).tolist() == [1.0, 3.0]
-    assert class_weights({"O": 0.5, "X": 2.0}, [], LabelSet(("O", "B-X", "I-X"))).tolist() == [0.5, 2.0, 2.0]
+    assert class_weights({"b": 3.0}, [], ("a", "b")).tolist() == [1.0, 3.0]
+    assert class_weights({"O": 0.5, "X": 2.0}, [], ("O", "X", "X")).tolist() == [0.5, 2.0, 2.0]
     with pytest.raises(ConfigError, match=r"class_weights: .*'crad' \(did you mean 'card'\?\)"):
-        class_weights({"crad": 2.0}, [], LabelSet(("card", "cash")))
+        class_weights({"crad": 2.0}, [], ("card", "cash"))
 
 
 def test_balanced_sampling_draws_each_class_equally_often() -> None:
