@@ -26,6 +26,8 @@ WARM_UP_BATCH = 64
 WARM_UP_RATE = 0.25
 """Learning rate of the warm-up, in times of the encoder's."""
 WARM_UP_TEMPERATURE = 0.1
+MEAN_SCALE = 10.0
+"""How much more the mean of the states counts than a state itself, in the layer that averages."""
 MAX_LENGTH = 256
 """Pieces in one window, unless the model has fewer positions; longer texts are read in windows."""
 STEPS = {"text-classification": 1_400, "multi-label-classification": 1_400, "token-classification": 430}

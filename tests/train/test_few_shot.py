@@ -12,9 +12,11 @@ from transformers import AutoModel, AutoTokenizer
 
 from lc_finetune import ConfigError, TextClassifier
 from lc_finetune.data import TextExample
+from lc_finetune.inference.backends.torch import masked_mean
+from lc_finetune.testing import TOKENIZER_KINDS, TokenizerKind, tiny_base_model
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
-from lc_finetune.train.few_shot import advice, pair_loss, warm_up
+from lc_finetune.train.few_shot import add_averaging_layer, advice, averages, pair_loss, warm_up, with_names
 from lc_finetune.train.preparation import prepare
 from lc_finetune.train.trainer import _arguments
 from tests.train.test_train import options
@@ -31,6 +33,8 @@ def sentence_encoder(base_model: Path, tmp_path_factory: pytest.TempPathFactory)
     shutil.copytree(base_model, folder)
     module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
     (folder / "modules.json").write_text(json.dumps([module]))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
     return folder
 
 
@@ -50,6 +54,53 @@ def test_a_row_without_a_partner_counts_nothing() -> None:
     states = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
 
     assert torch.isfinite(pair_loss(states, torch.tensor([0, 0, 1]), 0.1))
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+def test_the_layer_on_top_puts_the_mean_in_the_first_place(kind: TokenizerKind, tmp_path: Path) -> None:
+    """Whatever the padding, for BERT and what is built like it; the head then reads what sentences were compared by."""
+    folder = tiny_base_model(tmp_path / "base", tokenizer=kind)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plain, averaged = (AutoModel.from_pretrained(folder).eval() for _ in range(2))
+    add_averaging_layer(averaged)
+    averaged.save_pretrained(tmp_path / "averaged")
+    averaged = AutoModel.from_pretrained(tmp_path / "averaged").eval()
+    batch = tokenizer(["Where is my card?", "The cash machine kept my card and gave me no money."],
+                      padding=True, return_tensors="pt", return_token_type_ids=False)  # fmt: skip
+    with torch.no_grad():
+        mean = masked_mean(plain(**batch).last_hidden_state, batch["attention_mask"])
+        first = averaged(**batch).last_hidden_state[:, 0]
+
+    assert plain.config.num_hidden_layers + 1 == averaged.config.num_hidden_layers
+    wanted = torch.nn.functional.layer_norm(mean, mean.shape[-1:])
+    assert torch.cosine_similarity(wanted, first).min() > 0.95
+    assert torch.cosine_similarity(wanted[[1, 0]], first).max() < 0.95
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean"),
+    [({"pooling_mode_mean_tokens": True}, True), ({"pooling_mode": "mean"}, True),
+     ({"pooling_mode_cls_token": True}, False), (None, False)],
+)  # fmt: skip
+def test_whether_an_encoder_averages_is_in_its_folder(
+    settings: dict[str, Any] | None, mean: bool, tmp_path: Path
+) -> None:
+    """As sentence-transformers records it, in either of its forms."""
+    if settings is not None:
+        (tmp_path / "1_Pooling").mkdir()
+        (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+
+    assert mean == averages(tmp_path)
+
+
+def test_a_label_s_name_is_a_text_of_its_class() -> None:
+    """If it has words."""
+    rows = [TextExample("x", "card_arrival"), TextExample("y", "2"), TextExample("z", "lost/stolen card")]
+
+    assert with_names(rows)[3:] == (
+        TextExample("card arrival", "card_arrival"),
+        TextExample("lost stolen card", "lost/stolen card"),
+    )
 
 
 def nearness(folder: Path, texts: list[str], classes: list[str]) -> float:
@@ -78,6 +129,7 @@ def test_the_warm_up_brings_a_class_together(sentence_encoder: Path, table: Path
     assert plan.base.name == warmed.base.name
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["warmed-base"]
     times = len(said)
+    assert AutoModel.from_pretrained(warmed.base.folder).config.num_hidden_layers == 3
     assert warmed == warm_up(plan, tmp_path / "work", _arguments(plan, tmp_path / "work"), said.append)
     assert len(said) == times
     after = load_file(sentence_encoder / "model.safetensors")
