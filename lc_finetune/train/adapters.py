@@ -75,7 +75,9 @@ def adapt(model: Any, config: TrainConfig, base: Base) -> Adapted:
         MissingDependencyError: If peft is not installed.
     """
     peft = _peft()
-    kind = str(config.adapter)
+    kind = config.adapter
+    assert kind is not None, "asked for"
+    assert kind != "prefix", "refused by the configuration"
     targets = _targets(model, config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     # No task_type: with one, peft wraps a whole head, which IA3 then cannot merge, around what is named here.

@@ -135,6 +135,7 @@ def _warm(plan: Plan, folder: Path, arguments: Any) -> float:
         max_seq_length=plan.windowing.max_length,
     )
     model = parts.SentenceTransformer(modules=[layers])
+    model.model_card_data.generate_widget_examples = False  # no card is written
     rows = cast("Sequence[TextExample]", plan.splits.train)
     settings = parts.SentenceTransformerTrainingArguments(
         output_dir=str(folder), max_steps=recipe.WARM_UP_STEPS, per_device_train_batch_size=recipe.WARM_UP_BATCH,
