@@ -23,9 +23,11 @@ FEW_ROWS = (8, 64)
 WARM_UP_STEPS = 60
 WARM_UP_BATCH = 64
 """Texts, two of a class."""
-WARM_UP_RATE = 0.25
+WARM_UP_RATE = 0.5
 """Learning rate of the warm-up, in times of the encoder's."""
 WARM_UP_TEMPERATURE = 0.1
+FEW_EPOCHS = 8
+"""Most passes over few rows, once the encoder is warm."""
 MEAN_SCALE = 10.0
 """How much more the mean of the states counts than a state itself, in the layer that averages."""
 MAX_LENGTH = 256
