@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -257,25 +256,20 @@ def _low_rank(model: Any) -> list[tuple[str, Any]]:
     return [(name, p) for name, p in model.base_model.model.named_parameters() if "lora_" in name]
 
 
-def with_orthogonality(loss: Callable[..., Any], model: Any) -> Callable[..., Any]:
-    """Add AdaLoRA's penalty to a loss: peft adds it to the model's own only.
+def orthogonality(model: Any) -> Any:
+    """Measure how far AdaLoRA's matrices are from orthogonal, weighted as peft does; a scalar to add to the loss.
 
-    Zhang et al. 2023, equation 4: `||PᵀP − I||` and `||QQᵀ − I||`, averaged over the matrices.
+    Zhang et al. 2023, equation 4: `||PᵀP − I||` and `||QQᵀ − I||`, averaged over the matrices. Peft adds it to the
+    loss of the model alone.
     """
     import torch
 
-    weight = model.peft_config[NAME].orth_reg_weight
-
-    def penalised(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        gaps = []
-        for name, parameter in _low_rank(model):
-            if "lora_A" in name or "lora_B" in name:
-                product = parameter @ parameter.T if "lora_A" in name else parameter.T @ parameter
-                gaps.append(torch.linalg.matrix_norm(product - torch.eye(len(product), device=product.device)))
-        penalty = weight * torch.stack(gaps).mean()
-        return loss(outputs, labels, num_items_in_batch=num_items_in_batch) + penalty
-
-    return penalised
+    gaps = []
+    for name, parameter in _low_rank(model):
+        if "lora_A" in name or "lora_B" in name:
+            product = parameter @ parameter.T if "lora_A" in name else parameter.T @ parameter
+            gaps.append(torch.linalg.matrix_norm(product - torch.eye(len(product), device=product.device)))
+    return model.peft_config[NAME].orth_reg_weight * torch.stack(gaps).mean()
 
 
 def write_adapter(folder: Path, adapted: Adapted, task: TrainingTask, base: Base) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,13 +63,20 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
     A random head needs large steps, a pre-trained encoder small ones: discriminative fine-tuning with two groups
     (Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification"). With `layer_decay`, each
     block of the encoder learns that much slower than the one above it. With `balanced_sampling`, rows are drawn so that
-    each class comes equally often.
+    each class comes equally often. A `penalty` is added to the loss of each step.
     """
 
     def __init__(
-        self, *, head_rate: float, layer_decay: float | None = None, balanced_sampling: bool = False, **kwargs: Any
+        self,
+        *,
+        head_rate: float,
+        layer_decay: float | None = None,
+        balanced_sampling: bool = False,
+        penalty: Callable[[], Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._penalty = penalty
         self._head_rate = head_rate
         self._layer_decay = layer_decay
         self._balanced_sampling = balanced_sampling
@@ -100,6 +107,19 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
             id(parameter): decay ** (top - depth_of[name]) if name in depth_of else self._head_rate
             for name, parameter in self.model.named_parameters()
         }
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute the Trainer's loss, with the penalty in training."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if self._penalty is not None and model.training:
+            # The Trainer divides by the number of micro-batches only where the loss is not divided already.
+            divided = self.compute_loss_func is not None or (
+                self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            )
+            loss = loss + self._penalty() / (self.current_gradient_accumulation_steps if divided else 1)
+        return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self._balanced_sampling:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from lc_finetune.checkpoint import AdapterRecord, Checkpoint, refuse_existing, s
 from lc_finetune.errors import CheckpointError, ConfigError, LCFinetuneError
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.train import recipe
-from lc_finetune.train.adapters import Adapted, RankBudget, adapt, with_orthogonality
+from lc_finetune.train.adapters import Adapted, RankBudget, adapt, orthogonality
 from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.few_shot import warm_up
 from lc_finetune.train.losses import Loss, class_weights
@@ -174,24 +175,23 @@ def _adapted(plan: Plan) -> Adapted:
     return adapt(model, plan.config, plan.base) if plan.config.adapter else Adapted(model, None)
 
 
-def _loss(plan: Plan, features: Sequence[Feature], model: Any) -> Callable[..., Any] | None:
+def _loss(plan: Plan, features: Sequence[Feature]) -> Loss | None:
     """Choose the loss; None is the model's own, or the Trainer's with label smoothing."""
-    config, penalised = plan.config, plan.config.adapter == "adalora" and plan.task.loss is not None
-    if config.class_weights is None and config.focal_gamma is None and not penalised:
+    config = plan.config
+    if config.class_weights is None and config.focal_gamma is None:
         return None
-    loss = Loss(
+    return Loss(
         weights=class_weights(config.class_weights, features, plan.task.weighed) if config.class_weights else None,
         gamma=config.focal_gamma or 0.0,
         smoothing=_smoothing(plan),
         independent=plan.task.loss == "sigmoid",
     )
-    return with_orthogonality(loss, model) if penalised else loss
 
 
 def _smoothing(plan: Plan) -> float:
     if plan.config.label_smoothing is not None:
         return plan.config.label_smoothing
-    return 0.0 if plan.config.focal_gamma else recipe.LABEL_SMOOTHING[plan.task.name]
+    return 0.0 if plan.config.focal_gamma else recipe.LABEL_SMOOTHING.get(plan.task.name, 0.0)
 
 
 def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
@@ -234,7 +234,8 @@ def _train(
         head_rate=recipe.HEAD_RATE if config.adapter is None else 1.0,
         layer_decay=config.layer_decay,
         balanced_sampling=config.balanced_sampling,
-        compute_loss_func=_loss(plan, train, adapted.model),
+        penalty=partial(orthogonality, adapted.model) if config.adapter == "adalora" else None,
+        compute_loss_func=_loss(plan, train),
         model=adapted.model,
         args=arguments,
         train_dataset=cast(Any, train),
