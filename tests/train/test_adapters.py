@@ -33,7 +33,7 @@ from transformers import (
 from lc_finetune import Checkpoint, CheckpointError, ConfigError, EntityTagger, TextClassifier
 from lc_finetune.testing import tiny_base_model
 from lc_finetune.train import TrainConfig, fine_tune
-from lc_finetune.train.adapters import adapt, head_modules, load_adapted, merged
+from lc_finetune.train.adapters import adapt, head_modules, load_adapted, merged, orthogonality
 from lc_finetune.train.base_model import BaseModel
 from lc_finetune.train.optimizer import head_parameters
 from tests.train.test_train import TRAIN, _write_table, flags, options, wait_for
@@ -122,6 +122,23 @@ def test_the_whole_head_learns_and_little_else(architecture: str, tmp_path: Path
     assert adapted.record is not None
     assert adapted.record.parameters == size
     assert adapted.record.trained_parameters == sum(learning.values())
+
+
+def test_adalora_s_matrices_are_kept_near_orthogonal(tmp_path: Path) -> None:
+    """Nothing is asked of orthogonal ones; the penalty is peft's own, weighed as there."""
+    model = adapt(tiny("bert"), config(adapter="adalora", adapter_rank=2), BaseModel(tmp_path, "base")).model
+    learn(model.eval())
+    plain, with_peft_s = (
+        one(input_ids=IDS, attention_mask=MASK, labels=torch.tensor([0, 2])).loss for one in (model, model.base_model)
+    )
+
+    assert orthogonality(model).item() == pytest.approx(float(with_peft_s - plain), rel=1e-3)
+    assert orthogonality(model).item() > 0.1
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name or "lora_B" in name:
+                torch.nn.init.orthogonal_(parameter)
+    assert orthogonality(model).item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_pooler_is_part_of_the_head() -> None:

@@ -141,6 +141,28 @@ def test_depths_leave_the_head_out(base_model: Path) -> None:
     } - set(of)
 
 
+def test_a_penalty_counts_in_training_alone(base_model: Path, tmp_path: Path) -> None:
+    """Once a step, however many batches make one."""
+    model = AutoModelForSequenceClassification.from_pretrained(base_model, num_labels=3)
+    batch = {"input_ids": torch.tensor([[2, 7, 3]]), "attention_mask": torch.ones(1, 3), "labels": torch.tensor([1])}
+
+    def loss(penalty: float, *, training: bool, parts: int = 1) -> float:
+        arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+        trainer = FasterHeadTrainer(
+            head_rate=1, model=model, args=arguments, compute_loss_func=Loss(), penalty=lambda: torch.tensor(penalty)
+        )
+        trainer.current_gradient_accumulation_steps = parts
+        return float(trainer.compute_loss(model.train(training).requires_grad_(False), dict(batch)))
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    plain = loss(0.0, training=True)
+    assert loss(6.0, training=True) == pytest.approx(plain + 6.0)
+    assert loss(6.0, training=True, parts=3) == pytest.approx(plain + 2.0)
+    assert loss(6.0, training=False) == pytest.approx(plain)
+
+
 def steps_of(folder: Path, base: Path, data: Path, **more: Any) -> tuple[list[float], Any]:
     """Train, and give the losses of the epochs and the Trainer that ran."""
     seen: list[Any] = []
