@@ -98,7 +98,7 @@ def class_weights(asked: ClassWeights, features: Sequence[Feature], names: Seque
     wanted = [np.asarray(feature["labels"]) for feature in features]
     if wanted[0].dtype.kind == "f":  # rows of 0 and 1
         positive = np.sum(wanted, axis=0)
-        return np.asarray((len(wanted) - positive) / np.maximum(positive, 1.0), dtype=np.float64)
+        return np.asarray(np.maximum(len(wanted) - positive, 1.0) / np.maximum(positive, 1.0), dtype=np.float64)
     ids = np.concatenate([np.atleast_1d(row) for row in wanted])
     counts = np.bincount(ids[ids != IGNORED], minlength=len(names))
     present = counts > 0
