@@ -23,7 +23,7 @@ from lc_finetune.train.adapters import Adapted, RankBudget, adapt, orthogonality
 from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.few_shot import warm_up
 from lc_finetune.train.losses import Loss, class_weights
-from lc_finetune.train.preparation import Plan, epochs_of, output_folder, prepare, windows_of
+from lc_finetune.train.preparation import Plan, count_windows, epochs_of, output_folder, prepare
 from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_early
 from lc_finetune.train.tokenization import IGNORED, Feature
 from lc_finetune.train.writing import write_checkpoint
@@ -100,7 +100,7 @@ def _estimate(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
     """
     try:
         seconds, adapter = _timed_step(plan, arguments)
-        steps = epochs_of(plan) * -(-windows_of(plan) // plan.config.batch_size)
+        steps = epochs_of(plan) * -(-count_windows(plan) // plan.config.batch_size)
         if plan.config.few_shot:
             steps += recipe.WARM_UP_STEPS * recipe.WARM_UP_BATCH // plan.config.batch_size
         return seconds * steps, adapter
@@ -205,7 +205,8 @@ def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
 
     tagged = isinstance(features[0]["labels"], list)
     labels = padded("labels", IGNORED) if tagged else torch.tensor(np.array([f["labels"] for f in features]))
-    return {"input_ids": padded("input_ids", pad_id), "attention_mask": padded("attention_mask", 0), "labels": labels}
+    fill = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": 0}
+    return {**{name: padded(name, by) for name, by in fill.items() if name in features[0]}, "labels": labels}
 
 
 def _train(
