@@ -99,6 +99,29 @@ class LabelThresholds(BaseModel):
     rows: int = Field(ge=0, description="Their number.")
 
 
+class AdapterRecord(BaseModel):
+    """How a model was tuned that was not tuned whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["lora", "adalora", "ia3"]
+    rank: int | None = None
+    alpha: float | None = None
+    dropout: float | None = None
+    targets: tuple[str, ...] = Field(description="Layers that got an adapter, as endings of their names.")
+    trained_parameters: int = Field(ge=1, description="Of adapter and head.")
+    parameters: int = Field(ge=1, description="Of the model that is served.")
+
+    @property
+    def share(self) -> float:
+        """Trained parameters, as a share of the model's."""
+        return self.trained_parameters / self.parameters
+
+    def __str__(self) -> str:
+        learns = f"{self.trained_parameters:,} of {self.parameters:,} parameters ({self.share:.1%})"
+        return f"{learns}: adapter {self.kind} and head"
+
+
 class NumberInterval(BaseModel):
     """How far from a regressor's answer the right number lies."""
 
@@ -135,6 +158,7 @@ class Manifest(BaseModel):
     thresholds: LabelThresholds | None = Field(default=None, description="Of a multi-label classifier.")
     scale: NumberScale | None = Field(default=None, description="Of a regressor.")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Per split: its size and figures.")
+    adapter: AdapterRecord | None = Field(default=None, description="None if the whole model was tuned.")
     base_model: str | None = None
     base_revision: str | None = None
     data_fingerprint: str | None = None

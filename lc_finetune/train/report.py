@@ -71,6 +71,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         f'model = {runnable}.from_checkpoint("path/to/{name}")\n'
         f"model.invoke({example_of(manifest.task)})\n"
         "```",
+        *([f"Trained: {manifest.adapter}. The adapter is in `adapter/`."] if manifest.adapter else []),
         "## Labels",
         ", ".join(f"`{label}`" for label in labels),
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),

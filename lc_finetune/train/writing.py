@@ -33,6 +33,7 @@ from lc_finetune.inference.export import export
 from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
 from lc_finetune.inference.scope import FEWEST, fit_detector
+from lc_finetune.train.adapters import ADAPTER_FOLDER, Adapted, merged, write_adapter
 from lc_finetune.train.metrics import (
     Figures,
     out_of_scope_figures,
@@ -49,11 +50,13 @@ OUTSIDE_ROWS = 500
 """Out-of-scope rows that a checkpoint keeps the directions of, at most."""
 
 
-def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: list[dict[str, Any]]) -> None:
+def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, history: list[dict[str, Any]]) -> None:
     """Save, export, measure the folder through the path that serves, and record it all."""
     from transformers import AutoTokenizer
 
-    model.to("cpu").float().save_pretrained(staging)
+    if tuned.record:
+        write_adapter(staging / ADAPTER_FOLDER, tuned, plan.task, plan.base)
+    merged(tuned).save_pretrained(staging)
     for weights in staging.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes them readable by their owner alone
     AutoTokenizer.from_pretrained(plan.base.folder, trust_remote_code=False).save_pretrained(staging)
@@ -61,6 +64,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
         task=plan.task.name,
         max_length=plan.windowing.max_length,
         stride=plan.windowing.stride,
+        adapter=tuned.record,
         base_model=plan.base.name,
         base_revision=plan.base.revision,
         data_fingerprint=plan.fingerprint,
