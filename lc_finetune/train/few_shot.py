@@ -30,7 +30,7 @@ from transformers import PrinterCallback
 
 from lc_finetune.checkpoint import Task
 from lc_finetune.data import Example, TextExample
-from lc_finetune.errors import ConfigError, MissingDependencyError
+from lc_finetune.errors import ConfigError, DataError, MissingDependencyError
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel
 
@@ -45,17 +45,24 @@ MODULES = "modules.json"
 """What a sentence encoder's folder has, and no other's."""
 
 
-def check_base(base: BaseModel) -> None:
-    """Refuse a base model that is no sentence encoder.
+def check(base: BaseModel, rows: Sequence[Example]) -> None:
+    """Refuse a base model that is no sentence encoder, and rows that make no pairs.
 
     Raises:
-        ConfigError: If it is not.
+        ConfigError: If it is none.
+        DataError: If fewer than two classes have two rows.
         MissingDependencyError: If sentence-transformers is not installed.
     """
     if not is_sentence_encoder(base):
         raise ConfigError(
             f"few_shot: expected a sentence encoder such as minilm, found {base.name!r} without a {MODULES}. "
             "Take one with --base-model, or leave --few-shot out."
+        )
+    counts = Counter(row.label for row in with_names(cast("Sequence[TextExample]", rows)))
+    paired = sum(count > 1 for count in counts.values())
+    if paired < 2:
+        raise DataError(
+            f"few_shot: expected at least two classes with two training rows, found {paired}. Label more rows."
         )
     _sentence_transformers()
 

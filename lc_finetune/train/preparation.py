@@ -27,7 +27,8 @@ from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
-from lc_finetune.train.few_shot import advice, check_base
+from lc_finetune.train.few_shot import advice
+from lc_finetune.train.few_shot import check as check_few_shot
 from lc_finetune.train.fields import check_task
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.tasks import TASKS, TrainingTask
@@ -131,7 +132,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     ]  # fmt: skip
     plan = Plan(config, training, base, splits, windowing, fingerprint(all_examples))
     if config.few_shot:
-        check_base(base)
+        check_few_shot(base, splits.train)
     elif advised := advice(base, task, splits.train):
         notes.append(advised)
     summary = summarize(splits, tokenizer, max_length=windowing.max_length, notes=notes)

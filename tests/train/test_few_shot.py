@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from lc_finetune import ConfigError, TextClassifier
+from lc_finetune import ConfigError, DataError, TextClassifier
 from lc_finetune.data import TextExample
 from lc_finetune.inference.backends.torch import masked_mean
 from lc_finetune.testing import TOKENIZER_KINDS, TokenizerKind, tiny_base_model
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
-from lc_finetune.train.few_shot import add_averaging_layer, advice, averages, pair_loss, warm_up, with_names
+from lc_finetune.train.few_shot import add_averaging_layer, advice, averages, check, pair_loss, warm_up, with_names
 from lc_finetune.train.preparation import prepare
 from lc_finetune.train.trainer import _arguments
 from tests.train.test_train import options
@@ -152,6 +152,13 @@ def test_another_base_model_is_refused(base_model: Path, table: Path, tmp_path: 
     """One that no sentence was compared with."""
     with pytest.raises(ConfigError, match=r"few_shot: expected a sentence encoder.*found 'base'"):
         fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", few_shot=True)))
+
+
+def test_rows_without_pairs_are_refused() -> None:
+    """A class of one row, whose name has no words, has no pair."""
+    rows = [TextExample("x", "1"), TextExample("y", "2"), TextExample("z", "2")]
+    with pytest.raises(DataError, match="expected at least two classes with two training rows, found 1"):
+        check(resolve_base_model("minilm"), rows)
 
 
 @pytest.mark.parametrize(("rows", "advised"), [(7, False), (8, True), (64, True), (65, False)])
