@@ -48,7 +48,8 @@ def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     rows = [f"{TEXT} {text} {i},{label}" for i in range(12) for text, label in (("my", "card"), ("some", "cash"))]
     (folder / "train.csv").write_text("\n".join(["text,label", *rows]))
     (folder / "test.csv").write_text("\n".join(["text,label", *rows]).replace("my", "a"))
-    command = [sys.executable, "-m", "lc_finetune.train", "--train-file", "train.csv", "--test-file", "test.csv",
+    command = [sys.executable, "-m", "lc_finetune.train", "--train-file", "train.csv", "--validation-file", "test.csv",
+               "--test-file", "test.csv",
                "--base-model", str(base_model), "--epochs", "2", "--no-baseline", "--output-dir", "out",
                "--report-to", "tensorboard,wandb,mlflow"]  # fmt: skip
     done = subprocess.run(
