@@ -120,3 +120,55 @@ def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert namespace["item"]["entities"]["ORDER_ID"] == "C4-80031"
     assert [event["event"] for event in namespace["events"]] == ["window"]
     assert (tmp_path / "state.json").exists()
+
+
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "support", labels=("other", "track_order"))
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "entities", task="token-classification")
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/getting-started.md"):
+        exec(snippet, namespace)
+
+    assert len(namespace["answers"]) == 2
+
+
+def test_the_tutorial_follows_the_two_commands_of_the_readme() -> None:
+    """And ends with training on one's own rows, as the README goes on."""
+    first, second, *others = commands("docs/getting-started.md")
+
+    assert [first, second] == commands("README.md")[:2]
+    assert set(others) - {"python"} <= set(commands("README.md"))
+
+
+def titled_snippets(page: str) -> list[tuple[str, str]]:
+    """The Python code of a page that stands under titles, with them."""
+    return re.findall(r'```python title="([^"]+)"\n(.*?)```', (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_both_ways_do_the_same_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours run, and those of libraries that are installed; the others are Python at least."""
+    base = tiny_base_model(tmp_path / "base")
+    monkeypatch.setattr("lc_finetune.train.base_model.resolve_base_model", lambda _: BaseModel(base, "base"))
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "track_order"), ("hi", "other"))
+    ]
+    (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "refund", "track_order"))
+    tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification", labels=("PERSON",))
+    pairs = titled_snippets("docs/coming-from.md")
+    spaces: list[tuple[str, dict[str, Any]]] = []
+    for title, snippet in pairs:
+        code, namespace = compile(snippet, title, "exec"), dict[str, Any]()
+        if title in ("lc_finetune", "transformers and LangChain"):
+            exec(code, namespace)
+            spaces.append((title, namespace))
+
+    assert [title for title, _ in pairs[1::2]] == ["lc_finetune"] * 5
+    (_, theirs), (_, ours), *_ = spaces
+    assert [one["label"] for one in theirs["many"]] == [one.label for one in ours["many"]]
+    assert [one["score"] for one in theirs["many"]] == pytest.approx([one.score for one in ours["many"]], abs=1e-5)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        theirs["pipe"]("card " * 100)  # what the page says of long texts
