@@ -150,7 +150,7 @@ def titled_snippets(page: str) -> list[tuple[str, str]]:
 def test_both_ways_do_the_same_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours run, and those of libraries that are installed; the others are Python at least."""
     base = tiny_base_model(tmp_path / "base")
-    monkeypatch.setattr("lc_finetune.train.base_model.resolve_base_model", lambda _: BaseModel(base, "base"))
+    monkeypatch.setattr("lc_finetune.train.base_model.resolve_base_model", lambda *_: BaseModel(base, "base"))
     monkeypatch.chdir(tmp_path)
     rows = [
         f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "track_order"), ("hi", "other"))
@@ -170,5 +170,5 @@ def test_both_ways_do_the_same_job(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (_, theirs), (_, ours), *_ = spaces
     assert [one["label"] for one in theirs["many"]] == [one.label for one in ours["many"]]
     assert [one["score"] for one in theirs["many"]] == pytest.approx([one.score for one in ours["many"]], abs=1e-5)
-    with pytest.raises(RuntimeError, match="size of tensor"):
+    with pytest.raises(RuntimeError, match="size of"):
         theirs["pipe"]("card " * 100)  # what the page says of long texts
