@@ -150,7 +150,6 @@ def titled_snippets(page: str) -> list[tuple[str, str]]:
 def test_both_ways_do_the_same_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours run, and those of libraries that are installed; the others are Python at least."""
     base = tiny_base_model(tmp_path / "base")
-    monkeypatch.setattr("lc_finetune.train.base_model.resolve_base_model", lambda *_: BaseModel(base, "base"))
     monkeypatch.chdir(tmp_path)
     rows = [
         f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "track_order"), ("hi", "other"))
@@ -159,15 +158,16 @@ def test_both_ways_do_the_same_job(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "refund", "track_order"))
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification", labels=("PERSON",))
     pairs = titled_snippets("docs/coming-from.md")
-    spaces: list[tuple[str, dict[str, Any]]] = []
+    namespaces: list[dict[str, Any]] = []
     for title, snippet in pairs:
-        code, namespace = compile(snippet, title, "exec"), dict[str, Any]()
+        tiny = snippet.replace('train_file="tickets.csv"', f'train_file="tickets.csv", base_model="{base}"')
+        code = compile(tiny, title, "exec")
         if title in ("lc_finetune", "transformers and LangChain"):
-            exec(code, namespace)
-            spaces.append((title, namespace))
+            namespaces.append({})
+            exec(code, namespaces[-1])
 
     assert [title for title, _ in pairs[1::2]] == ["lc_finetune"] * 5
-    (_, theirs), (_, ours), *_ = spaces
+    theirs, ours, *_ = namespaces
     assert [one["label"] for one in theirs["many"]] == [one.label for one in ours["many"]]
     assert [one["score"] for one in theirs["many"]] == pytest.approx([one.score for one in ours["many"]], abs=1e-5)
     with pytest.raises(RuntimeError, match="size of"):
