@@ -20,12 +20,28 @@ if TYPE_CHECKING:
         MissingDependencyError,
     )
     from lc_finetune.parsers import AnswerError, EntitiesOutputParser, LabelOutputParser
-    from lc_finetune.runnables import Cascade, EntityTagger, FanOut, LabelRouter, MultiLabelClassifier, TextClassifier
-    from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Scores, Tagging
+    from lc_finetune.runnables import (
+        Cascade,
+        EntityTagger,
+        FanOut,
+        LabelRouter,
+        MultiLabelClassifier,
+        TextClassifier,
+        TextRegressor,
+    )
+    from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Regression, Scores, Tagging
 
 _HOMES = {
-    "runnables": ("Cascade", "EntityTagger", "FanOut", "LabelRouter", "MultiLabelClassifier", "TextClassifier"),
-    "schemas": ("Classification", "Entity", "MultiLabelClassification", "Scores", "Tagging"),
+    "runnables": (
+        "Cascade",
+        "EntityTagger",
+        "FanOut",
+        "LabelRouter",
+        "MultiLabelClassifier",
+        "TextClassifier",
+        "TextRegressor",
+    ),
+    "schemas": ("Classification", "Entity", "MultiLabelClassification", "Regression", "Scores", "Tagging"),
     "parsers": ("AnswerError", "EntitiesOutputParser", "LabelOutputParser"),
     "checkpoint": ("Checkpoint",),
     "errors": (
@@ -60,9 +76,11 @@ __all__ = [
     "MissingDependencyError",
     "MultiLabelClassification",
     "MultiLabelClassifier",
+    "Regression",
     "Scores",
     "Tagging",
     "TextClassifier",
+    "TextRegressor",
 ]
 
 

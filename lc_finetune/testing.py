@@ -163,6 +163,8 @@ def tiny_checkpoint(
     final = Path(folder)
     tagger = task == "token-classification"
     names = _tags(labels or TYPES) if tagger else LabelSet.sorted(labels or LABELS)
+    if task == "regression":
+        names = LabelSet(("value",))
     wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
     with staged_folder(final) as staging:
         tiny_model(wrapped, task=task, labels=names, max_length=max_length, seed=seed).save_pretrained(staging)

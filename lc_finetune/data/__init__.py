@@ -1,7 +1,7 @@
 """Files → examples → splits."""
 
 from lc_finetune.data.bundled import sample_file
-from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, TextExample, gold_of
+from lc_finetune.data.examples import Example, MultiLabelExample, RegressionExample, TaggedExample, TextExample, gold_of
 from lc_finetune.data.readers import Loaded, ReadOptions, read_examples, read_label_names
 from lc_finetune.data.split import Splits, set_apart, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
@@ -11,6 +11,7 @@ __all__ = [
     "Loaded",
     "MultiLabelExample",
     "ReadOptions",
+    "RegressionExample",
     "Splits",
     "Summary",
     "TaggedExample",

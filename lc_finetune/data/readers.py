@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from lc_finetune.checkpoint import Task
 from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
-from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, TextExample
+from lc_finetune.data.examples import Example, MultiLabelExample, RegressionExample, TaggedExample, TextExample
 from lc_finetune.errors import DataError, did_you_mean, shown
 from lc_finetune.labels import Span
 from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_tag, tags_to_spans
@@ -379,6 +379,8 @@ def find_column(source: str, columns: Sequence[str], given: str | None, known: S
 
 
 def _labelled(source: str, rows: Sequence[_Row], text: str, label: str, options: ReadOptions) -> Loaded:
+    if options.task == "regression":
+        return _numbered(source, rows, text, label, options)
     raw = [row.fields.get(label) for row in rows]
     cells = [value for value in raw if isinstance(value, str) and not _is_missing(value)]
     several = _hold_lists(raw) or evident(cells) is not None
@@ -409,6 +411,33 @@ def _labelled(source: str, rows: Sequence[_Row], text: str, label: str, options:
             "--task multi-label-classification."
         )
     return Loaded(tuple(kept), "text-classification", tuple(notes))
+
+
+def _numbered(source: str, rows: Sequence[_Row], text: str, label: str, options: ReadOptions) -> Loaded:
+    if options.label_names:
+        raise DataError(f"{source}: expected numbers as they are, found --label-names as well. Leave them out.")
+    kept = [row for row in rows if not (options.drop_unlabelled and _is_missing(row.fields.get(label)))]
+    if not kept:
+        raise DataError(f"{source}: expected labelled rows, found none with a number. Is {label!r} the label column?")
+    dropped = len(rows) - len(kept)
+    notes = [f"{source}: {dropped} of {len(rows)} rows had no number and were dropped."] if dropped else []
+    examples = tuple(RegressionExample(_text(row, text), _number(row, label)) for row in kept)
+    return Loaded(examples, "regression", tuple(notes))
+
+
+def _number(row: _Row, column: str) -> float:
+    value = row.fields.get(column)
+    try:
+        number = math.nan if isinstance(value, bool | list | dict) or value is None else float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        found = "none" if _is_missing(value) else "something else"
+        raise DataError(
+            f"{row.where}: expected a number in {column!r}, found {found}. Numbers are written as in 3, -0.5 or 1e3; "
+            "rows without one are dropped with --drop-unlabelled."
+        )
+    return number
 
 
 def _hold_lists(values: Sequence[Any]) -> bool:

@@ -9,12 +9,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import TagUnit
+from lc_finetune.checkpoint import NumberScale, TagUnit
 from lc_finetune.confidence import ScoreMap, Thresholds
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Result, Scores, Tagging
+from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Regression, Result, Scores, Tagging
 from lc_finetune.schemes import TagSet
 
 
@@ -97,6 +97,20 @@ def decode_label(
         accepted=confidence.accepts(text, label, score, in_scope),
         in_scope=in_scope,
     )
+
+
+PLAIN_SCALE = NumberScale(centre=0.0, unit=1.0)
+"""Of a regressor that brings no scale of its own: its logit is the number."""
+
+
+def decode_number(text: str, logits: NDArray[np.floating], scale: NumberScale = PLAIN_SCALE) -> Regression:
+    """Turn the merged logit of one text, shape `(1,)`, into its result."""
+    value = scale.centre + scale.unit * float(logits[0])
+    interval = scale.interval
+    if interval is None:
+        return Regression(text=text, value=value)
+    low, high = value - interval.half_width, value + interval.half_width
+    return Regression(text=text, value=value, low=low, high=high, coverage=interval.coverage)
 
 
 DEFAULT_THRESHOLD = 0.5

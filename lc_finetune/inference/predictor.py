@@ -13,7 +13,7 @@ from weakref import WeakSet, WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import Checkpoint, loaded_signature
+from lc_finetune.checkpoint import Checkpoint, NumberScale, loaded_signature
 from lc_finetune.confidence import Calibration
 from lc_finetune.errors import EngineError, InputError
 from lc_finetune.inference import worker
@@ -31,15 +31,17 @@ from lc_finetune.inference.backends import (
 )
 from lc_finetune.inference.decode import (
     DEFAULT_THRESHOLD,
+    PLAIN_SCALE,
     Confidence,
     decode_entities,
     decode_label,
     decode_labels,
+    decode_number,
 )
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.exported import is_forced
 from lc_finetune.inference.scope import read_detector
-from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, Regression, Tagging
 from lc_finetune.schemes import TagSet
 
 CHUNK = 1024
@@ -145,6 +147,14 @@ class Predictor:
             return Confidence(significance=significance)
         return Confidence(record.map, record.acceptance, significance)
 
+    @cached_property
+    def _scale(self) -> NumberScale:
+        """A regressor's; without its interval where rounding of another precision may be wider than it."""
+        manifest = self.checkpoint.manifest
+        scale = (manifest.scale if manifest else None) or PLAIN_SCALE
+        forced = self.export and is_forced(self.checkpoint, self.backend.name, self.backend.precision)  # type: ignore[arg-type]
+        return scale.model_copy(update={"interval": None}) if forced or self.backend.precision == "int8" else scale
+
     def predict(self, texts: Sequence[str]) -> list[Any]:
         """Answer each text, in order: a result, or the exception that this text alone caused."""
         results: list[Any] = []
@@ -225,13 +235,15 @@ class Predictor:
 
     def decode(
         self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
-    ) -> Classification | MultiLabelClassification | Tagging:
+    ) -> Classification | MultiLabelClassification | Regression | Tagging:
         """Turn the merged logits of one text into its result."""
         if not np.isfinite(logits).all():
             raise EngineError(
                 "Expected finite logits, found NaN or infinity. Load with dtype='float32', or train with a lower "
                 "learning rate."
             )
+        if self.checkpoint.task == "regression":
+            return decode_number(text, logits, self._scale)
         if self._thresholds is not None:
             return decode_labels(text, logits, self.checkpoint.labels, self._thresholds, self.confidence)
         if self._tags is None:

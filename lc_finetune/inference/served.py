@@ -8,6 +8,7 @@ from lc_finetune.errors import CheckpointError
 _EXPECTED: dict[Task, str] = {
     "text-classification": "a text classifier",
     "multi-label-classification": "a multi-label classifier",
+    "regression": "a regressor",
     "token-classification": "a tagger",
 }
 

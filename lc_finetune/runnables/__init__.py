@@ -1,7 +1,7 @@
 """The LangChain edge."""
 
 from lc_finetune.runnables.cascade import Cascade
-from lc_finetune.runnables.encoders import EntityTagger, MultiLabelClassifier, TextClassifier
+from lc_finetune.runnables.encoders import EntityTagger, MultiLabelClassifier, TextClassifier, TextRegressor
 from lc_finetune.runnables.fanout import FanOut, FanOutAssign
 from lc_finetune.runnables.router import LabelRouter
 
@@ -13,4 +13,5 @@ __all__ = [
     "LabelRouter",
     "MultiLabelClassifier",
     "TextClassifier",
+    "TextRegressor",
 ]

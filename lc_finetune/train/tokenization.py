@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import TagUnit
-from lc_finetune.data import Example, MultiLabelExample, TaggedExample, TextExample
+from lc_finetune.checkpoint import NumberScale, TagUnit
+from lc_finetune.data import Example, MultiLabelExample, RegressionExample, TaggedExample, TextExample
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import windows
 from lc_finetune.inference.units import tag_units, trim
@@ -76,6 +76,18 @@ def multi_label_features(
     features: list[Feature] = []
     rows = indicators(examples, labels).astype(np.float32)
     for wanted, encoding in zip(rows, _encodings(encoder, [e.text for e in examples]), strict=True):
+        for _, _, ids in _frames(encoder, encoding, windowing):
+            features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": wanted})
+    return features
+
+
+def regression_features(
+    examples: Sequence[RegressionExample], encoder: Encoder, scale: NumberScale, windowing: Windowing
+) -> list[Feature]:
+    """Make the features of a regressor: every window of a long text carries the text's number, as a logit."""
+    features: list[Feature] = []
+    for example, encoding in zip(examples, _encodings(encoder, [e.text for e in examples]), strict=True):
+        wanted = np.float32((example.value - scale.centre) / scale.unit)
         for _, _, ids in _frames(encoder, encoding, windowing):
             features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": wanted})
     return features

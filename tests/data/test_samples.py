@@ -26,7 +26,7 @@ def everything() -> list[Example]:
 
 @pytest.mark.parametrize(
     ("name", "rows", "labels"),
-    [("support", 600, 10), ("sentiment", 300, 3), ("entities", 300, 5), ("multilabel", 120, 6)],
+    [("support", 600, 10), ("sentiment", 300, 3), ("entities", 300, 5), ("multilabel", 120, 6), ("urgency", 120, 11)],
 )
 def test_a_sample_is_large_enough(name: str, rows: int, labels: int) -> None:
     """Rows and labels, every label in every part."""
