@@ -35,9 +35,18 @@ MANIFEST = "lc_finetune.json"
 FORMAT_VERSION = 1
 """The manifest's version. A folder of a newer one is refused; this release reads version 1."""
 
-Task = Literal["text-classification", "multi-label-classification", "regression", "token-classification"]
+Task = Literal[
+    "text-classification",
+    "text-pair-classification",
+    "multi-label-classification",
+    "regression",
+    "token-classification",
+]
+PAIRS: tuple[Task, ...] = ("text-pair-classification",)
+"""Tasks that are given two texts at a time."""
 RUNNABLES: dict[Task, str] = {
     "text-classification": "TextClassifier",
+    "text-pair-classification": "PairClassifier",
     "multi-label-classification": "MultiLabelClassifier",
     "regression": "TextRegressor",
     "token-classification": "EntityTagger",
@@ -193,6 +202,11 @@ class Checkpoint:
         if manifest:
             _check_thresholds(folder, manifest, labels)
         return cls(folder, manifest, config, task, labels)
+
+
+def example_of(task: Task) -> str:
+    """Write, as Python, what a Runnable of the task is given."""
+    return '{"text": "…", "text_pair": "…"}' if task in PAIRS else '"…"'
 
 
 def _labels(id2label: Any, folder: Path) -> LabelSet:

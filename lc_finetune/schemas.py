@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+Input = str | tuple[str, str]
+"""What is answered: a text, or a pair of texts."""
 Source = Literal["model", "llm"]
 
 
@@ -102,6 +104,13 @@ class Classification(Result):
     in_scope: Probability | None = Field(
         default=None, description="p-value of the text against the calibration texts; None without one."
     )
+
+
+class PairClassification(Classification):
+    """One label for a pair of texts."""
+
+    text: str = Field(repr=False, description="The first text as given, unchanged.")
+    text_pair: str = Field(repr=False, description="The second text as given, unchanged.")
 
 
 class MultiLabelClassification(Result):

@@ -11,6 +11,7 @@ from lc_finetune.testing import tiny_base_model, tiny_checkpoint
 from lc_finetune.train.base_model import BaseModel
 
 ROOT = Path(__file__).parent.parent
+INTEREST = ("interested", "not_interested")
 
 
 def snippets(page: str) -> list[str]:
@@ -28,6 +29,7 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
     tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
+    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
     base = tiny_base_model(tmp_path / "base")
     namespace: dict[str, Any] = {}
     for snippet in snippets("README.md"):
@@ -81,6 +83,17 @@ def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert namespace["label"] in ("other", "track_order")
 
 
+def test_the_page_on_text_pairs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/text-pairs.md"):
+        exec(snippet, namespace)
+
+    assert {result.text_pair for result in namespace["ranked"]} == set(namespace["items"])
+
+
 def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, in one namespace."""
     monkeypatch.chdir(tmp_path)
@@ -114,6 +127,7 @@ def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tiny_checkpoint(tmp_path / "runs" / "demo" / "support", labels=("other", "track_order"))
     tiny_checkpoint(tmp_path / "runs" / "demo" / "entities", task="token-classification")
     tiny_checkpoint(tmp_path / "runs" / "demo" / "sentiment", labels=("negative", "neutral", "positive"))
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "interest", task="text-pair-classification", labels=INTEREST)
     namespace: dict[str, Any] = {}
     for snippet in snippets("docs/chains.md"):
         exec(snippet, namespace)
@@ -121,55 +135,4 @@ def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert namespace["item"]["entities"]["ORDER_ID"] == "C4-80031"
     assert [event["event"] for event in namespace["events"]] == ["window"]
     assert (tmp_path / "state.json").exists()
-
-
-def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, in one namespace."""
-    monkeypatch.chdir(tmp_path)
-    tiny_checkpoint(tmp_path / "runs" / "demo" / "support", labels=("other", "track_order"))
-    tiny_checkpoint(tmp_path / "runs" / "demo" / "entities", task="token-classification")
-    namespace: dict[str, Any] = {}
-    for snippet in snippets("docs/getting-started.md"):
-        exec(snippet, namespace)
-
-    assert len(namespace["answers"]) == 2
-
-
-def test_the_tutorial_follows_the_two_commands_of_the_readme() -> None:
-    """And ends with training on one's own rows, as the README goes on."""
-    first, second, *others = commands("docs/getting-started.md")
-
-    assert [first, second] == commands("README.md")[:2]
-    assert set(others) - {"python"} <= set(commands("README.md"))
-
-
-def titled_snippets(page: str) -> list[tuple[str, str]]:
-    """The Python code of a page that stands under titles, with them."""
-    return re.findall(r'```python title="([^"]+)"\n(.*?)```', (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-
-
-def test_both_ways_do_the_same_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours run, and those of libraries that are installed; the others are Python at least."""
-    base = tiny_base_model(tmp_path / "base")
-    monkeypatch.chdir(tmp_path)
-    rows = [
-        f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "track_order"), ("hi", "other"))
-    ]
-    (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
-    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "refund", "track_order"))
-    tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification", labels=("PERSON",))
-    pairs = titled_snippets("docs/coming-from.md")
-    namespaces: list[dict[str, Any]] = []
-    for title, snippet in pairs:
-        tiny = snippet.replace('train_file="tickets.csv"', f'train_file="tickets.csv", base_model="{base}"')
-        code = compile(tiny, title, "exec")
-        if title in ("lc_finetune", "transformers and LangChain"):
-            namespaces.append({})
-            exec(code, namespaces[-1])
-
-    assert [title for title, _ in pairs[1::2]] == ["lc_finetune"] * 5
-    theirs, ours, *_ = namespaces
-    assert [one["label"] for one in theirs["many"]] == [one.label for one in ours["many"]]
-    assert [one["score"] for one in theirs["many"]] == pytest.approx([one.score for one in ours["many"]], abs=1e-5)
-    with pytest.raises(RuntimeError, match="size of"):
-        theirs["pipe"]("card " * 100)  # what the page says of long texts
+    assert len(namespace["advice"]["ranking"]) == 2

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from lc_finetune.data.examples import Example, MultiLabelExample, RegressionExample, TaggedExample, answer_of
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    answer_of,
+    input_of,
+    inputs_of,
+)
 from lc_finetune.data.split import Splits, classes
 from lc_finetune.errors import shown
 
@@ -86,10 +95,11 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
         notes: What the readers noticed.
     """
     examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
-    encoded = tokenizer([e.text for e in examples], add_special_tokens=False, truncation=False, verbose=False)
+    pairs = isinstance(examples[0], PairExample)
+    encoded = tokenizer(inputs_of(examples), add_special_tokens=False, truncation=False, verbose=False)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
-    room = max_length - tokenizer.num_special_tokens_to_add()
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=pairs)
     return Summary(
         sizes=splits.sizes,
         labels=dict(Counter(name for example in splits.train for name in _occurrences(example))),
@@ -118,7 +128,7 @@ def _values(numbers: list[float]) -> dict[str, float]:
 
 def fingerprint(examples: Iterable[Example]) -> str:
     """Hash texts and labels, whatever the order of the rows."""
-    rows = sorted(json.dumps([e.text, answer_of(e)]) for e in examples)
+    rows = sorted(json.dumps([input_of(e), answer_of(e)]) for e in examples)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

@@ -38,6 +38,9 @@ class TrainConfig(BaseModel):
     text_column: str | None = Field(
         default=None, description="Column of the text; recognised if omitted; 0, 1, … in a table without a header."
     )
+    text_pair_column: str | None = Field(
+        default=None, description="Column of the second text of a pair; recognised if unmistakable, or with --task."
+    )
     label_column: str | None = Field(default=None, description="Column of the label, likewise.")
     label_names: tuple[str, ...] = Field(
         default=(), description="Names of integer labels 0, 1, …, comma-separated, or a file with one a line."
