@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SAMPLES := lc_finetune/data/samples
 DECISIONS := $(VENV)/decisions
 
-.PHONY: setup demo test test-all test-decisions gpu check clean
+.PHONY: setup demo test test-all test-decisions gpu check docs clean
 
 setup: $(STAMP)
 
@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "Expected Python 3.11 or newer, found $$($(PYTHON) --version). Set PYTHON=python3.11."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]'
 	@touch $@
 
 demo: setup
@@ -54,10 +54,16 @@ $(DECISIONS)/.installed: constraints-decisions.txt $(STAMP)
 		-r constraints-decisions.txt
 	@touch $@
 
-check: setup
+check: setup docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The pages as a site, which loads nothing from elsewhere.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@! grep -rlE --include='*.html' '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' site || { \
+		echo "Expected pages that load nothing from elsewhere, found these."; exit 1; }
+
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis

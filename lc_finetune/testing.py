@@ -1,6 +1,6 @@
 """Public doubles for tests of code that uses this package: a tiny checkpoint, and Runnables that know the truth.
 
-Example:
+Examples:
     >>> checkpoint = tiny_checkpoint(tmp_path / "tiny", labels=("card", "cash"))  # doctest: +SKIP
     >>> TextClassifier.from_checkpoint(checkpoint.path).invoke("Where is my card?")  # doctest: +SKIP
 """
@@ -56,7 +56,7 @@ SENTENCES = (
 class FakeClassifier(ResultRunnable[Classification], RunnableSerializable[Any, Classification]):
     """A classifier that knows each text's label; any other text has the first label.
 
-    Example:
+    Examples:
         >>> FakeClassifier(labels=("other", "card"), label_of={"Where is it?": "card"}).invoke("Where is it?").label
         'card'
     """
@@ -98,7 +98,7 @@ class FakeClassifier(ResultRunnable[Classification], RunnableSerializable[Any, C
 class FakeTagger(ResultRunnable[Tagging], RunnableSerializable[Any, Tagging]):
     """A tagger that knows all entities there are: text → type; of those that overlap, the first and longest.
 
-    Example:
+    Examples:
         >>> FakeTagger(type_of={"Oslo": "CITY"}).invoke("Ship it to Oslo.").entities[0].start
         11
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_core.runnables import (
     Runnable,
@@ -68,7 +68,7 @@ class FanOut(WholeBatches, ResultRunnable[dict[str, Any]], RunnableParallel[Any]
             raise ConfigError("Expected at least one branch, found none.")
         super().__init__({key: as_branch(branch) for key, branch in branches.items()})
 
-    assign = _Assign()  # a method of instances, as LangChain's, and of the class
+    assign: ClassVar[_Assign] = _Assign()  # a method of instances, as LangChain's, and of the class
 
     @classmethod
     def get_lc_namespace(cls) -> list[str]:
