@@ -225,7 +225,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def write_text_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Write a file through a sibling and a rename, so that no reader ever sees half of it; line ends stay as they are."""
+    """Write a file through a sibling and a rename, so that no reader ever sees half of it; line ends stay."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:

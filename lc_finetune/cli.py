@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_export(commands)
     _add_calibrate(commands)
+    _add_evaluate(commands)
     _add_predict(commands)
     _add_label(commands)
     return parser
@@ -276,6 +277,72 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     record(checkpoint, made)
     print("\n\n".join(calibration_table(one, diagram=i == 0) for i, one in enumerate(made)))
     print(f"\nRecorded in {checkpoint.path}.")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="measure a checkpoint on labelled rows", allow_abbrev=False,
+        description="Answer labelled rows as the checkpoint is served, and say what is right and what is wrong. Works "
+        "on plain Hugging Face folders too.",
+    )  # fmt: skip
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="A checkpoint folder, or a Hub id.")
+    parser.add_argument("file", metavar="FILE", help="Labelled rows: CSV, TSV, JSON, JSONL, Parquet or CoNLL.")
+    _add_columns(parser)
+    parser.add_argument("--report", type=Path, metavar="OUT.html", help="Write a page about it.")
+    parser.add_argument(
+        "--errors", type=Path, metavar="OUT.csv",
+        help="Write the rows with a mistake as training reads them, to be corrected: OUT.jsonl for a tagger.",
+    )  # fmt: skip
+    parser.add_argument("--against", metavar="CHECKPOINT", help="Compare with another one on the same rows.")
+    parser.add_argument("--show-texts", action="store_true", help="Show the texts of mistakes on the page.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace outputs that exist.")
+    parser.set_defaults(run=_evaluate, goes_on="nothing was written")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from lc_finetune.checkpoint import Checkpoint
+    from lc_finetune.evaluation import compare, comparison_table, evaluate, evaluation_page
+    from lc_finetune.evaluation.corrections import SUFFIXES, errors_file
+    from lc_finetune.evaluation.outputs import check_output, write_output
+    from lc_finetune.inference import Predictor
+    from lc_finetune.inference.served import check_served
+    from lc_finetune.train.report import report_table
+    from lc_finetune.train.writing import figures_of
+
+    checkpoint = Checkpoint.load(arguments.checkpoint)
+    against = Checkpoint.load(arguments.against) if arguments.against else None
+    for one in filter(None, (checkpoint, against)):
+        check_served(one, checkpoint.task)
+    for path, suffix, what in (
+        (arguments.report, ".html", "the page"),
+        (arguments.errors, SUFFIXES[checkpoint.task], f"the rows of a checkpoint for {checkpoint.task}"),
+    ):
+        if path is not None:
+            check_output(path, suffix=suffix, what=what, overwrite=arguments.overwrite)
+    loaded = _labelled(arguments.file, arguments, checkpoint)
+    if loaded.task != checkpoint.task:
+        raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
+    examples, source = loaded.examples, Path(arguments.file)
+    evaluation = evaluate(Predictor.load(checkpoint), examples, source=source.name)
+    figures = figures_of(examples, evaluation.results, calibrated=evaluation.calibration is not None)
+    for note in loaded.notes:
+        print(f"note: {note}")
+    print(report_table({source.name: figures}))
+    comparison = None
+    if against is not None:
+        other = evaluate(Predictor.load(against), examples, source=source.name)
+        comparison = compare(evaluation, other, name=str(against.path))
+        print(f"\n{comparison_table(comparison)}")
+    if arguments.report is not None:
+        page = evaluation_page(
+            checkpoint, evaluation, {source.name: figures}, name=checkpoint.path.name, comparison=comparison,
+            show_texts=arguments.show_texts,
+        )  # fmt: skip
+        write_output(arguments.report, page, like=source)
+        print(f"\nThe page: {arguments.report}")
+    if arguments.errors is not None:
+        write_output(arguments.errors, errors_file(evaluation), like=source)
+        print(f"\n{len(evaluation.wrong):,} rows with a mistake: {arguments.errors}")
 
 
 def _add_predict(commands: Any) -> None:

@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.confidence import Interval
-from lc_finetune.evaluation.judging import Answer, mistaken_rows
+from lc_finetune.data import MultiLabelExample, TaggedExample, TextExample
+from lc_finetune.evaluation.answering import Evaluation
+from lc_finetune.evaluation.judging import Answer
 
 DRAWS = 2000
 """Resamples behind an interval."""
 SEED = 0
 """Of the draws, so that the same answers have the same interval."""
+_METRICS = {TextExample: "accuracy", MultiLabelExample: "micro F1", TaggedExample: "F1"}
+"""What F1 over all answers is called; where each text has one, it is the accuracy."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,7 @@ class Comparison:
     test: McNemar | None
 
 
-def compare(
-    this: Sequence[Answer], other: Sequence[Answer], *, rows: int, name: str, metric: str, test: bool
-) -> Comparison:
+def compare(this: Evaluation, other: Evaluation, *, name: str) -> Comparison:
     """Compare two checkpoints' answers to the same texts.
 
     The intervals are percentiles of a paired bootstrap: texts are drawn with replacement, the same ones for both
@@ -72,15 +74,14 @@ def compare(
     each for right or wrong, so that it does not fit a tagger.
 
     Args:
-        this: Of the checkpoint.
-        other: Of the one that it is compared with.
-        rows: Number of texts.
-        name: Of the other checkpoint.
-        metric: Name of the metric over all answers: accuracy where each text has one, else F1.
-        test: Whether McNemar's test fits.
+        this: The checkpoint's.
+        other: Those of the one that it is compared with.
+        name: What the other one is called.
     """
-    labels = sorted({label for answer in (*this, *other) for label in (answer.wanted, answer.found) if label})
-    counts = [_counts(answers, labels, rows) for answers in (this, other)]
+    rows = len(this.examples)
+    both = this.answers, other.answers
+    labels = sorted({name for answers in both for one in answers for name in (one.wanted, one.found) if name})
+    counts = [_counts(answers, labels, rows) for answers in both]
     whole = [_metrics(one.sum(axis=0)) for one in counts]
     random = np.random.default_rng(SEED)
     drawn = np.empty((DRAWS, 2))
@@ -94,9 +95,9 @@ def compare(
         rows,
         tuple(
             Difference(called, float(whole[0][i]), float(whole[1][i]), (float(low[i]), float(high[i])))
-            for i, called in enumerate((metric, "macro F1"))
+            for i, called in enumerate((_METRICS[type(this.examples[0])], "macro F1"))
         ),
-        mcnemar(mistaken_rows(this), mistaken_rows(other)) if test else None,
+        None if isinstance(this.examples[0], TaggedExample) else mcnemar(this.wrong, other.wrong),
     )
 
 

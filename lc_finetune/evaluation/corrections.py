@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lc_finetune.checkpoint import Task
-from lc_finetune.data import Example, MultiLabelExample, TextExample
-from lc_finetune.evaluation.judging import Answer, mistaken_rows
+from lc_finetune.data import MultiLabelExample, TextExample
+from lc_finetune.evaluation.answering import Evaluation
 
 SUFFIXES: dict[Task, str] = {
     "text-classification": ".csv",
@@ -20,22 +20,15 @@ SUFFIXES: dict[Task, str] = {
 """The format in which training reads a task's rows with all that they hold."""
 
 
-def errors_file(
-    examples: Sequence[Example], results: Sequence[Any], answers: Sequence[Answer], suspects: Sequence[Answer]
-) -> str:
+def errors_file(evaluation: Evaluation) -> str:
     """Write the texts with a mistake, with the labels that they have, what was found, and whether the label is doubted.
 
     A table of `text`, `label` or `labels`, `predicted`, `score`, `likely_label_error` for classifiers; for taggers a
     JSON object a line, of `text`, `entities`, `predicted`, `likely_label_error`. Training reads the first two.
-
-    Args:
-        examples: The labelled texts.
-        results: Of a checkpoint, as many.
-        answers: As judged.
-        suspects: Those that are likely label errors.
     """
-    wrong = sorted(mistaken_rows(answers))
-    doubted = {answer.row for answer in suspects}
+    examples: Sequence[Any] = evaluation.examples
+    results, wrong = evaluation.results, sorted(evaluation.wrong)
+    doubted = {answer.row for answer in evaluation.suspects}
     if isinstance(examples[0], TextExample):
         header = ["text", "label", "predicted", "score", "likely_label_error"]
         return _table(header, [

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from lc_finetune.data import Example, MultiLabelExample, TaggedExample, TextExample
+from lc_finetune.data import Example, MultiLabelExample, TextExample
 from lc_finetune.labels import Span
 from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
 
@@ -65,7 +65,7 @@ def judge(examples: Sequence[Example], results: Sequence[Any]) -> list[Answer]:
         elif isinstance(example, MultiLabelExample):
             answers += _judge_labels(row, example.labels, cast(MultiLabelClassification, result))
         else:
-            answers += _judge_spans(row, cast(TaggedExample, example).spans, cast(Tagging, result))
+            answers += _judge_spans(row, example.spans, cast(Tagging, result))
     return answers
 
 

@@ -166,7 +166,7 @@ def _figures(figures: Mapping[str, Mapping[str, Any]]) -> Section | None:
     names = list(dict.fromkeys(name for one in columns.values() for name in one))
     if not names:
         return None
-    rows = [[name, *(one.get(name) for one in columns.values())] for name in names]
+    rows: list[list[Cell]] = [[name, *(one.get(name) for one in columns.values())] for name in names]
     return Section("figures", "Figures", tables=[Table("figures-table", "Figures by rows", ["figure", *columns], rows)])
 
 
@@ -242,8 +242,8 @@ def _labels(checkpoint: Checkpoint, evaluation: Evaluation, figures: Mapping[str
             taken_for.setdefault(wanted, (found, count))
         columns += ["mostly taken for", "times"]
         for row, label in zip(rows, per_label, strict=True):
-            other, count = taken_for.get(label, (None, None))
-            row += [None if count is None else _name(other), count]
+            other, times = taken_for.get(label, (None, 0))
+            row += [_name(other), times] if times else [None, None]
     table = Table("labels-table", "Figures by label; click a heading to sort", columns, rows)
     return Section("labels", "Labels", tables=[table])
 
@@ -292,7 +292,9 @@ def _error_types(evaluation: Evaluation) -> list[Section]:
         "are right, the label is not. boundary: the label is right, the bounds are not. missed: nothing was found. "
         "invented: there is none. Invented ones count for the type that was given, the others for the right type."
     ]
-    mistakes = {label: {kind: counts[kind] for kind in SPAN_ERRORS} for label, counts in counted.items()}
+    mistakes: dict[str, dict[str, int]] = {
+        label: {kind: counts[kind] for kind in SPAN_ERRORS} for label, counts in counted.items()
+    }
     errors = Section(
         "errors", "Kinds of errors", words,
         plots=[bar_plot("errors-plot", "Errors by type and kind", mistakes, SPAN_ERRORS)],
@@ -333,7 +335,7 @@ def _pairs_table(name: str, caption: str, counts: Mapping[Pair, int], wanted: st
     pairs = most_confused(counts)
     if len(pairs) > MOST_SHOWN:
         caption += f" ({MOST_SHOWN} of {len(pairs):,} pairs)"
-    rows = [
+    rows: list[list[Cell]] = [
         [_name(one), _name(other), count, count / totals[one], counts.get((other, one), 0)]
         for (one, other), count in pairs[:MOST_SHOWN]
     ]
@@ -411,17 +413,10 @@ def _answer_table(
         caption += f" ({MOST_SHOWN} of {len(answers):,})"
     rows: list[list[Cell]] = []
     for one in answers[:MOST_SHOWN]:
-        row: list[Cell] = [
-            one.row + 1,
-            *([one.kind] if several else []),
-            _name(one.wanted),
-            _name(one.found),
-            one.score,
-        ]
-        row.append(_characters(one) if spans else one.wanted_score)
-        if show_texts:
-            row.append(_marked(evaluation.examples[one.row].text, one))
-        rows.append(row)
+        said: list[Cell] = [one.kind] if several else []
+        text: list[Cell] = [_marked(evaluation.examples[one.row].text, one)] if show_texts else []
+        detail = _characters(one) if spans else one.wanted_score
+        rows.append([one.row + 1, *said, _name(one.wanted), _name(one.found), one.score, detail, *text])
     return Table(name, caption, columns, rows)
 
 
@@ -447,7 +442,9 @@ def _lengths(evaluation: Evaluation) -> Section:
         f"In pieces of the tokenizer, special ones left out. {longer:,} of {len(evaluation.lengths):,} texts are "
         f"longer than one window of {evaluation.room:,} and are read in several; none is cut."
     ]
-    rows = [[one.range, one.right + one.wrong, one.wrong, one.wrong / max(1, one.right + one.wrong)] for one in bins]
+    rows: list[list[Cell]] = [
+        [one.range, one.right + one.wrong, one.wrong, one.wrong / max(1, one.right + one.wrong)] for one in bins
+    ]
     return Section(
         "lengths", "Lengths", words,
         plots=[length_plot("lengths-plot", "Texts by length", bins)],

@@ -179,11 +179,8 @@ def matrix_plot(name: str, title: str, matrix: Matrix, *, rows: str, columns: st
             transform=f"translate({middle + 3.5:g} {margin - 6}) rotate(-90)",
         )  # fmt: skip
         _node(column, "title", text)
-        for line in (
-            {"x1": margin, "x2": margin + side, "y1": place[label], "y2": place[label]},
-            {"y1": margin, "y2": margin + side, "x1": place[label], "x2": place[label]},
-        ):
-            _node(root, "line", class_="grid", **line)
+        at = place[label]
+        _node(root, "path", d=f"M{margin} {at}h{side}M{at} {margin}v{side}", class_="grid")
     for (wanted, found), count in matrix.counts.items():
         share = count / matrix.totals[wanted]
         cell = _node(root, "g", class_="cell right" if wanted == found else "cell wrong")

@@ -26,7 +26,6 @@ from lc_finetune.data import (
     TextExample,
     gold_of,
 )
-from lc_finetune.errors import LCFinetuneError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.calibrate import TooFewAnswers, answer, calibrate, served_ways
@@ -225,10 +224,12 @@ def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
     Raises:
         LCFinetuneError: If a text cannot be read or answered.
     """
-    results = predictor.predict([example.text for example in examples])
-    for result in results:
-        if isinstance(result, LCFinetuneError):
-            raise result
+    results = answer(predictor, [example.text for example in examples])
+    return figures_of(examples, results, calibrated=predictor.calibration is not None)
+
+
+def figures_of(examples: Sequence[Example], results: Sequence[Any], *, calibrated: bool) -> Figures:
+    """Measure a checkpoint's results on labelled examples, and its scores if they are calibrated."""
     if isinstance(examples[0], MultiLabelExample):
         return multi_label_figures(gold_of(examples), [result.labels for result in results])
     if isinstance(examples[0], TextExample):
@@ -244,7 +245,7 @@ def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
             for result, wanted in zip(results, spans, strict=True)
             for entity in result.entities
         ]
-    if predictor.calibration is not None and judged:
+    if calibrated and judged:
         answers, right = zip(*judged, strict=True)
         figures["confidence"] = confidence_figures(
             [answer.score for answer in answers], right, [answer.accepted for answer in answers]
