@@ -50,7 +50,10 @@ def metric_curves(history: Iterable[Mapping[str, Any]]) -> list[Curve]:
     entries = list(history)
     fields = dict.fromkeys(field for entry in entries for field in entry if field.startswith("eval_"))
     metrics = [field for field in fields if not field.endswith(NOT_METRICS)]
-    return _curves(entries, {field: f"validation {field.removeprefix('eval_').replace('_', ' ')}" for field in metrics})
+    return _curves(
+        entries,
+        {field: f"validation {field.removeprefix('eval_').replace('_', ' ').replace('f1', 'F1')}" for field in metrics},
+    )
 
 
 def _curves(history: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[Curve]:

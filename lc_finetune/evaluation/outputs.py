@@ -40,7 +40,7 @@ def write_output(path: Path, content: str, *, like: Path) -> None:
     Raises:
         ConfigError: If it cannot be written.
     """
-    mode = like.stat().st_mode & 0o777 if like.is_file() else 0o644
+    mode = like.stat().st_mode & 0o777 | 0o600 if like.is_file() else 0o644
     try:
         write_text_atomically(path, content, mode=mode)
     except OSError as error:

@@ -172,7 +172,7 @@ def _figures(figures: Mapping[str, Mapping[str, Any]]) -> Section | None:
 
 def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Cell]]:
     for name, value in figures.items():
-        said = prefix + name.replace("_", " ").replace("f1", "F1")
+        said = prefix + name.replace("_", " ").replace("f1", "F1").replace("ece", "ECE")
         if isinstance(value, Mapping):
             if name != "per_label":
                 yield from _flat(value, f"{said}: ")
@@ -357,7 +357,7 @@ def _reliability(evaluation: Evaluation, calibration: Calibration | None) -> Sec
             f"{calibration.precision}). Scores after it come from maps that were fitted without their rows."
         )
     if found := [answer for answer in evaluation.answers if answer.score is not None]:
-        series[f"{evaluation.source} rows"] = reliability_bins(
+        series[evaluation.source] = reliability_bins(
             np.array([answer.score for answer in found], dtype=np.float64),
             np.array([answer.kind == "right" for answer in found]),
         )

@@ -21,6 +21,8 @@ WIDTH, HEIGHT = 520, 320
 MARGIN = {"left": 64, "right": 20, "top": 34, "bottom": 50}
 CELL = 15
 """Side of a cell of a matrix, in pixels at natural size."""
+LEAST_MATRIX, LARGEST_SCALE = 560, 2.2
+"""Width up to which a small matrix is drawn larger, in pixels, and by which factor at most."""
 LONGEST_LABEL = 34
 """Characters of a label beside a matrix; all of it is in its title."""
 CHARACTER = 6.2
@@ -42,13 +44,14 @@ def line_plot(name: str, title: str, curves: Sequence[Curve], *, y_label: str) -
     frame = _Frame.over(name, title, (min(0.0, *epochs), max(epochs)), _padded(min(values), max(values)))
     frame.axes("epoch", y_label)
     for number, curve in enumerate(curves):
-        _series(frame, number, curve.name, [(x, y, f"{curve.name}, epoch {x:g}: {y:.4f}") for x, y in curve.points])
+        _series(frame, number, [(x, y, f"{curve.name}, epoch {x:g}: {y:.4f}") for x, y in curve.points])
+    frame.legend([(f"f{number}", curve.name) for number, curve in enumerate(curves)])
     return frame.markup()
 
 
 def reliability_plot(name: str, title: str, series: Mapping[str, Sequence[Bin]]) -> Markup:
     """Draw reliability diagrams over each other: mean score of each bin against its share of right answers."""
-    frame = _Frame.over(name, title, (0.0, 1.0), (0.0, 1.0), width=HEIGHT + 90, height=HEIGHT + 60)
+    frame = _Frame.over(name, title, (0.0, 1.0), (0.0, 1.0), width=HEIGHT + 120, height=HEIGHT + 90)
     frame.axes("mean score", "share of right answers")
     (x1, y1), (x2, y2) = frame.at(0, 0), frame.at(1, 1)
     _node(frame.root, "line", x1=x1, y1=y1, x2=x2, y2=y2, class_="perfect")
@@ -61,7 +64,8 @@ def reliability_plot(name: str, title: str, series: Mapping[str, Sequence[Bin]])
             )
             for one in bins
         ]
-        _series(frame, number, called, points)
+        _series(frame, number, points)
+    frame.legend([(f"f{number}", called) for number, called in enumerate(series)])
     return frame.markup()
 
 
@@ -166,8 +170,11 @@ def matrix_plot(name: str, title: str, matrix: Matrix, *, rows: str, columns: st
     said = {label: NOTHING if label is None else label for label in matrix.labels}
     margin = int(CHARACTER * max(len(_cut(text)) for text in said.values())) + 30
     side = CELL * len(said)
-    root = _root(name, title, margin + side + 12, margin + side + 12)
+    whole = margin + side + 12
+    root = _root(name, title, whole, whole)
     root.set("class", "plot matrix")
+    for measure in ("width", "height"):
+        root.set(measure, f"{min(LARGEST_SCALE * whole, max(whole, LEAST_MATRIX)):g}")
     place = {label: margin + CELL * i for i, label in enumerate(said)}
     _node(root, "rect", x=margin, y=margin, width=side, height=side, class_="ground")
     for label, text in said.items():
@@ -257,16 +264,13 @@ class _Frame:
         return Markup(ElementTree.tostring(self.root, encoding="unicode"))
 
 
-def _series(frame: _Frame, number: int, name: str, points: Sequence[tuple[float, float, str]]) -> None:
-    """Draw a line through points, each with a title, and name it in the legend."""
+def _series(frame: _Frame, number: int, points: Sequence[tuple[float, float, str]]) -> None:
+    """Draw a line through points, each with a title."""
     places = [frame.at(x, y) for x, y, _ in points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     _node(frame.root, "path", d=path, class_=f"line s{number}", stroke_dasharray=("", "7 4", "2 3")[number % 3])
     for (x, y), (_, _, said) in zip(places, points, strict=True):
         _node(_node(frame.root, "circle", cx=x, cy=y, r=4, class_=f"mark f{number}"), "title", said)
-    shift = frame.box[0] + number * 150
-    _node(frame.root, "rect", x=shift, y=10, width=11, height=11, class_=f"mark f{number}")
-    _node(frame.root, "text", name, x=shift + 16, y=20, class_="tick")
 
 
 def _root(name: str, title: str, width: float, height: float) -> ElementTree.Element:
