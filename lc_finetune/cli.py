@@ -116,10 +116,11 @@ def _train(arguments: argparse.Namespace) -> None:
     from lc_finetune.checkpoint import RUNNABLES
     from lc_finetune.confidence import calibration_table
     from lc_finetune.train.report import report_table
+    from lc_finetune.train.tasks import TASKS
     from lc_finetune.train.trainer import fine_tune
 
     checkpoint = fine_tune(config, say=print)
-    print(report_table(checkpoint.metrics))
+    print(report_table(TASKS[checkpoint.task], checkpoint.metrics))
     for i, one in enumerate(checkpoint.manifest.calibration if checkpoint.manifest else ()):
         print(f"\n{calibration_table(one, diagram=i == 0)}")
     if config.train_file is None:
@@ -324,7 +325,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
     examples, source = loaded.examples, Path(arguments.file)
     evaluation = evaluate(Predictor.load(checkpoint), examples, source=source.name)
-    figures = figures_of(examples, evaluation.results, calibrated=evaluation.calibration is not None)
+    figures = figures_of(evaluation)
     for note in loaded.notes:
         print(f"note: {note}")
     print(report_table({source.name: figures}))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lc_finetune.checkpoint import MANIFEST, Checkpoint
+from lc_finetune.checkpoint import MANIFEST, Checkpoint, Task
 from lc_finetune.cli import main
 from lc_finetune.data import (
     Example,
@@ -269,7 +269,7 @@ def test_the_interval_is_that_of_the_paired_difference() -> None:
 
     def answering(right: range) -> Evaluation:
         examples, results = of_labels([("a", gold if row in right else wrong) for row in range(1000)])
-        return Evaluation("rows", examples, results, [1] * 1000, 10, None)
+        return Evaluation("text-classification", "rows", examples, results, [1] * 1000, 10, None)
 
     comparison = compare(answering(range(0, 930)), answering(range(30, 940)), name="other")
     accuracy = comparison.differences[0]
@@ -305,11 +305,11 @@ def test_no_character_is_lost_on_the_way(labels: str, tmp_path: Path) -> None:
     several: list[Any] = [MultiLabelExample(text, (labels, "z")) for text in texts]
     others = [MultiLabelClassification(text=text, labels=(), scores=Scores.of({"z": 0.1})) for text in texts]
     for given, answers in ((examples, results), (several, others)):
+        task: Task = "text-classification" if given is examples else "multi-label-classification"
         path = tmp_path / "errors.csv"
-        path.write_text(errors_file(Evaluation("rows", given, answers, [1] * 5, 10, None)), newline="")
+        path.write_text(errors_file(Evaluation(task, "rows", given, answers, [1] * 5, 10, None)), newline="")
 
-        task = "text-classification" if given is examples else "multi-label-classification"
-        assert list(read_examples(path, ReadOptions(task=task)).examples) == given  # type: ignore[arg-type]
+        assert list(read_examples(path, ReadOptions(task=task)).examples) == given
 
 
 # The page.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from lc_finetune.checkpoint import Task
 from lc_finetune.confidence import Calibration
 from lc_finetune.data import Example
 from lc_finetune.evaluation.judging import Answer, judge, mistaken_rows
@@ -20,6 +21,7 @@ class Evaluation:
     """A checkpoint's answers to labelled texts.
 
     Attributes:
+        task: Of the checkpoint.
         source: Where the texts come from: `test`, or the name of a file.
         examples: The texts, in order.
         results: As many.
@@ -28,6 +30,7 @@ class Evaluation:
         calibration: What the scores went through.
     """
 
+    task: Task
     source: str
     examples: Sequence[Example]
     results: Sequence[Any]
@@ -67,4 +70,4 @@ def evaluate(predictor: Predictor, examples: Sequence[Example], *, source: str) 
     lengths = [len(encoding.ids) for encoding in predictor.encode(texts) if not isinstance(encoding, Exception)]
     prefix, suffix, _ = predictor.frame
     room = predictor.max_length - len(prefix) - len(suffix)
-    return Evaluation(source, examples, results, lengths, room, predictor.calibration)
+    return Evaluation(predictor.checkpoint.task, source, examples, results, lengths, room, predictor.calibration)

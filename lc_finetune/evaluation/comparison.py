@@ -10,16 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.confidence import Interval
-from lc_finetune.data import MultiLabelExample, TaggedExample, TextExample
 from lc_finetune.evaluation.answering import Evaluation
 from lc_finetune.evaluation.judging import Answer
+from lc_finetune.schemas import Classification, Tagging
 
 DRAWS = 2000
 """Resamples behind an interval."""
 SEED = 0
 """Of the draws, so that the same answers have the same interval."""
-_METRICS = {TextExample: "accuracy", MultiLabelExample: "micro F1", TaggedExample: "F1"}
-"""What F1 over all answers is called; where each text has one, it is the accuracy."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,15 @@ def compare(this: Evaluation, other: Evaluation, *, name: str) -> Comparison:
         rows,
         tuple(
             Difference(called, float(whole[0][i]), float(whole[1][i]), (float(low[i]), float(high[i])))
-            for i, called in enumerate((_METRICS[type(this.examples[0])], "macro F1"))
+            for i, called in enumerate((_metric(this), "macro F1"))
         ),
-        None if isinstance(this.examples[0], TaggedExample) else mcnemar(this.wrong, other.wrong),
+        None if isinstance(this.results[0], Tagging) else mcnemar(this.wrong, other.wrong),
     )
+
+
+def _metric(evaluation: Evaluation) -> str:
+    """Name F1 over all answers: where each text has one, it is the accuracy."""
+    return "accuracy" if isinstance(evaluation.results[0], Classification) else "micro F1"
 
 
 def mcnemar(this: set[int], other: set[int]) -> McNemar:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from lc_finetune.data import Example, MultiLabelExample, TextExample
+from lc_finetune.data import Example, gold_of
 from lc_finetune.labels import Span
 from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
 
@@ -55,17 +55,17 @@ def judge(examples: Sequence[Example], results: Sequence[Any]) -> list[Answer]:
     """Judge results, in the order of their texts.
 
     Args:
-        examples: Labelled texts, all of one task.
-        results: As many results of a checkpoint for that task.
+        examples: Labelled texts.
+        results: As many results of a checkpoint for their task.
     """
     answers: list[Answer] = []
-    for row, (example, result) in enumerate(zip(examples, results, strict=True)):
-        if isinstance(example, TextExample):
-            answers.append(_judge_label(row, example.label, cast(Classification, result)))
-        elif isinstance(example, MultiLabelExample):
-            answers += _judge_labels(row, example.labels, cast(MultiLabelClassification, result))
+    for row, (wanted, result) in enumerate(zip(gold_of(examples), results, strict=True)):
+        if isinstance(result, Tagging):
+            answers += _judge_spans(row, wanted, result)
+        elif isinstance(result, MultiLabelClassification):
+            answers += _judge_labels(row, wanted, result)
         else:
-            answers += _judge_spans(row, example.spans, cast(Tagging, result))
+            answers.append(_judge_label(row, wanted, result))
     return answers
 
 

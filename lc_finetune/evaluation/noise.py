@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.data import Example, TaggedExample, TextExample, gold_of
+from lc_finetune.data import Example, gold_of
 from lc_finetune.evaluation.judging import Answer
+from lc_finetune.schemas import MultiLabelClassification, Tagging
 
 
 def likely_label_errors(answers: Sequence[Answer], examples: Sequence[Example], results: Sequence[Any]) -> list[Answer]:
@@ -32,11 +33,11 @@ def likely_label_errors(answers: Sequence[Answer], examples: Sequence[Example], 
     mistakes = [answer for answer in answers if answer.kind != "right"]
     if not mistakes:
         return []
-    if isinstance(examples[0], TextExample):
-        return _of_labels(mistakes, gold_of(examples), results)
-    if isinstance(examples[0], TaggedExample):
+    if isinstance(results[0], Tagging):
         return _of_spans(answers)
-    return _of_each_label(mistakes, examples, results)
+    if isinstance(results[0], MultiLabelClassification):
+        return _of_each_label(mistakes, gold_of(examples), results)
+    return _of_labels(mistakes, gold_of(examples), results)
 
 
 def confident_class(probabilities: NDArray[np.float64], given: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -67,7 +68,7 @@ def _of_labels(mistakes: Sequence[Answer], labels: Sequence[str], results: Seque
     return _by_margin(found)
 
 
-def _of_each_label(mistakes: Sequence[Answer], examples: Sequence[Any], results: Sequence[Any]) -> list[Answer]:
+def _of_each_label(mistakes: Sequence[Answer], labels: Sequence[Sequence[str]], results: Sequence[Any]) -> list[Answer]:
     by_label: dict[str, list[Answer]] = defaultdict(list)
     for answer in mistakes:
         by_label[answer.wanted or answer.found or ""].append(answer)
@@ -75,7 +76,7 @@ def _of_each_label(mistakes: Sequence[Answer], examples: Sequence[Any], results:
     for label, answers in by_label.items():
         if label not in results[0].scores:
             continue
-        applies = np.array([label in example.labels for example in examples])
+        applies = np.array([label in wanted for wanted in labels])
         p = np.array([result.scores[label] for result in results])
         counted = confident_class(np.stack([1.0 - p, p], axis=1), applies.astype(np.intp))
         found += [one for one in answers if counted[one.row] == int(one.kind == "invented")]

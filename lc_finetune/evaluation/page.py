@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.checkpoint import Checkpoint, write_text_atomically
 from lc_finetune.confidence import Bin, Calibration
 from lc_finetune.evaluation.answering import Evaluation
 from lc_finetune.evaluation.comparison import DRAWS, Comparison
@@ -37,7 +38,9 @@ from lc_finetune.evaluation.plots import (
     reliability_plot,
 )
 from lc_finetune.inference.reliability import reliability_bins
+from lc_finetune.schemas import MultiLabelClassification, Tagging
 
+REPORT = "report.html"
 MOST_SHOWN = 50
 """Mistakes, likely label errors and pairs of labels that are listed."""
 Cell = str | int | float | None
@@ -74,6 +77,12 @@ class Section:
     matrix: Markup | None = None
     tables: Sequence[Table] = ()
     details: Sequence[Table] = ()
+
+
+def write_report(folder: Path, evaluation: Evaluation, figures: Mapping[str, Mapping[str, Any]], *, name: str) -> None:
+    """Leave the page in a checkpoint folder, without a word of any text."""
+    page = evaluation_page(Checkpoint.load(folder), evaluation, figures, name=name)
+    write_text_atomically(folder / REPORT, page)
 
 
 def evaluation_page(
@@ -120,14 +129,14 @@ def _of_answers(
 ) -> list[Section | None]:
     if not evaluation.examples:
         return []
-    of_task = {
-        "text-classification": _confusion,
-        "multi-label-classification": _joint,
-        "token-classification": _error_types,
-    }[checkpoint.task]
+    of_mistakes = _confusion
+    if isinstance(evaluation.results[0], Tagging):
+        of_mistakes = _error_types
+    elif isinstance(evaluation.results[0], MultiLabelClassification):
+        of_mistakes = _joint
     return [
         _labels(checkpoint, evaluation, figures),
-        *of_task(evaluation),
+        *of_mistakes(evaluation),
         _reliability(evaluation, evaluation.calibration),
         _mistakes(evaluation, show_texts=show_texts),
         _suspects(evaluation, show_texts=show_texts),

@@ -8,33 +8,20 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from lc_finetune.checkpoint import (
-    MULTI_LABEL,
-    Checkpoint,
-    refuse_existing,
-    staged_folder,
-)
+from lc_finetune.checkpoint import Checkpoint, refuse_existing, staged_folder
 from lc_finetune.errors import CheckpointError, ConfigError, LCFinetuneError
-from lc_finetune.inference.decode import best_path, log_softmax
 from lc_finetune.inference.encode import Encoder
-from lc_finetune.labels import Span, entity_f1
-from lc_finetune.schemes import OUTSIDE, TagSet, tags_to_spans
 from lc_finetune.train import recipe
 from lc_finetune.train.config import TrainConfig
-from lc_finetune.train.metrics import macro_average_precision
-from lc_finetune.train.preparation import Plan, epochs_of, features_of, output_folder, prepare, windows_of
+from lc_finetune.train.preparation import Plan, epochs_of, output_folder, prepare, windows_of
 from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_early
-from lc_finetune.train.tokenization import (
-    IGNORED,
-    Feature,
-    indicators,
-)
+from lc_finetune.train.tokenization import IGNORED, Feature
 from lc_finetune.train.writing import write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -119,8 +106,8 @@ def _timed_step(plan: Plan, arguments: Any) -> float:
     device = arguments.device
     with torch.random.fork_rng():
         model = _new_model(plan).to(device).train()
-    encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
-    features, _ = features_of(plan, plan.splits.train[: plan.config.batch_size], encoder)
+    encoder = Encoder(plan.base.folder, offsets=plan.task.offsets)
+    features, _ = plan.task.features(plan.splits.train[: plan.config.batch_size], encoder, plan.windowing)
     batch = {
         name: tensor.to(device) for name, tensor in _collate(features[: plan.config.batch_size], encoder.pad_id).items()
     }
@@ -138,26 +125,19 @@ def _timed_step(plan: Plan, arguments: Any) -> float:
     return seconds
 
 
-_PROBLEM_TYPES: dict[str, str] = {
-    "text-classification": "single_label_classification",
-    "multi-label-classification": MULTI_LABEL,
-}
-
-
 def _new_model(plan: Plan) -> Any:
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
+    from transformers import set_seed
 
-    from lc_finetune.train.optimizer import head_parameters, start_at_shares
+    from lc_finetune.train.optimizer import head_parameters
 
-    loader: Any = AutoModelForTokenClassification if plan.tags else AutoModelForSequenceClassification
-    kind = {} if plan.tags else {"problem_type": _PROBLEM_TYPES[plan.task]}
+    labels = plan.task.labels
     set_seed(plan.config.seed)  # the head is random
     try:
-        model, info = loader.from_pretrained(
-            plan.base.folder, use_safetensors=True, id2label=plan.labels.id2label, label2id=plan.labels.label2id,
+        model, info = plan.task.model_class().from_pretrained(
+            plan.base.folder, use_safetensors=True, id2label=labels.id2label, label2id=labels.label2id,
             ignore_mismatched_sizes=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
-            **kind,
+            **plan.task.model_options(),
         )  # fmt: skip
     except Exception as error:  # safetensors, configuration and shape errors share no base class
         raise CheckpointError(
@@ -171,8 +151,7 @@ def _new_model(plan: Plan) -> Any:
             f"{plan.base.folder}: expected weights for the whole encoder, found {len(random)} missing or of another "
             f"shape ({random[0]}, …): they would be random. Copy the base model again, with its own config.json."
         )
-    if plan.task == "multi-label-classification":
-        start_at_shares(model, indicators(plan.splits.train, plan.labels).mean(axis=0))
+    plan.task.start(model, plan.splits.train)
     return model
 
 
@@ -201,11 +180,11 @@ def _train(
     from lc_finetune.train.optimizer import FasterHeadTrainer
     from lc_finetune.train.progress import EpochLines
 
-    encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
-    train, cut = features_of(plan, plan.splits.train, encoder)
+    encoder = Encoder(plan.base.folder, offsets=plan.task.offsets)
+    train, cut = plan.task.features(plan.splits.train, encoder, plan.windowing)
     if cut:
         say(f"  note        {cut} training entities end inside a token and were widened to it or left out.")
-    validation, _ = features_of(plan, plan.splits.validation, encoder)
+    validation, _ = plan.task.features(plan.splits.validation, encoder, plan.windowing)
     arguments = _arguments(plan, work)
     if not validation:  # too few rows to spare any: the last epoch is kept
         arguments.eval_strategy, arguments.load_best_model_at_end = IntervalStrategy.NO, False
@@ -218,40 +197,18 @@ def _train(
         train_dataset=cast(Any, train),
         eval_dataset=cast(Any, validation),
         data_collator=lambda features: _collate(features, encoder.pad_id),
-        compute_metrics=_validation_metric(plan),
+        compute_metrics=lambda outcome: {plan.task.metric: plan.task.validate(outcome.predictions, outcome.label_ids)},
         callbacks=[EarlyStoppingCallback(early_stopping_patience=plan.config.patience)] if validation else [],
     )
     for printer in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
         trainer.remove_callback(printer)
-    trainer.add_callback(EpochLines(say, metric=_metric(plan)))
+    trainer.add_callback(EpochLines(say, metric=plan.task.metric))
     say("Training")
     trainer.train(resume_from_checkpoint=resume_from)
     history = list(trainer.state.log_history)
-    if validation and plan.tags is not None:
-        history += _choose_tagger(plan, plan.tags, trainer, validation, say)
+    if validation:
+        history += plan.task.choose(trainer, lambda: _new_model(plan), validation, say)
     return trainer.model, history
-
-
-def _choose_tagger(
-    plan: Plan, tags: TagSet, trainer: Any, validation: Sequence[Feature], say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Let the validation rows choose between what is near the trained weights; returns what was tried, for the log."""
-    from lc_finetune.train.selection import choose_tagger
-
-    outside = tags.labels.id_of[OUTSIDE]
-
-    def measure(biases: Sequence[float]) -> list[float]:
-        outcome = trainer.predict(validation)
-        shift = np.eye(len(tags.labels))[outside]
-        return [_entity_f1(tags, outcome.predictions - bias * shift, outcome.label_ids) for bias in biases]
-
-    tried = choose_tagger(
-        trainer.model, _new_model(plan), shares=recipe.ENCODER_SHARES, biases=recipe.OUTSIDE_BIASES, outside=outside,
-        measure=measure,
-    )  # fmt: skip
-    best = max(choice.metric for choice in tried)
-    say(f"  nearby weights, {len(tried)} tried  validation f1 {best:.4f}")
-    return [asdict(choice) for choice in tried]
 
 
 def _arguments(plan: Plan, work: Path) -> Any:
@@ -270,7 +227,7 @@ def _arguments(plan: Plan, work: Path) -> Any:
         "per_device_eval_batch_size": 64,
         "weight_decay": recipe.WEIGHT_DECAY,
         "warmup_steps": recipe.WARMUP,
-        "label_smoothing_factor": recipe.LABEL_SMOOTHING[plan.task],
+        "label_smoothing_factor": recipe.LABEL_SMOOTHING[plan.task.name],
         "lr_scheduler_type": "linear",
         "train_sampling_strategy": "group_by_length",
         "eval_strategy": "epoch",
@@ -278,7 +235,7 @@ def _arguments(plan: Plan, work: Path) -> Any:
         "logging_strategy": "epoch",
         "save_total_limit": 2,
         "load_best_model_at_end": True,
-        "metric_for_best_model": _metric(plan),
+        "metric_for_best_model": plan.task.metric,
         "greater_is_better": True,
         "restore_callback_states_from_checkpoint": True,  # or the patience of early stopping would start anew
         "seed": config.seed,
@@ -300,28 +257,3 @@ def _multiplies_bf16() -> bool:
     import torch
 
     return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
-
-
-def _metric(plan: Plan) -> str:
-    return {"text-classification": "accuracy", "multi-label-classification": "average_precision"}.get(plan.task, "f1")
-
-
-def _validation_metric(plan: Plan) -> Callable[[Any], dict[str, float]]:
-    tags = plan.tags
-    if plan.task == "multi-label-classification":
-        return lambda outcome: {"average_precision": macro_average_precision(outcome.label_ids, outcome.predictions)}
-    if tags is None:
-        return lambda outcome: {"accuracy": float((outcome.predictions.argmax(-1) == outcome.label_ids).mean())}
-
-    return lambda outcome: {"f1": _entity_f1(tags, outcome.predictions, outcome.label_ids)}
-
-
-def _entity_f1(tags: TagSet, predictions: Any, label_ids: Any) -> float:
-    """Measure logits `(rows, pieces, tags)` against tags `(rows, pieces)`, `IGNORED` where there is none."""
-    gold: list[list[Span]] = []
-    found: list[list[Span]] = []
-    for logits, wanted in zip(predictions, label_ids, strict=True):
-        units = wanted != IGNORED
-        gold.append(tags_to_spans([tags.labels[i] for i in wanted[units]], tags.scheme))
-        found.append(tags.spans(best_path(log_softmax(np.asarray(logits)[units]), tags)))
-    return entity_f1(gold, found)
