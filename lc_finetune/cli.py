@@ -16,7 +16,7 @@ from lc_finetune.errors import ConfigError, LCFinetuneError, did_you_mean
 if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
     from lc_finetune.checkpoint import Checkpoint
-    from lc_finetune.data import Loaded
+    from lc_finetune.data import Example, Loaded
 
 
 class _Parser(argparse.ArgumentParser):
@@ -289,6 +289,9 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="A checkpoint folder, or a Hub id.")
     parser.add_argument("file", metavar="FILE", help="Labelled rows: CSV, TSV, JSON, JSONL, Parquet or CoNLL.")
     _add_columns(parser)
+    parser.add_argument(
+        "--out-of-scope-label", metavar="LABEL", help="Of rows that no class fits: measured apart, as in training."
+    )
     parser.add_argument("--report", type=Path, metavar="OUT.html", help="Write a page about it.")
     parser.add_argument(
         "--errors", type=Path, metavar="OUT.csv",
@@ -308,7 +311,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from lc_finetune.inference import Predictor
     from lc_finetune.inference.served import check_served
     from lc_finetune.train.report import report_table
-    from lc_finetune.train.writing import figures_of
+    from lc_finetune.train.writing import figures_of, figures_out_of_scope
 
     checkpoint = Checkpoint.load(arguments.checkpoint)
     against = Checkpoint.load(arguments.against) if arguments.against else None
@@ -323,27 +326,41 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     loaded = _labelled(arguments.file, arguments, checkpoint)
     if loaded.task != checkpoint.task:
         raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
-    examples, source = loaded.examples, Path(arguments.file)
-    evaluation = evaluate(Predictor.load(checkpoint), examples, source=source.name)
-    figures = figures_of(evaluation)
+    source, predictor = Path(arguments.file), Predictor.load(checkpoint)
+    examples, outside = _in_scope(loaded, arguments.out_of_scope_label, source)
+    evaluation = evaluate(predictor, examples, source=source.name)
+    figures = figures_of(evaluation) | figures_out_of_scope(predictor, examples, outside)
     for note in loaded.notes:
         print(f"note: {note}")
     print(report_table({source.name: figures}))
     comparison = None
     if against is not None:
         other = evaluate(Predictor.load(against), examples, source=source.name)
-        comparison = compare(evaluation, other, name=str(against.path))
+        comparison = compare(evaluation, other, name=arguments.against)
         print(f"\n{comparison_table(comparison)}")
     if arguments.report is not None:
         page = evaluation_page(
-            checkpoint, evaluation, {source.name: figures}, name=checkpoint.path.name, comparison=comparison,
-            show_texts=arguments.show_texts,
+            checkpoint, evaluation, {source.name: figures}, comparison=comparison, show_texts=arguments.show_texts,
+            name=checkpoint.path.resolve().name if Path(arguments.checkpoint).is_dir() else arguments.checkpoint,
         )  # fmt: skip
         write_output(arguments.report, page, like=source)
         print(f"\nThe page: {arguments.report}")
     if arguments.errors is not None:
         write_output(arguments.errors, errors_file(evaluation), like=source)
         print(f"\n{len(evaluation.wrong):,} rows with a mistake: {arguments.errors}")
+
+
+def _in_scope(loaded: Loaded, label: str | None, source: Path) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Take the rows out of scope from the others."""
+    from lc_finetune.data import set_apart
+
+    inside, outside = set_apart(loaded.examples, label) if label is not None else (loaded.examples, ())
+    if not inside or (label is not None and not outside):
+        raise ConfigError(
+            f"{source}: expected rows with the label of --out-of-scope-label and others, found {len(outside)} with it "
+            f"and {len(inside)} others. Correct the label, or leave it out."
+        )
+    return inside, outside
 
 
 def _add_predict(commands: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lc_finetune.checkpoint import MANIFEST, Checkpoint, Task
+from lc_finetune.checkpoint import MANIFEST, Checkpoint, Task, write_manifest
 from lc_finetune.cli import main
 from lc_finetune.data import (
     Example,
@@ -32,9 +32,12 @@ from lc_finetune.evaluation.matrix import MOST_LABELS, matrix_of, most_confused
 from lc_finetune.evaluation.noise import likely_label_errors
 from lc_finetune.evaluation.plots import length_bins
 from lc_finetune.inference import Predictor
+from lc_finetune.inference.outputs import outputs_of
+from lc_finetune.inference.scope import fit_detector
 from lc_finetune.labels import Span
 from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Scores, Tagging
 from lc_finetune.testing import LABELS, SENTENCES, tiny_checkpoint
+from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.metrics import classification_figures, entity_figures, multi_label_figures
 
 WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
@@ -444,6 +447,29 @@ def test_nothing_to_judge_leaves_a_page_of_the_training(tiny_classifier: Checkpo
     assert Page(evaluation_page(tiny_classifier, nothing, {}, name="support")).ids("section") == []
 
 
+def test_training_leaves_the_page_in_the_checkpoint(base_model: Path, tmp_path: Path) -> None:
+    """Of the test rows, with the figures of all splits, without a text; it is not hashed."""
+    for part in ("train", "test"):
+        rows = [f"pay me {word} {part} {i},{word}" for i in range(30) for word in ("card", "cash")]
+        (tmp_path / f"{part}.csv").write_text("\n".join(["text,label", *rows]))
+    checkpoint = fine_tune(
+        TrainConfig(
+            base_model=str(base_model), train_file=str(tmp_path / "train.csv"), test_file=str(tmp_path / "test.csv"),
+            output_dir=str(tmp_path / "support"), epochs=1, batch_size=8, baseline=False,
+        )
+    )  # fmt: skip
+    content = (checkpoint.path / "report.html").read_text()
+    page = Page(content)
+    words = "".join(page.words)
+
+    assert page.ids("section") == [one for one in SECTIONS[checkpoint.task] if one != "comparison"]
+    assert "test: 60 rows" in words
+    assert {"validation", "test"} <= set(words.split())
+    assert "pay me" not in content
+    assert checkpoint.manifest is not None
+    assert "report.html" not in checkpoint.manifest.files
+
+
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
 def test_a_browser_shows_the_page_without_complaint(trained: Checkpoint, tmp_path: Path) -> None:
     """No error on the console, every plot has a size; a click sorts, another one turns the order; zoom enlarges."""
@@ -542,6 +568,7 @@ def test_a_plain_folder_is_measured_as_well(checkpoint: Checkpoint, tmp_path: Pa
         (["--against", "{tagger}"], "expected a text classifier"),
         (["--against", "{tmp}/none"], "found nothing usable"),
         (["--label-column", "shade"], "expected the column 'shade'"),
+        (["--out-of-scope-label", "none"], "found 0 with it and 2 others"),
         (["--reprot", "x.html"], "did you mean '--report'"),
     ],
 )
@@ -578,6 +605,23 @@ def test_rows_of_another_task_are_refused(
 
     assert main(["evaluate", str(tiny_tagger.path), str(tmp_path / "rows.csv")]) == 2
     assert "expected rows for token-classification" in capsys.readouterr().err
+
+
+def test_rows_out_of_scope_are_measured_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As training does it, where the checkpoint tells them."""
+    checkpoint = tiny_checkpoint(tmp_path / "c")
+    features = outputs_of(Predictor.load(checkpoint, device="cpu"), some_texts(90)).features
+    fit_detector(features[:60], np.arange(60) % 3, features[60:]).save(checkpoint.path)
+    assert checkpoint.manifest is not None
+    write_manifest(checkpoint.path, checkpoint.manifest)
+    rows = [f"{text},{('card', 'cash', 'nothing')[i % 3]}" for i, text in enumerate(["a", "b", "c", "d", "e", "f"])]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]))
+    asked = ["evaluate", str(checkpoint.path), str(tmp_path / "rows.csv")]
+
+    assert main([*asked, "--out-of-scope-label", "nothing"]) == 0
+    said = capsys.readouterr().out
+    assert "rows.csv (4 rows)" in said
+    assert "of 2 rows rejected" in said
 
 
 def test_labels_that_the_model_lacks_count_as_mistakes(

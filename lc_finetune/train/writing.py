@@ -176,18 +176,22 @@ def _measure(staging: Path, plan: Plan) -> tuple[dict[str, Figures], Evaluation]
         if examples:
             evaluation = evaluate(predictor, examples, source=split)
             measured[split] = figures_of(evaluation)
-    if plan.splits.out_of_scope_test and plan.splits.test and predictor.scope:
-        measured["test"]["out_of_scope"] = out_of_scope_figures(
-            predictor.scope,
-            outputs_of(predictor, [e.text for e in plan.splits.test]).features,
-            outputs_of(predictor, [e.text for e in plan.splits.out_of_scope_test]).features,
-        )
+    if plan.splits.test:
+        measured["test"] |= figures_out_of_scope(predictor, plan.splits.test, plan.splits.out_of_scope_test)
     last = "test" if plan.splits.test else "validation"
     if plan.config.baseline and last in measured:
         rows, length = getattr(plan.splits, last), plan.windowing.max_length
         baseline = plan.task.baseline(plan.base.folder, plan.splits, rows, length)
         measured[last]["frozen_baseline"] = {name: value for name, value in baseline.items() if name != "per_label"}
     return measured, evaluation
+
+
+def figures_out_of_scope(predictor: Predictor, inside: Sequence[Example], outside: Sequence[Example]) -> Figures:
+    """Measure how texts out of scope are told from others; nothing where there are none, or nothing to tell them by."""
+    if not outside or predictor.scope is None:
+        return {}
+    features = (outputs_of(predictor, [e.text for e in examples]).features for examples in (inside, outside))
+    return {"out_of_scope": out_of_scope_figures(predictor.scope, *features)}
 
 
 def figures_of(evaluation: Evaluation) -> Figures:
