@@ -311,28 +311,30 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from lc_finetune.inference import Predictor
     from lc_finetune.inference.served import check_served
     from lc_finetune.train.report import report_table
+    from lc_finetune.train.tasks import TASKS
     from lc_finetune.train.writing import figures_of, figures_out_of_scope
 
     checkpoint = Checkpoint.load(arguments.checkpoint)
     against = Checkpoint.load(arguments.against) if arguments.against else None
     for one in filter(None, (checkpoint, against)):
         check_served(one, checkpoint.task)
+    source = Path(arguments.file)
     for path, suffix, what in (
         (arguments.report, ".html", "the page"),
         (arguments.errors, SUFFIXES[checkpoint.task], f"the rows of a checkpoint for {checkpoint.task}"),
     ):
         if path is not None:
-            check_output(path, suffix=suffix, what=what, overwrite=arguments.overwrite)
+            check_output(path, suffix=suffix, what=what, source=source, overwrite=arguments.overwrite)
     loaded = _labelled(arguments.file, arguments, checkpoint)
     if loaded.task != checkpoint.task:
-        raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
-    source, predictor = Path(arguments.file), Predictor.load(checkpoint)
+        raise ConfigError(f"{source}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
+    predictor = Predictor.load(checkpoint)
     examples, outside = _in_scope(loaded, arguments.out_of_scope_label, source)
     evaluation = evaluate(predictor, examples, source=source.name)
     figures = figures_of(evaluation) | figures_out_of_scope(predictor, examples, outside)
     for note in loaded.notes:
         print(f"note: {note}")
-    print(report_table({source.name: figures}))
+    print(report_table(TASKS[checkpoint.task], {source.name: figures}))
     comparison = None
     if against is not None:
         other = evaluate(Predictor.load(against), examples, source=source.name)

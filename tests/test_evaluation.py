@@ -562,6 +562,8 @@ def test_a_plain_folder_is_measured_as_well(checkpoint: Checkpoint, tmp_path: Pa
     ("more", "named"),
     [
         (["--report", "{tmp}/out.pdf"], "expected a .html file"),
+        (["--report", ""], "expected a .html file"),
+        (["--errors", "{tmp}/rows.csv", "--overwrite"], "apart from the labelled rows"),
         (["--errors", "{tmp}/out.jsonl"], "expected a .csv file for the rows of a checkpoint for text-classification"),
         (["--errors", "{tmp}/none/out.csv"], "expected a folder to write to"),
         (["--errors", "{tmp}/there.csv"], "pass --overwrite"),

@@ -78,7 +78,7 @@ def compare(this: Evaluation, other: Evaluation, *, name: str) -> Comparison:
     """
     rows = len(this.examples)
     both = this.answers, other.answers
-    labels = sorted({name for answers in both for one in answers for name in (one.wanted, one.found) if name})
+    labels = sorted({label for answers in both for one in answers for label in (one.wanted, one.found) if label})
     counts = [_counts(answers, labels, rows) for answers in both]
     whole = [_metrics(one.sum(axis=0)) for one in counts]
     random = np.random.default_rng(SEED)

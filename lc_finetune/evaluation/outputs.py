@@ -8,13 +8,14 @@ from lc_finetune.checkpoint import write_text_atomically
 from lc_finetune.errors import ConfigError
 
 
-def check_output(path: Path, *, suffix: str, what: str, overwrite: bool) -> None:
+def check_output(path: Path, *, suffix: str, what: str, source: Path, overwrite: bool) -> None:
     """Refuse an output that cannot be written, or would replace a file unasked.
 
     Args:
         path: The file.
         suffix: That it must have.
         what: What it holds, for the message.
+        source: The file of labelled rows, which is never replaced.
         overwrite: Whether a file of that name is replaced.
 
     Raises:
@@ -23,10 +24,12 @@ def check_output(path: Path, *, suffix: str, what: str, overwrite: bool) -> None
     if path.suffix.lower() != suffix:
         raise ConfigError(
             f"{path}: expected a {suffix} file for {what}, found {path.suffix or 'no suffix'}. "
-            f"Name it {path.with_suffix(suffix).name or 'out' + suffix}."
+            f"Name it {path.stem or 'out'}{suffix}."
         )
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: expected a folder to write to, found none at {path.parent}. Make it first.")
+    if path.resolve() == source.resolve() or (path.exists() and source.exists() and path.samefile(source)):
+        raise ConfigError(f"{path}: expected an output apart from the labelled rows, found their file. Name another.")
     if path.exists() and (path.is_dir() or not overwrite):
         raise ConfigError(
             f"{path}: expected no file of that name, found one, which may have been corrected by hand. Name another "
@@ -45,5 +48,6 @@ def write_output(path: Path, content: str, *, like: Path) -> None:
         write_text_atomically(path, content, mode=mode)
     except OSError as error:
         raise ConfigError(
-            f"{path}: expected to write there, could not ({error.strerror or type(error).__name__})."
+            f"{path}: expected to write there, could not ({error.strerror or type(error).__name__}). Check the "
+            "permissions of its folder and the room on the disk."
         ) from error
