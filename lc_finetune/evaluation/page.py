@@ -283,7 +283,7 @@ def _joint(evaluation: Evaluation) -> list[Section]:
     return [
         _matrix_section(
             "confusion", "Mistakes together", words, counts, rows="missed", columns="given wrongly",
-            tables=[_pairs_table("confusion-pairs", caption, counts, "missed", "given wrongly")],
+            tables=[_pairs_table("confusion-pairs", caption, counts, "missed", "given wrongly", with_nothing=False)],
         )
     ]  # fmt: skip
 
@@ -337,11 +337,14 @@ def _matrix_section(
     )
 
 
-def _pairs_table(name: str, caption: str, counts: Mapping[Pair, int], wanted: str, found: str) -> Table:
+def _pairs_table(
+    name: str, caption: str, counts: Mapping[Pair, int], wanted: str, found: str, *, with_nothing: bool = True
+) -> Table:
+    """List what is taken for what, what came alone too if `with_nothing`."""
     totals: Counter[str | None] = Counter()
     for (row, _), count in counts.items():
         totals[row] += count
-    pairs = most_confused(counts)
+    pairs = [one for one in most_confused(counts) if with_nothing or None not in one[0]]
     if len(pairs) > MOST_SHOWN:
         caption += f" ({MOST_SHOWN} of {len(pairs):,} pairs)"
     rows: list[list[Cell]] = [
