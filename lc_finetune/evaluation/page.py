@@ -202,7 +202,9 @@ def _compared(comparison: Comparison | None) -> Section | None:
             f"{test.this_alone:,} texts are right here alone, {test.other_alone:,} there alone: p = {test.p_value:.4f} "
             "by McNemar's exact test (McNemar 1947), the chance of a split as uneven if neither were better."
         )
-    rows = [[one.name, one.this, one.other, one.gain, *one.interval] for one in comparison.differences]
+    rows: list[list[Cell]] = [
+        [one.name, one.this, one.other, one.gain, *one.interval] for one in comparison.differences
+    ]
     columns = ["figure", "here", "there", "difference", "from", "to"]
     return Section(
         "comparison", f"Against {comparison.other}", words,
