@@ -455,8 +455,8 @@ def test_training_leaves_the_page_in_the_checkpoint(base_model: Path, tmp_path: 
         (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     checkpoint = fine_tune(
         TrainConfig(
-            base_model=str(base_model), train_file=str(tmp_path / "train.jsonl"), test_file=str(tmp_path / "test.jsonl"),
-            output_dir=str(tmp_path / "support"), epochs=1, batch_size=8, baseline=False,
+            base_model=str(base_model), output_dir=str(tmp_path / "support"), epochs=1, batch_size=8, baseline=False,
+            train_file=str(tmp_path / "train.jsonl"), test_file=str(tmp_path / "test.jsonl"),
         )
     )  # fmt: skip
     content = (checkpoint.path / "report.html").read_text()
