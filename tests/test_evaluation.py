@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lc_finetune.checkpoint import MANIFEST, Checkpoint, Task, write_manifest
+from lc_finetune.checkpoint import MANIFEST, Checkpoint, NumberInterval, NumberScale, Task, write_manifest
 from lc_finetune.cli import main
 from lc_finetune.data import (
     Example,
     MultiLabelExample,
+    PairExample,
     ReadOptions,
+    RegressionExample,
     TaggedExample,
     TextExample,
     read_examples,
@@ -546,6 +548,60 @@ def test_the_command_measures_any_labelled_file(
     assert "comparison" in Page(page.read_text()).ids("section")
     assert f"{len(read_examples(errors, ReadOptions(task=trained.task)).examples)} rows with a mistake" in said
     assert [stat.S_IMODE(path.stat().st_mode) for path in (page, errors)] == [0o640, 0o640]
+
+
+def test_pairs_are_measured_as_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both texts are read, shown when asked, and written with the mistakes."""
+    checkpoint = tiny_checkpoint(tmp_path / "pairs", task="text-pair-classification")
+    rows = [
+        {"text": f"{text} first", "text_pair": f"second {i}", "label": LABELS[i % 3]}
+        for i, text in enumerate(some_texts(60))
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["evaluate", str(checkpoint.path), str(tmp_path / "rows.jsonl"), "--report", str(tmp_path / "out.html")]
+    status = main([*asked, "--errors", str(tmp_path / "out.csv"), "--show-texts", "--against", str(checkpoint.path)])
+    page = Page((tmp_path / "out.html").read_text())
+    wrong = read_examples(tmp_path / "out.csv", ReadOptions(task="text-pair-classification")).examples
+
+    assert status == 0
+    assert page.ids("section") == [one for one in SECTIONS["text-classification"] if one != "training"]
+    assert " first | second " in "".join(page.words)
+    assert f"{len(wrong)} rows with a mistake" in capsys.readouterr().out
+    assert {(one.text, one.text_pair) for one in wrong if isinstance(one, PairExample)} <= {
+        (row["text"], row["text_pair"]) for row in rows
+    }
+
+
+def test_numbers_are_measured_by_their_distance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake is a number outside of its interval; two regressors are compared by their errors."""
+    checkpoint = tiny_checkpoint(tmp_path / "numbers", task="regression")
+    assert checkpoint.manifest is not None
+    interval = NumberInterval(half_width=0.1, coverage=0.9, split="validation", rows=50)
+    scale = NumberScale(centre=0.0, unit=1.0, interval=interval)
+    write_manifest(checkpoint.path, checkpoint.manifest.model_copy(update={"scale": scale}))
+    texts = some_texts(60)
+    found = Predictor.load(Checkpoint.load(checkpoint.path), device="cpu").predict(texts)
+    rows = [
+        {"text": text, "label": result.value + (0.05, -0.5)[i % 2]}
+        for i, (text, result) in enumerate(zip(texts, found, strict=True))
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["evaluate", str(checkpoint.path), str(tmp_path / "rows.jsonl"), "--report", str(tmp_path / "out.html")]
+    status = main([*asked, "--errors", str(tmp_path / "out.csv"), "--against", str(checkpoint.path)])
+    said = capsys.readouterr().out
+    page = Page((tmp_path / "out.html").read_text())
+    wrong = read_examples(tmp_path / "out.csv", ReadOptions(task="regression")).examples
+
+    assert status == 0
+    assert "MAE        0.2750 against 0.2750" in said
+    assert "McNemar" not in said
+    assert page.ids("section") == ["figures", "comparison", "numbers", "lengths"]
+    assert page.ids("svg") == ["numbers-plot", "lengths-plot"]
+    assert "30 lie outside of their interval" in "".join(page.words)
+    assert not any(text in "".join(page.words) for text in texts if len(text.split()) > 4)
+    assert [(one.text, one.value) for one in wrong if isinstance(one, RegressionExample)] == [
+        (row["text"], pytest.approx(row["label"])) for row in rows[1::2]
+    ]
 
 
 def test_a_plain_folder_is_measured_as_well(checkpoint: Checkpoint, tmp_path: Path) -> None:

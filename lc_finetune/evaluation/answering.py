@@ -9,7 +9,7 @@ from typing import Any
 
 from lc_finetune.checkpoint import Task
 from lc_finetune.confidence import Calibration
-from lc_finetune.data import Example
+from lc_finetune.data import Example, inputs_of
 from lc_finetune.evaluation.judging import Answer, judge, mistaken_rows
 from lc_finetune.evaluation.noise import likely_label_errors
 from lc_finetune.inference import Predictor
@@ -25,7 +25,7 @@ class Evaluation:
         source: Where the texts come from: `test`, or the name of a file.
         examples: The texts, in order.
         results: As many.
-        lengths: Pieces of each text, special ones left out.
+        lengths: Pieces of each text or pair, special ones included.
         room: Pieces of one window, likewise.
         calibration: What the scores went through.
     """
@@ -65,9 +65,12 @@ def evaluate(predictor: Predictor, examples: Sequence[Example], *, source: str) 
     Raises:
         LCFinetuneError: If a text cannot be read or answered.
     """
-    texts = [example.text for example in examples]
-    results = answer(predictor, texts)
-    lengths = [len(encoding.ids) for encoding in predictor.encode(texts) if not isinstance(encoding, Exception)]
-    prefix, suffix, _ = predictor.frame
-    room = predictor.max_length - len(prefix) - len(suffix)
-    return Evaluation(predictor.checkpoint.task, source, examples, results, lengths, room, predictor.calibration)
+    inputs = inputs_of(examples)
+    results = answer(predictor, inputs)
+    encodings = [one for one in predictor.encode(inputs) if not isinstance(one, Exception)]
+    frames = [one.frames[0] if one.frames else predictor.frame for one in encodings]
+    lengths = [
+        len(frame.before) + len(one.ids) + len(frame.after) for one, frame in zip(encodings, frames, strict=True)
+    ]
+    task, room = predictor.checkpoint.task, predictor.max_length
+    return Evaluation(task, source, examples, results, lengths, room, predictor.calibration)

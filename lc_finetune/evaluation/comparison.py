@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.confidence import Interval
+from lc_finetune.data import gold_of
 from lc_finetune.evaluation.answering import Evaluation
 from lc_finetune.evaluation.judging import Answer
-from lc_finetune.schemas import Classification, Tagging
+from lc_finetune.schemas import Classification, Regression, Tagging
 
 DRAWS = 2000
 """Resamples behind an interval."""
@@ -69,7 +70,7 @@ def compare(this: Evaluation, other: Evaluation, *, name: str) -> Comparison:
     al. 2012, "An Empirical Investigation of Statistical Significance in NLP"). The test is McNemar's, exact: McNemar
     1947, "Note on the sampling error of the difference between correlated proportions"; Dietterich 1998, "Approximate
     Statistical Tests for Comparing Supervised Classification Learning Algorithms". It takes texts for independent and
-    each for right or wrong, so that it does not fit a tagger.
+    each for right or wrong, so that it fits neither a tagger nor a regressor.
 
     Args:
         this: The checkpoint's.
@@ -77,15 +78,22 @@ def compare(this: Evaluation, other: Evaluation, *, name: str) -> Comparison:
         name: What the other one is called.
     """
     rows = len(this.examples)
-    both = this.answers, other.answers
-    labels = sorted({label for answers in both for one in answers for label in (one.wanted, one.found) if label})
-    counts = [_counts(answers, labels, rows) for answers in both]
-    whole = [_metrics(one.sum(axis=0)) for one in counts]
+    numbers = isinstance(this.results[0], Regression)
+    if numbers:
+        names: tuple[str, ...] = ("MAE", "RMSE")
+        counts, measure = [_errors(one) for one in (this, other)], _mean_errors
+    else:
+        # F1 over all answers is the accuracy where each text has one.
+        names = ("accuracy" if isinstance(this.results[0], Classification) else "micro F1", "macro F1")
+        both = this.answers, other.answers
+        labels = sorted({label for answers in both for one in answers for label in (one.wanted, one.found) if label})
+        counts, measure = [_counts(answers, labels, rows) for answers in both], _metrics
+    whole = [measure(one.T @ np.ones(rows)) for one in counts]
     random = np.random.default_rng(SEED)
-    drawn = np.empty((DRAWS, 2))
+    drawn = np.empty((DRAWS, len(names)))
     for draw in range(DRAWS):
         weights = np.bincount(random.integers(rows, size=rows), minlength=rows).astype(np.float64)
-        first, second = (_metrics(one.T @ weights) for one in counts)
+        first, second = (measure(one.T @ weights) for one in counts)
         drawn[draw] = first - second
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     return Comparison(
@@ -93,15 +101,10 @@ def compare(this: Evaluation, other: Evaluation, *, name: str) -> Comparison:
         rows,
         tuple(
             Difference(called, float(whole[0][i]), float(whole[1][i]), (float(low[i]), float(high[i])))
-            for i, called in enumerate((_metric(this), "macro F1"))
+            for i, called in enumerate(names)
         ),
-        None if isinstance(this.results[0], Tagging) else mcnemar(this.wrong, other.wrong),
+        None if numbers or isinstance(this.results[0], Tagging) else mcnemar(this.wrong, other.wrong),
     )
-
-
-def _metric(evaluation: Evaluation) -> str:
-    """Name F1 over all answers: where each text has one, it is the accuracy."""
-    return "accuracy" if isinstance(evaluation.results[0], Classification) else "micro F1"
 
 
 def mcnemar(this: set[int], other: set[int]) -> McNemar:
@@ -156,6 +159,18 @@ def _counts(answers: Sequence[Answer], labels: Sequence[str], rows: int) -> Any:
             at.append((answer.row, 2 * len(labels) + column[answer.found]))
     where = np.array(at, dtype=np.intp).reshape(-1, 2).T
     return csr_array((np.ones(where.shape[1]), (where[0], where[1])), shape=(rows, 3 * len(labels)))
+
+
+def _errors(evaluation: Evaluation) -> NDArray[np.float64]:
+    """List 1, the error and its square for each number, shape `(rows, 3)`."""
+    found = np.array([result.value for result in evaluation.results])
+    error = np.abs(found - np.array(gold_of(evaluation.examples)))
+    return np.stack([np.ones(len(error)), error, error**2], axis=1)
+
+
+def _mean_errors(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean absolute error and root mean squared error; sums as `_errors` has them, over texts."""
+    return np.array([sums[1] / sums[0], np.sqrt(sums[2] / sums[0])])
 
 
 def _metrics(counts: NDArray[np.float64]) -> NDArray[np.float64]:

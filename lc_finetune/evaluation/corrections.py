@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from lc_finetune.checkpoint import Task
-from lc_finetune.data import MultiLabelExample, TextExample
+from lc_finetune.data import MultiLabelExample, PairExample, RegressionExample, TextExample
 from lc_finetune.evaluation.answering import Evaluation
 
 SUFFIXES: dict[Task, str] = {
     "text-classification": ".csv",
+    "text-pair-classification": ".csv",
     "multi-label-classification": ".csv",
+    "regression": ".csv",
     "token-classification": ".jsonl",
 }
 """The format in which training reads a task's rows with all that they hold."""
@@ -23,12 +25,26 @@ SUFFIXES: dict[Task, str] = {
 def errors_file(evaluation: Evaluation) -> str:
     """Write the texts with a mistake, with the labels that they have, what was found, and whether the label is doubted.
 
-    A table of `text`, `label` or `labels`, `predicted`, `score`, `likely_label_error` for classifiers; for taggers a
-    JSON object a line, of `text`, `entities`, `predicted`, `likely_label_error`. Training reads the first two.
+    A table of `text`, `label` or `labels`, `predicted`, `score`, `likely_label_error` for classifiers, of pairs with
+    `text_pair`; of `text`, `label`, `predicted`, `low`, `high` for regressors, whose mistakes are numbers outside of
+    their interval; for taggers a JSON object a line, of `text`, `entities`, `predicted`, `likely_label_error`. Training
+    reads texts and labels.
     """
     examples: Sequence[Any] = evaluation.examples
     results, wrong = evaluation.results, sorted(evaluation.wrong)
     doubted = {answer.row for answer in evaluation.suspects}
+    if isinstance(examples[0], PairExample):
+        header = ["text", "text_pair", "label", "predicted", "score", "likely_label_error"]
+        return _table(header, [
+            [examples[row].text, examples[row].text_pair, examples[row].label, results[row].label, results[row].score,
+             row in doubted] for row in wrong
+        ])  # fmt: skip
+    if isinstance(examples[0], RegressionExample):
+        header = ["text", "label", "predicted", "low", "high"]
+        return _table(header, [
+            [examples[row].text, examples[row].value, results[row].value, results[row].low, results[row].high]
+            for row in wrong
+        ])  # fmt: skip
     if isinstance(examples[0], TextExample):
         header = ["text", "label", "predicted", "score", "likely_label_error"]
         return _table(header, [

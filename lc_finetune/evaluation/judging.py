@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lc_finetune.data import Example, gold_of
 from lc_finetune.labels import Span
-from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, Regression, Tagging
 
 Kind = Literal["right", "wrong", "missed", "invented", "type", "boundary", "type and boundary"]
 SPAN_ERRORS: tuple[Kind, ...] = ("type", "boundary", "type and boundary", "missed", "invented")
@@ -21,7 +21,8 @@ class Answer:
     """What was wanted set against what was found in its place; one of the two may be missing.
 
     A classifier has one a text; a multi-label classifier one for each label that applies or is given; a tagger one for
-    each entity that there is or was found.
+    each entity that there is or was found. A regressor has one a text, which is right if the number lies in its interval,
+    and no labels.
 
     Attributes:
         row: Index of the text.
@@ -60,7 +61,9 @@ def judge(examples: Sequence[Example], results: Sequence[Any]) -> list[Answer]:
     """
     answers: list[Answer] = []
     for row, (wanted, result) in enumerate(zip(gold_of(examples), results, strict=True)):
-        if isinstance(result, Tagging):
+        if isinstance(result, Regression):
+            answers.append(_judge_number(row, wanted, result))
+        elif isinstance(result, Tagging):
             answers += _judge_spans(row, wanted, result)
         elif isinstance(result, MultiLabelClassification):
             answers += _judge_labels(row, wanted, result)
@@ -72,6 +75,12 @@ def judge(examples: Sequence[Example], results: Sequence[Any]) -> list[Answer]:
 def _judge_label(row: int, wanted: str, result: Classification) -> Answer:
     kind: Kind = "right" if result.label == wanted else "wrong"
     return Answer(row, kind, wanted, result.label, result.score, result.scores.get(wanted))
+
+
+def _judge_number(row: int, wanted: float, result: Regression) -> Answer:
+    """Judge a number by its interval; without one, none is wrong."""
+    outside = result.low is not None and result.high is not None and not result.low <= wanted <= result.high
+    return Answer(row, "wrong" if outside else "right", None, None)
 
 
 def _judge_labels(row: int, wanted: Sequence[str], result: MultiLabelClassification) -> Iterator[Answer]:

@@ -14,8 +14,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lc_finetune.checkpoint import Checkpoint, write_text_atomically
+from lc_finetune.checkpoint import Checkpoint, Task, write_text_atomically
 from lc_finetune.confidence import Bin, Calibration
+from lc_finetune.data import Example, PairExample, gold_of
 from lc_finetune.evaluation.answering import Evaluation
 from lc_finetune.evaluation.comparison import DRAWS, Comparison
 from lc_finetune.evaluation.history import Curve, loss_curves, metric_curves, read_history
@@ -36,13 +37,17 @@ from lc_finetune.evaluation.plots import (
     line_plot,
     matrix_plot,
     reliability_plot,
+    scatter_plot,
 )
 from lc_finetune.inference.reliability import reliability_bins
-from lc_finetune.schemas import MultiLabelClassification, Tagging
+from lc_finetune.schemas import MultiLabelClassification, Regression, Tagging
 
 REPORT = "report.html"
 MOST_SHOWN = 50
 """Mistakes, likely label errors and pairs of labels that are listed."""
+MOST_POINTS = 1500
+"""Numbers that are drawn; more are chosen from with a seed."""
+HIDDEN = "Their texts are not on this page: lc-finetune evaluate CHECKPOINT FILE --show-texts shows them."
 Cell = str | int | float | None
 
 
@@ -115,7 +120,7 @@ def evaluation_page(
     facts = [
         checkpoint.task,
         f"{evaluation.source}: {len(evaluation.examples):,} rows",
-        f"{len(checkpoint.labels):,} {'tags' if checkpoint.task == 'token-classification' else 'labels'}",
+        *([] if checkpoint.task == "regression" else [f"{len(checkpoint.labels):,} {_columns(checkpoint.task)}"]),
         *([f"base model {manifest.base_model}"] if manifest and manifest.base_model else []),
     ]
     rendered: str = _template().render(
@@ -124,11 +129,17 @@ def evaluation_page(
     return rendered
 
 
+def _columns(task: Task) -> str:
+    return "tags" if task == "token-classification" else "labels"
+
+
 def _of_answers(
     checkpoint: Checkpoint, evaluation: Evaluation, figures: Mapping[str, Any], *, show_texts: bool
 ) -> list[Section | None]:
     if not evaluation.examples:
         return []
+    if isinstance(evaluation.results[0], Regression):
+        return [_numbers(evaluation, show_texts=show_texts), _lengths(evaluation)]
     of_mistakes = _confusion
     if isinstance(evaluation.results[0], Tagging):
         of_mistakes = _error_types
@@ -390,6 +401,35 @@ def _reliability(evaluation: Evaluation, calibration: Calibration | None) -> Sec
     )  # fmt: skip
 
 
+def _numbers(evaluation: Evaluation, *, show_texts: bool) -> Section:
+    """Show a regressor's numbers beside the right ones, and where they are farthest apart."""
+    pairs = [
+        (row, wanted, result.value)
+        for row, (wanted, result) in enumerate(zip(gold_of(evaluation.examples), evaluation.results, strict=True))
+    ]
+    drawn = pairs
+    if len(pairs) > MOST_POINTS:
+        chosen = np.random.default_rng(0).choice(len(pairs), MOST_POINTS, replace=False)
+        drawn = [pairs[row] for row in sorted(chosen)]
+    points = [(one, other, f"row {row + 1:,}: wanted {one:.4g}, found {other:.4g}") for row, one, other in drawn]
+    farthest = sorted(pairs, key=lambda one: -abs(one[1] - one[2]))[:MOST_SHOWN]
+    words = [f"{len(drawn):,} of {len(pairs):,} numbers are drawn. A number on the dashed line is right."]
+    if evaluation.results[0].low is not None:
+        words.append(f"{len(evaluation.wrong):,} lie outside of their interval.")
+    if not show_texts:
+        words.append(HIDDEN)
+    columns = ["row", "wanted", "found", "difference", *(["text"] if show_texts else [])]
+    rows: list[list[Cell]] = [
+        [row + 1, one, other, other - one, *([evaluation.examples[row].text] if show_texts else [])]
+        for row, one, other in farthest
+    ]
+    caption = f"Numbers farthest from the right ones ({len(farthest):,} of {len(pairs):,})"
+    return Section(
+        "numbers", "Numbers", words, plots=[scatter_plot("numbers-plot", "Numbers found by numbers wanted", points)],
+        tables=[Table("numbers-table", caption, columns, rows)],
+    )  # fmt: skip
+
+
 def _mistakes(evaluation: Evaluation, *, show_texts: bool) -> Section:
     wrong = sorted(
         (answer for answer in evaluation.answers if answer.kind != "right"), key=lambda answer: -answer.sureness
@@ -399,7 +439,7 @@ def _mistakes(evaluation: Evaluation, *, show_texts: bool) -> Section:
         f"surest of come first. The number of a row counts the {evaluation.source} rows from 1."
     ]
     if not show_texts:
-        words.append("Their texts are not on this page: lc-finetune evaluate CHECKPOINT FILE --show-texts shows them.")
+        words.append(HIDDEN)
     table = _answer_table("mistakes-table", "Most confident mistakes", evaluation, wrong, show_texts=show_texts)
     return Section("mistakes", "Most confident mistakes", words, tables=[table] if wrong else [])
 
@@ -428,7 +468,7 @@ def _answer_table(
     rows: list[list[Cell]] = []
     for one in answers[:MOST_SHOWN]:
         said: list[Cell] = [one.kind] if several else []
-        text: list[Cell] = [_marked(evaluation.examples[one.row].text, one)] if show_texts else []
+        text: list[Cell] = [_marked(evaluation.examples[one.row], one)] if show_texts else []
         detail = _characters(one) if spans else one.wanted_score
         rows.append([one.row + 1, *said, _name(one.wanted), _name(one.found), one.score, detail, *text])
     return Table(name, caption, columns, rows)
@@ -440,8 +480,11 @@ def _characters(answer: Answer) -> str:
     return ", found ".join(said)
 
 
-def _marked(text: str, answer: Answer) -> str:
-    """Mark the entity in question, wanted and found taken together."""
+def _marked(example: Example, answer: Answer) -> str:
+    """Mark the entity in question, wanted and found taken together; show both texts of a pair."""
+    if isinstance(example, PairExample):
+        return f"{example.text} | {example.text_pair}"
+    text = example.text
     spans = [span for span in (answer.wanted_span, answer.found_span) if span is not None]
     if not spans:
         return text
@@ -453,7 +496,7 @@ def _lengths(evaluation: Evaluation) -> Section:
     bins = length_bins(evaluation.lengths, evaluation.wrong)
     longer = sum(length > evaluation.room for length in evaluation.lengths)
     words = [
-        f"In pieces of the tokenizer, special ones left out. {longer:,} of {len(evaluation.lengths):,} texts are "
+        f"In pieces of the tokenizer, special ones included. {longer:,} of {len(evaluation.lengths):,} texts are "
         f"longer than one window of {evaluation.room:,} and are read in several; none is cut."
     ]
     rows: list[list[Cell]] = [

@@ -69,6 +69,26 @@ def reliability_plot(name: str, title: str, series: Mapping[str, Sequence[Bin]])
     return frame.markup()
 
 
+def scatter_plot(name: str, title: str, points: Sequence[tuple[float, float, str]]) -> Markup:
+    """Draw what was found over what was wanted; what is right lies on the dashed line.
+
+    Args:
+        name: The `id` of the plot.
+        title: What it shows.
+        points: Number wanted, number found, and what is said of the point; at least one.
+    """
+    values = [value for point in points for value in point[:2]]
+    span = _padded(min(values), max(values))
+    frame = _Frame.over(name, title, span, span, width=HEIGHT + 120, height=HEIGHT + 90)
+    frame.axes("wanted", "found")
+    (x1, y1), (x2, y2) = frame.at(span[0], span[0]), frame.at(span[1], span[1])
+    _node(frame.root, "line", x1=x1, y1=y1, x2=x2, y2=y2, class_="perfect")
+    for wanted, found, said in points:
+        x, y = frame.at(wanted, found)
+        _node(_node(frame.root, "circle", cx=x, cy=y, r=3, class_="mark f0", fill_opacity=0.5), "title", said)
+    return frame.markup()
+
+
 @dataclass(frozen=True)
 class LengthBin:
     """Texts of a range of lengths: `first` to `last` pieces, or from `first` on where `last` is None."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from lc_finetune.checkpoint import Task
 from lc_finetune.errors import ConfigError, DataError, did_you_mean, shown
 
 OWNED = {
@@ -28,9 +29,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal["auto", "text-classification", "multi-label-classification", "token-classification"] = Field(
-        default="auto", description="What to train; auto goes by the data."
-    )
+    task: Literal["auto", Task] = Field(default="auto", description="What to train; auto goes by the data.")
     train_file: str | None = Field(
         default=None, description="CSV, TSV, JSON, JSONL, Parquet or CoNLL file, or a Hub data set; bundled if omitted."
     )
@@ -38,6 +37,9 @@ class TrainConfig(BaseModel):
     test_file: str | None = Field(default=None, description="Rows for the final report only.")
     text_column: str | None = Field(
         default=None, description="Column of the text; recognised if omitted; 0, 1, … in a table without a header."
+    )
+    text_pair_column: str | None = Field(
+        default=None, description="Column of the second text of a pair; recognised if unmistakable, or with --task."
     )
     label_column: str | None = Field(default=None, description="Column of the label, likewise.")
     label_names: tuple[str, ...] = Field(

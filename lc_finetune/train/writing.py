@@ -22,6 +22,7 @@ from lc_finetune.data import (
     Example,
     TextExample,
     gold_of,
+    inputs_of,
 )
 from lc_finetune.evaluation import Evaluation, evaluate, write_report
 from lc_finetune.inference import Predictor
@@ -66,7 +67,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
         **plan.task.recorded,
     )
     write_manifest(staging, manifest)
-    served = plan.task.choose_served(Checkpoint.load(staging), plan.splits.validation)
+    served = plan.task.choose_served(Checkpoint.load(staging), plan.splits)
     manifest = manifest.model_copy(update=dict(served))
     write_manifest(staging, manifest)
     _export(staging, plan)
@@ -88,7 +89,7 @@ def _export(staging: Path, plan: Plan) -> None:
     try:
         export(
             staging,
-            texts=[e.text for e in held_out],
+            texts=inputs_of(held_out),
             gold=gold_of(held_out) or None,
             source="validation and calibration rows",
         )
@@ -127,10 +128,10 @@ def _write_scope(staging: Path, plan: Plan) -> None:
     outside = plan.splits.out_of_scope
     some = np.random.default_rng(0).permutation(len(outside))[:OUTSIDE_ROWS]
     detector = fit_detector(
-        outputs_of(predictor, [train[row].text for row in chosen]).features,
+        outputs_of(predictor, inputs_of([train[row] for row in chosen])).features,
         classes[chosen],
-        outputs_of(predictor, [row.text for row in held_out]).features,
-        outside=outputs_of(predictor, [outside[row].text for row in some]).features if len(some) else None,
+        outputs_of(predictor, inputs_of(held_out)).features,
+        outside=outputs_of(predictor, inputs_of([outside[row] for row in some])).features if len(some) else None,
     )
     detector.save(staging)
 
@@ -156,7 +157,7 @@ def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
         return ()
     known, split = _held_out(plan)
     checkpoint = Checkpoint.load(staging)
-    texts, gold, aim = [row.text for row in known], gold_of(known), Aim.parse(plan.config.accept)
+    texts, gold, aim = inputs_of(known), gold_of(known), Aim.parse(plan.config.accept)
     try:
         return tuple(
             calibrate(checkpoint, texts, gold, split=split, aim=aim, way=way) for way in served_ways(checkpoint)
@@ -190,7 +191,7 @@ def figures_out_of_scope(predictor: Predictor, inside: Sequence[Example], outsid
     """Measure how texts out of scope are told from others; nothing where there are none, or nothing to tell them by."""
     if not outside or predictor.scope is None:
         return {}
-    features = (outputs_of(predictor, [e.text for e in examples]).features for examples in (inside, outside))
+    features = (outputs_of(predictor, inputs_of(examples)).features for examples in (inside, outside))
     return {"out_of_scope": out_of_scope_figures(predictor.scope, *features)}
 
 
