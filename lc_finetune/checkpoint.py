@@ -299,15 +299,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     return complete
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a file through a sibling and a rename, so that no reader ever sees half of it."""
+def write_text_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Write a file through a sibling and a rename, so that no reader ever sees half of it; line ends stay."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from lc_finetune.errors import ConfigError, LCFinetuneError, did_you_mean
 if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
     from lc_finetune.checkpoint import Checkpoint
-    from lc_finetune.data import Loaded
+    from lc_finetune.data import Example, Loaded
     from lc_finetune.schemas import Input
 
 
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_export(commands)
     _add_calibrate(commands)
+    _add_evaluate(commands)
     _add_predict(commands)
     _add_label(commands)
     return parser
@@ -284,6 +285,91 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     record(checkpoint, made)
     print("\n\n".join(calibration_table(one, diagram=i == 0) for i, one in enumerate(made)))
     print(f"\nRecorded in {checkpoint.path}.")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="measure a checkpoint on labelled rows", allow_abbrev=False,
+        description="Answer labelled rows as the checkpoint is served, and say what is right and what is wrong. Works "
+        "on plain Hugging Face folders too.",
+    )  # fmt: skip
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="A checkpoint folder, or a Hub id.")
+    parser.add_argument("file", metavar="FILE", help="Labelled rows: CSV, TSV, JSON, JSONL, Parquet or CoNLL.")
+    _add_columns(parser)
+    parser.add_argument(
+        "--out-of-scope-label", metavar="LABEL", help="Of rows that no class fits: measured apart, as in training."
+    )
+    parser.add_argument("--report", type=Path, metavar="OUT.html", help="Write a page about it.")
+    parser.add_argument(
+        "--errors", type=Path, metavar="OUT.csv",
+        help="Write the rows with a mistake as training reads them, to be corrected: OUT.jsonl for a tagger.",
+    )  # fmt: skip
+    parser.add_argument("--against", metavar="CHECKPOINT", help="Compare with another one on the same rows.")
+    parser.add_argument("--show-texts", action="store_true", help="Show the texts of mistakes on the page.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace outputs that exist.")
+    parser.set_defaults(run=_evaluate, goes_on="nothing was written")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from lc_finetune.checkpoint import Checkpoint
+    from lc_finetune.evaluation import compare, comparison_table, evaluate, evaluation_page
+    from lc_finetune.evaluation.corrections import SUFFIXES, errors_file
+    from lc_finetune.evaluation.outputs import check_output, write_output
+    from lc_finetune.inference import Predictor
+    from lc_finetune.inference.served import check_served
+    from lc_finetune.train.report import report_table
+    from lc_finetune.train.tasks import TASKS
+    from lc_finetune.train.writing import figures_of, figures_out_of_scope
+
+    checkpoint = Checkpoint.load(arguments.checkpoint)
+    against = Checkpoint.load(arguments.against) if arguments.against else None
+    for one in filter(None, (checkpoint, against)):
+        check_served(one, checkpoint.task)
+    source = Path(arguments.file)
+    for path, suffix, what in (
+        (arguments.report, ".html", "the page"),
+        (arguments.errors, SUFFIXES[checkpoint.task], f"the rows of a checkpoint for {checkpoint.task}"),
+    ):
+        if path is not None:
+            check_output(path, suffix=suffix, what=what, source=source, overwrite=arguments.overwrite)
+    loaded = _labelled(arguments.file, arguments, checkpoint)
+    if loaded.task != checkpoint.task:
+        raise ConfigError(f"{source}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
+    predictor = Predictor.load(checkpoint)
+    examples, outside = _in_scope(loaded, arguments.out_of_scope_label, source)
+    evaluation = evaluate(predictor, examples, source=source.name)
+    figures = figures_of(evaluation) | figures_out_of_scope(predictor, examples, outside)
+    for note in loaded.notes:
+        print(f"note: {note}")
+    print(report_table(TASKS[checkpoint.task], {source.name: figures}))
+    comparison = None
+    if against is not None:
+        other = evaluate(Predictor.load(against), examples, source=source.name)
+        comparison = compare(evaluation, other, name=arguments.against)
+        print(f"\n{comparison_table(comparison)}")
+    if arguments.report is not None:
+        page = evaluation_page(
+            checkpoint, evaluation, {source.name: figures}, comparison=comparison, show_texts=arguments.show_texts,
+            name=checkpoint.path.resolve().name if Path(arguments.checkpoint).is_dir() else arguments.checkpoint,
+        )  # fmt: skip
+        write_output(arguments.report, page, like=source)
+        print(f"\nThe page: {arguments.report}")
+    if arguments.errors is not None:
+        write_output(arguments.errors, errors_file(evaluation), like=source)
+        print(f"\n{len(evaluation.wrong):,} rows with a mistake: {arguments.errors}")
+
+
+def _in_scope(loaded: Loaded, label: str | None, source: Path) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Take the rows out of scope from the others."""
+    from lc_finetune.data import set_apart
+
+    inside, outside = set_apart(loaded.examples, label) if label is not None else (loaded.examples, ())
+    if not inside or (label is not None and not outside):
+        raise ConfigError(
+            f"{source}: expected rows with the label of --out-of-scope-label and others, found {len(outside)} with it "
+            f"and {len(inside)} others. Correct the label, or leave it out."
+        )
+    return inside, outside
 
 
 def _add_predict(commands: Any) -> None:

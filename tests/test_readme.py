@@ -124,6 +124,17 @@ def test_the_page_on_saving_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert namespace["classifier"].labels == made.labels.names
 
 
+def test_the_page_on_evaluation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "track_order"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/evaluate.md"):
+        exec(snippet, namespace)
+
+    assert [answer.wanted for answer in namespace["evaluation"].answers] == ["track_order", "other"]
+
+
 def test_the_page_on_agents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, in one namespace."""
     monkeypatch.chdir(tmp_path)

@@ -71,10 +71,24 @@ def reliability(
         ece_perfect=_perfect(confidence, bin_of),
         brier=float(squared_errors.mean()),
         log_loss=float(log_losses.mean()),
-        bins=tuple(
-            Bin(count=len(rows), confidence=_probability(confidence[rows].mean()), accuracy=float(correct[rows].mean()))
-            for rows in (np.flatnonzero(bin_of == one) for one in range(bin_of.max() + 1))
-        ),
+        bins=reliability_bins(confidence, correct),
+    )
+
+
+def reliability_bins(confidence: FloatArray, correct: BoolArray) -> tuple[Bin, ...]:
+    """Cut answers into the bins of a reliability diagram, by ascending score.
+
+    Args:
+        confidence: Score of each answer, shape `(answers,)`.
+        correct: Whether it was right, shape `(answers,)`.
+
+    Raises:
+        ValueError: If the two differ in length or are empty.
+    """
+    bin_of = _bin_of(confidence, correct, BINS)
+    return tuple(
+        Bin(count=len(rows), confidence=_probability(confidence[rows].mean()), accuracy=float(correct[rows].mean()))
+        for rows in (np.flatnonzero(bin_of == one) for one in range(bin_of.max() + 1))
     )
 
 

@@ -25,7 +25,7 @@ from lc_finetune.data import (
     inputs_of,
 )
 from lc_finetune.data.split import classes as classes_of
-from lc_finetune.errors import LCFinetuneError
+from lc_finetune.evaluation import Evaluation, evaluate, write_report
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.calibrate import TooFewAnswers, calibrate, served_ways
@@ -79,10 +79,12 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
     write_manifest(staging, manifest)
     manifest = manifest.model_copy(update={"calibration": _calibrations(staging, plan)})
     write_manifest(staging, manifest)
-    manifest = manifest.model_copy(update={"metrics": _measure(staging, plan)})
+    metrics, evaluation = _measure(staging, plan)
+    manifest = manifest.model_copy(update={"metrics": metrics})
     manifest = write_manifest(staging, manifest)
     (staging / "README.md").write_text(model_card(name, manifest, plan.task.labels.names), encoding="utf-8")
     (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+    write_report(staging, evaluation, metrics, name=name)
 
 
 def _export(staging: Path, plan: Plan) -> None:
@@ -169,39 +171,38 @@ def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
         return ()
 
 
-def _measure(staging: Path, plan: Plan) -> dict[str, Figures]:
+def _measure(staging: Path, plan: Plan) -> tuple[dict[str, Figures], Evaluation]:
+    """Measure each split, and give the answers to the last one that has rows."""
     predictor = Predictor.load(Checkpoint.load(staging))
     measured: dict[str, Figures] = {}
+    evaluation = evaluate(predictor, (), source="validation")
     for split in ("validation", "test"):
         examples: Sequence[Example] = getattr(plan.splits, split)
         if examples:
-            measured[split] = score(predictor, examples)
-    if plan.splits.out_of_scope_test and plan.splits.test and predictor.scope:
-        measured["test"]["out_of_scope"] = out_of_scope_figures(
-            predictor.scope,
-            outputs_of(predictor, inputs_of(plan.splits.test)).features,
-            outputs_of(predictor, inputs_of(plan.splits.out_of_scope_test)).features,
-        )
+            evaluation = evaluate(predictor, examples, source=split)
+            measured[split] = figures_of(evaluation)
+    if plan.splits.test:
+        measured["test"] |= figures_out_of_scope(predictor, plan.splits.test, plan.splits.out_of_scope_test)
     last = "test" if plan.splits.test else "validation"
     if plan.config.baseline and last in measured:
         rows, length = getattr(plan.splits, last), plan.windowing.max_length
         baseline = plan.task.baseline(plan.base.folder, plan.splits, rows, length)
         measured[last]["frozen_baseline"] = {name: value for name, value in baseline.items() if name != "per_label"}
-    return measured
+    return measured, evaluation
 
 
-def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
-    """Measure a loaded checkpoint on labelled examples.
+def figures_out_of_scope(predictor: Predictor, inside: Sequence[Example], outside: Sequence[Example]) -> Figures:
+    """Measure how texts out of scope are told from others; nothing where there are none, or nothing to tell them by."""
+    if not outside or predictor.scope is None:
+        return {}
+    features = (outputs_of(predictor, inputs_of(examples)).features for examples in (inside, outside))
+    return {"out_of_scope": out_of_scope_figures(predictor.scope, *features)}
 
-    Raises:
-        LCFinetuneError: If a text cannot be read or answered.
-    """
-    results = predictor.predict(inputs_of(examples))
-    for result in results:
-        if isinstance(result, LCFinetuneError):
-            raise result
-    task = TASKS[predictor.checkpoint.task]
+
+def figures_of(evaluation: Evaluation) -> Figures:
+    """Measure a checkpoint's answers, and its scores if they are calibrated."""
+    task, results, examples = TASKS[evaluation.task], evaluation.results, evaluation.examples
     figures, judged = task.figures(results, examples)
-    if predictor.calibration is not None and (confidence := task.confidence(results, examples, judged)):
+    if evaluation.calibration is not None and (confidence := task.confidence(results, examples, judged)):
         figures["confidence"] = confidence
     return figures
