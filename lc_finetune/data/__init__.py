@@ -5,6 +5,7 @@ from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample,
 from lc_finetune.data.readers import Loaded, ReadOptions, read_examples, read_label_names
 from lc_finetune.data.split import Splits, set_apart, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
+from lc_finetune.data.texts import Texts, read_texts
 
 __all__ = [
     "Example",
@@ -15,10 +16,12 @@ __all__ = [
     "Summary",
     "TaggedExample",
     "TextExample",
+    "Texts",
     "fingerprint",
     "gold_of",
     "read_examples",
     "read_label_names",
+    "read_texts",
     "sample_file",
     "set_apart",
     "split_examples",
