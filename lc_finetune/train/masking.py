@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import DataCollatorForLanguageModeling
@@ -27,19 +28,17 @@ class WordMasking:
 
     def __init__(self, tokenizer: Any) -> None:
         # All that is not given as special is hidden.
-        self._unknown = tokenizer.unk_token_id
+        self._unknown = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
         self._collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=1.0)
 
     def __call__(self, block: Block) -> Feature:
         """Hide words, drawn by torch's generator: at least one, if there is any."""
-        ids, words = torch.from_numpy(block.ids).long(), torch.from_numpy(block.words)
-        kept = words == NO_WORD
-        if self._unknown is not None:
-            kept |= ids == self._unknown
-        known = words[~kept].unique()
-        chosen = known[torch.randperm(len(known))][: max(1, round(SHARE * len(known)))]
-        kept |= ~torch.isin(words, chosen)
-        masked, labels = self._collator.torch_mask_tokens(ids[None], special_tokens_mask=kept[None])
+        kept = (block.words == NO_WORD) | (block.ids == self._unknown)
+        known = np.unique(block.words[~kept])
+        chosen = known[torch.randperm(len(known)).numpy()][: max(1, round(SHARE * len(known)))]
+        kept |= ~np.isin(block.words, chosen)
+        ids = torch.from_numpy(block.ids).long()
+        masked, labels = self._collator.torch_mask_tokens(ids[None], special_tokens_mask=torch.from_numpy(kept)[None])
         return {"input_ids": masked[0].tolist(), "attention_mask": [1] * len(ids), "labels": labels[0].tolist()}
 
 

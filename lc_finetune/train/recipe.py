@@ -14,8 +14,8 @@ OUTSIDE_BIASES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """What is taken off a tagger's logit of `O`, as tried on the validation rows."""
 MAX_LENGTH = 256
 """Pieces in one window, unless the model has fewer positions; longer texts are read in windows."""
-STEPS = {"text-classification": 1_400, "multi-label-classification": 1_400, "token-classification": 430}
-"""Steps that a fine-tuning wants, whatever the size of the data; taggers learn from every word and overfit sooner."""
+STEPS = {"text-classification": 1_400, "multi-label-classification": 1_400, "token-classification": 430, "mlm": 2_000}
+"""Steps that a training wants, whatever the size of the data; taggers learn from every word and overfit sooner."""
 EPOCHS = (4, 20)
 """Fewest and most passes over the data."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest
+from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest, Task
 from lc_finetune.confidence import confidence_section
 
 AVERAGES = {"micro_f1": "micro", "macro_f1": "macro", "weighted_f1": "weighted", "samples_f1": "samples"}
@@ -58,7 +58,7 @@ def _split_table(split: str, figures: Mapping[str, Any]) -> str:
 
 def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
     """Write the folder's README: what the model is, how to load it, how good it is."""
-    runnable = RUNNABLES[manifest.task]
+    runnable = RUNNABLES[cast(Task, manifest.task)]
     tagger = manifest.task == "token-classification"
     header = [
         "---",

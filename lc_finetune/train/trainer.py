@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -20,20 +18,22 @@ from lc_finetune.checkpoint import (
     refuse_existing,
     staged_folder,
 )
-from lc_finetune.errors import CheckpointError, ConfigError, LCFinetuneError
+from lc_finetune.errors import CheckpointError, LCFinetuneError
 from lc_finetune.inference.decode import best_path, log_softmax
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import Span, entity_f1
 from lc_finetune.schemes import OUTSIDE, TagSet, tags_to_spans
 from lc_finetune.train import recipe
+from lc_finetune.train.arguments import training_arguments
 from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.metrics import macro_average_precision
 from lc_finetune.train.preparation import Plan, epochs_of, features_of, output_folder, prepare, windows_of
-from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_early
+from lc_finetune.train.resuming import open_work, ordered_fingerprint, refuse_unfinished, stopped_early, unwritable_said
 from lc_finetune.train.tokenization import (
     IGNORED,
     Feature,
     indicators,
+    padded,
 )
 from lc_finetune.train.writing import write_checkpoint
 
@@ -63,37 +63,14 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     refuse_unfinished(work, config)
     plan, summary = prepare(config)
     arguments = _arguments(plan, work)  # an option that the Trainer refuses is refused now
-    try:
-        with quiet():
-            say(str(replace(summary, estimated_seconds=_estimate(plan, arguments))))
-            resume_from = open_work(work, plan, say)
-            model, history = _train(plan, work, resume_from, say)
-            with staged_folder(output, overwrite=config.overwrite) as staging:
-                write_checkpoint(staging, output.name, plan, model, history)
-    except Exception as error:
-        if isinstance(error, LCFinetuneError):
-            raise
-        if not _is_full(error):
-            if isinstance(error, OSError):
-                raise ConfigError(
-                    f"Expected to write to {output.parent}, could not ({error.strerror or type(error).__name__}). "
-                    f"Mend it, then add --resume: finished epochs are kept in {work}."
-                ) from error
-            raise
-        raise ConfigError(
-            f"Expected room on the disk of {output.parent}, found it full. Free some, then add --resume: "
-            f"finished epochs are kept in {work}."
-        ) from error
+    with unwritable_said(output, work), quiet():
+        say(str(replace(summary, estimated_seconds=_estimate(plan, arguments))))
+        resume_from = open_work(work, plan.config, plan.base, ordered_fingerprint(plan.splits), say)
+        model, history = _train(plan, work, resume_from, say)
+        with staged_folder(output, overwrite=config.overwrite) as staging:
+            write_checkpoint(staging, output.name, plan, model, history)
     shutil.rmtree(work, ignore_errors=True)
     return Checkpoint.load(output)
-
-
-def _is_full(error: Exception) -> bool:
-    """Say whether a disk without room is behind an error: safetensors and torch do not raise OSError for it."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    marks = ("No space left", "File too large", "iostream error", "inline_container", "PytorchStreamWriter")
-    return any(mark in str(error) for mark in marks)
 
 
 def _estimate(plan: Plan, arguments: Any) -> float:
@@ -122,7 +99,7 @@ def _timed_step(plan: Plan, arguments: Any) -> float:
     encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
     features, _ = features_of(plan, plan.splits.train[: plan.config.batch_size], encoder)
     batch = {
-        name: tensor.to(device) for name, tensor in _collate(features[: plan.config.batch_size], encoder.pad_id).items()
+        name: tensor.to(device) for name, tensor in padded(features[: plan.config.batch_size], encoder.pad_id).items()
     }
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     seconds = 0.0
@@ -176,20 +153,6 @@ def _new_model(plan: Plan) -> Any:
     return model
 
 
-def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
-    """Pad a batch to its longest row."""
-    import torch
-
-    longest = max(len(feature["input_ids"]) for feature in features)
-
-    def padded(name: str, fill: int) -> torch.Tensor:
-        return torch.tensor([[*f[name], *[fill] * (longest - len(f["input_ids"]))] for f in features])
-
-    tagged = isinstance(features[0]["labels"], list)
-    labels = padded("labels", IGNORED) if tagged else torch.tensor(np.array([f["labels"] for f in features]))
-    return {"input_ids": padded("input_ids", pad_id), "attention_mask": padded("attention_mask", 0), "labels": labels}
-
-
 def _train(
     plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None]
 ) -> tuple[Any, list[dict[str, Any]]]:
@@ -217,7 +180,7 @@ def _train(
         args=arguments,
         train_dataset=cast(Any, train),
         eval_dataset=cast(Any, validation),
-        data_collator=lambda features: _collate(features, encoder.pad_id),
+        data_collator=lambda features: padded(features, encoder.pad_id),
         compute_metrics=_validation_metric(plan),
         callbacks=[EarlyStoppingCallback(early_stopping_patience=plan.config.patience)] if validation else [],
     )
@@ -255,51 +218,17 @@ def _choose_tagger(
 
 
 def _arguments(plan: Plan, work: Path) -> Any:
-    import torch
-    from transformers import AutoConfig, TrainingArguments
-
-    config = plan.config
-    on_cuda = torch.cuda.is_available()
-    on_cpu = not on_cuda and not torch.backends.mps.is_available()
-    hidden = int(AutoConfig.from_pretrained(plan.base.folder, trust_remote_code=False).hidden_size)
-    values: dict[str, Any] = {
-        "output_dir": os.fspath(work),
-        "num_train_epochs": epochs_of(plan),
-        "learning_rate": config.learning_rate or recipe.learning_rate(hidden),
-        "per_device_train_batch_size": config.batch_size,
-        "per_device_eval_batch_size": 64,
-        "weight_decay": recipe.WEIGHT_DECAY,
-        "warmup_steps": recipe.WARMUP,
-        "label_smoothing_factor": recipe.LABEL_SMOOTHING[plan.task],
-        "lr_scheduler_type": "linear",
-        "train_sampling_strategy": "group_by_length",
-        "eval_strategy": "epoch",
-        "save_strategy": "epoch",
-        "logging_strategy": "epoch",
-        "save_total_limit": 2,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": _metric(plan),
-        "greater_is_better": True,
-        "restore_callback_states_from_checkpoint": True,  # or the patience of early stopping would start anew
-        "seed": config.seed,
-        "data_seed": config.seed,
-        "use_cpu": on_cpu,
-        "bf16": (on_cuda and torch.cuda.is_bf16_supported()) or (on_cpu and _multiplies_bf16()),
-        "optim": "adamw_torch_fused",
-        "report_to": "none",
-        "dataloader_pin_memory": on_cuda,
-    }
-    try:
-        return TrainingArguments(**{**values, **config.trainer})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
-
-
-def _multiplies_bf16() -> bool:
-    """Say whether the CPU has bf16 products; autocast halves the time of a step there."""
-    import torch
-
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
+    return training_arguments(
+        plan.config,
+        plan.base,
+        work,
+        epochs=epochs_of(plan),
+        per_device_eval_batch_size=64,
+        label_smoothing_factor=recipe.LABEL_SMOOTHING[plan.task],
+        train_sampling_strategy="group_by_length",
+        metric_for_best_model=_metric(plan),
+        greater_is_better=True,
+    )
 
 
 def _metric(plan: Plan) -> str:

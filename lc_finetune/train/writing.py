@@ -72,6 +72,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
         tag_unit=plan.tag_unit,
         base_model=plan.base.name,
         base_revision=plan.base.revision,
+        lineage=plan.base.lineage,
         data_fingerprint=plan.fingerprint,
     )
     write_manifest(staging, manifest)
