@@ -134,10 +134,11 @@ def _fine_tune(config: TrainConfig) -> None:
     from lc_finetune.checkpoint import RUNNABLES
     from lc_finetune.confidence import calibration_table
     from lc_finetune.train.report import report_table
+    from lc_finetune.train.tasks import TASKS
     from lc_finetune.train.trainer import fine_tune
 
     checkpoint = fine_tune(config, say=print)
-    print(report_table(checkpoint.metrics))
+    print(report_table(TASKS[checkpoint.task], checkpoint.metrics))
     for i, one in enumerate(checkpoint.manifest.calibration if checkpoint.manifest else ()):
         print(f"\n{calibration_table(one, diagram=i == 0)}")
     if config.train_file is None:

@@ -8,16 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from lc_finetune.checkpoint import (
-    TagUnit,
-    Task,
-)
+from lc_finetune.checkpoint import Task
 from lc_finetune.data import (
     Example,
     ReadOptions,
     Splits,
     Summary,
-    TaggedExample,
     TextExample,
     fingerprint,
     read_examples,
@@ -25,25 +21,16 @@ from lc_finetune.data import (
     split_examples,
     summarize,
 )
-from lc_finetune.data.split import classes
 from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError, did_you_mean, shown
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import windows
-from lc_finetune.labels import LabelSet
-from lc_finetune.schemes import TagSet
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.samples import sample_files
-from lc_finetune.train.tokenization import (
-    Feature,
-    Windowing,
-    choose_tag_unit,
-    classification_features,
-    multi_label_features,
-    tagging_features,
-)
+from lc_finetune.train.tasks import TASKS, TrainingTask
+from lc_finetune.train.tokenization import Windowing
 
 LONGEST_NAME = 200
 """Bytes of an output folder's name; file systems allow 255, of which the names of temporary siblings take some."""
@@ -54,12 +41,9 @@ class Plan:
     """All that is decided before the first step."""
 
     config: TrainConfig
-    task: Task
+    task: TrainingTask
     base: BaseModel
     splits: Splits
-    labels: LabelSet
-    tags: TagSet | None
-    tag_unit: TagUnit | None
     windowing: Windowing
     fingerprint: str
 
@@ -137,18 +121,13 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     )
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     lengths = windowing(config, encoder_config(base, pieces=len(tokenizer)))
-    tags, tag_unit = None, None
-    if task == "token-classification":
-        tagged = cast("Sequence[TaggedExample]", splits.train)
-        tags = TagSet.of_types(span.label for example in tagged for span in example.spans)
-        tag_unit = choose_tag_unit(tagged, Encoder(base.folder, offsets=True))
-    labels = tags.labels if tags else LabelSet.sorted(name for example in splits.train for name in classes(example))
-    Aim.parse(config.accept).check_labels(tags.types if tags else labels.names)
+    training = TASKS[task].of(splits.train, base.folder)
+    Aim.parse(config.accept).check_labels(training.answers)
     all_examples = [
         *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,
         *splits.out_of_scope_test,
     ]  # fmt: skip
-    plan = Plan(config, task, base, splits, labels, tags, tag_unit, lengths, fingerprint(all_examples))
+    plan = Plan(config, training, base, splits, lengths, fingerprint(all_examples))
     summary = summarize(splits, tokenizer, max_length=lengths.max_length, notes=notes)
     return plan, summary
 
@@ -166,7 +145,7 @@ def _set_apart(
     label = config.out_of_scope_label
     if label is None:
         return outside
-    if task != "text-classification":
+    if not TASKS[task].scopes:
         raise ConfigError(
             f"out_of_scope_label: expected data for text-classification, found data for {task}. Leave it out."
         )
@@ -226,16 +205,9 @@ def _agreed(config: TrainConfig, tasks: dict[str, Task]) -> Task:
 
 def _check_fields(config: TrainConfig, task: Task) -> None:
     """Refuse options that would do nothing, or harm, in this task."""
-    several = task == "multi-label-classification"
-    if config.label_delimiter is not None and not several:
+    if config.label_delimiter is not None and task != "multi-label-classification":
         raise ConfigError(f"label_delimiter: expected data for multi-label-classification, found data for {task}.")
-    if several and "accept" in config.model_fields_set:
-        raise ConfigError(
-            "accept: expected one label a text, or entities, found multi-label data, which is not calibrated. Leave it "
-            "out; each label gets a threshold from the validation rows."
-        )
-    if several and config.trainer.get("label_smoothing_factor"):
-        raise ConfigError("trainer: label_smoothing_factor takes one right label a text, found multi-label data.")
+    TASKS[task].check(config)
 
 
 def windowing(config: TrainConfig, encoder: Any) -> Windowing:
@@ -249,17 +221,6 @@ def windowing(config: TrainConfig, encoder: Any) -> Windowing:
     return Windowing(length, length // 4)
 
 
-def features_of(plan: Plan, examples: Sequence[Example], encoder: Encoder) -> tuple[list[Feature], int]:
-    """Make the Trainer's rows, and count the entities whose ends cut a token."""
-    if plan.task == "multi-label-classification":
-        return multi_label_features(examples, encoder, plan.labels, plan.windowing), 0
-    if plan.tags is None or plan.tag_unit is None:
-        texts = cast("Sequence[TextExample]", examples)
-        return classification_features(texts, encoder, plan.labels, plan.windowing), 0
-    tagged = cast("Sequence[TaggedExample]", examples)
-    return tagging_features(tagged, encoder, plan.tags, plan.windowing, tag_unit=plan.tag_unit)
-
-
 def windows_of(plan: Plan) -> int:
     """Count the windows of the training texts, which are the rows of the Trainer."""
     encoder = Encoder(plan.base.folder, offsets=False)
@@ -270,4 +231,4 @@ def windows_of(plan: Plan) -> int:
 
 def epochs_of(plan: Plan) -> int:
     """Say how many passes over the training rows there will be at most."""
-    return plan.config.epochs or recipe.epochs(plan.task, len(plan.splits.train), plan.config.batch_size)
+    return plan.config.epochs or recipe.epochs(plan.task.name, len(plan.splits.train), plan.config.batch_size)

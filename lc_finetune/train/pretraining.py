@@ -24,7 +24,6 @@ from lc_finetune.data.texts import read_texts
 from lc_finetune.errors import ConfigError, DataError
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.train import recipe
-from lc_finetune.train.arguments import training_arguments
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.masked_language_model import (
@@ -36,9 +35,10 @@ from lc_finetune.train.masked_language_model import (
 from lc_finetune.train.masking import MaskedBlocks, WordMasking, masked_once
 from lc_finetune.train.packing import NO_WORD, Block, pack
 from lc_finetune.train.preparation import encoder_config, output_folder, windowing
-from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_early, unwritable_said
+from lc_finetune.train.resuming import open_work, raise_unwritable, refuse_unfinished, stopped_early
 from lc_finetune.train.samples import sample_files
-from lc_finetune.train.tokenization import IGNORED, Feature, padded
+from lc_finetune.train.tokenization import IGNORED, Feature
+from lc_finetune.train.trainer import collate, training_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -130,22 +130,26 @@ def pre_train(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     base = resolve_base_model(config.base_model, config.revision)
     corpus = read_corpus(config, base)
     arguments = _arguments(config, base, corpus, work)  # an option that the Trainer refuses is refused now
-    with unwritable_said(output, work), quiet():
-        say(str(corpus))
-        resume_from = open_work(work, config, base, corpus.order, say)
-        loaded, metrics, history = _train(config, base, corpus, arguments, resume_from, say)
-        with staged_folder(output, overwrite=config.overwrite) as staging:
-            manifest = Manifest(
-                task=PRETRAINING,
-                max_length=corpus.max_length,
-                stride=0,
-                base_model=base.name,
-                base_revision=base.revision,
-                lineage=base.lineage,
-                data_fingerprint=corpus.fingerprint,
-                metrics=metrics,
-            )
-            manifest = _write(staging, output.name, base, loaded, manifest, history)
+    try:
+        with quiet():
+            say(str(corpus))
+            resume_from = open_work(work, config, base, corpus.order, say)
+            loaded, metrics, history = _train(config, base, corpus, arguments, resume_from, say)
+            with staged_folder(output, overwrite=config.overwrite) as staging:
+                manifest = Manifest(
+                    task=PRETRAINING,
+                    max_length=corpus.max_length,
+                    stride=0,
+                    base_model=base.name,
+                    base_revision=base.revision,
+                    lineage=base.lineage,
+                    data_fingerprint=corpus.fingerprint,
+                    metrics=metrics,
+                )
+                manifest = _write(staging, output.name, base, loaded, manifest, history)
+    except Exception as error:
+        raise_unwritable(error, output, work)
+        raise
     shutil.rmtree(work, ignore_errors=True)
     return PretrainedModel(output, manifest)
 
@@ -278,7 +282,7 @@ def _train(
         args=arguments,
         train_dataset=MaskedBlocks(corpus.blocks["train"], masking),
         eval_dataset=cast(Any, measured["validation"]),
-        data_collator=lambda features: padded(features, tokenizer.pad_token_id or 0),
+        data_collator=lambda features: collate(features, tokenizer.pad_token_id or 0),
         callbacks=[EarlyStoppingCallback(early_stopping_patience=config.patience)],
     )
     for printer in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):

@@ -7,30 +7,20 @@ from typing import Any, cast
 
 from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest, Task
 from lc_finetune.confidence import confidence_section
+from lc_finetune.train.tasks import TASKS, TrainingTask
 
 AVERAGES = {"micro_f1": "micro", "macro_f1": "macro", "weighted_f1": "weighted", "samples_f1": "samples"}
 
 
-def report_table(metrics: Mapping[str, Any]) -> str:
+def report_table(task: type[TrainingTask], metrics: Mapping[str, Any]) -> str:
     """Write the figures of each split, and the baseline's beside them, as text."""
-    return "\n\n".join(_split_table(split, figures) for split, figures in metrics.items())
+    return "\n\n".join(_split_table(task, split, figures) for split, figures in metrics.items())
 
 
-def _split_table(split: str, figures: Mapping[str, Any]) -> str:
-    tagger = "precision" in figures
+def _split_table(task: type[TrainingTask], split: str, figures: Mapping[str, Any]) -> str:
     baseline = figures.get("frozen_baseline")
-    multi_label = "samples_f1" in figures
-    key, name = ("f1", "F1") if tagger else ("macro_f1", "macro F1") if multi_label else ("accuracy", "accuracy")
-    head = "Entities" if tagger else "Labels"
-    lines = [f"{head}, {split} ({figures['rows']:,} rows)"]
-    if tagger:
-        lines.append(
-            f"  micro      precision {figures['precision']:.4f}  recall {figures['recall']:.4f}  F1 {figures['f1']:.4f}"
-        )
-    elif multi_label:
-        lines.append(f"  all right  {figures['subset_accuracy']:.4f} of the texts, no label more or less")
-    else:
-        lines.append(f"  accuracy   {figures['accuracy']:.4f}")
+    key, name = task.headline
+    lines = [f"{task.judges}, {split} ({figures['rows']:,} rows)", f"  {task.first_line(figures)}"]
     lines += [f"  {average:<10} F1 {figures[field]:.4f}" for field, average in AVERAGES.items() if field in figures]
     if baseline:
         gain = f"{baseline[key]:.4f} ({figures[key] - baseline[key]:+.4f} by fine-tuning)"
@@ -58,8 +48,10 @@ def _split_table(split: str, figures: Mapping[str, Any]) -> str:
 
 def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
     """Write the folder's README: what the model is, how to load it, how good it is."""
-    runnable = RUNNABLES[cast(Task, manifest.task)]
-    tagger = manifest.task == "token-classification"
+    task = cast(Task, manifest.task)
+    runnable = RUNNABLES[task]
+    table = report_table(TASKS[task], manifest.metrics)
+    tagger = task == "token-classification"
     header = [
         "---",
         "library_name: transformers",
@@ -70,9 +62,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
     ]
     body = [
         f"# {name}",
-        f"Fine-tuned for {manifest.task} with lc_finetune {manifest.versions.get('lc-finetune', '')}.".replace(
-            " .", "."
-        ),
+        f"Fine-tuned for {task} with lc_finetune {manifest.versions.get('lc-finetune', '')}.".replace(" .", "."),
         "```python\n"
         f"from lc_finetune import {runnable}\n\n"
         f'model = {runnable}.from_checkpoint("path/to/{name}")\n'
@@ -82,7 +72,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         ", ".join(f"`{label}`" for label in labels),
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),
         "## Figures",
-        f"```\n{report_table(manifest.metrics)}\n```" if manifest.metrics else "None were measured.",
+        f"```\n{table}\n```" if manifest.metrics else "None were measured.",
         f"Texts are read in windows of {manifest.max_length} pieces that share {manifest.stride}.",
         *([confidence_section(manifest.calibration).rstrip()] if manifest.calibration else []),
     ]

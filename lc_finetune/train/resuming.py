@@ -7,8 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,28 +120,23 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-@contextmanager
-def unwritable_said(output: Path, work: Path) -> Iterator[None]:
-    """Say what to do where nothing can be written, or the disk is full.
+def raise_unwritable(error: Exception, output: Path, work: Path) -> None:
+    """Say what to do where an error means that nothing can be written, or that the disk is full.
 
     Raises:
-        ConfigError: In place of whatever the writer raised.
+        ConfigError: If it does.
     """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, LCFinetuneError):
-            raise
-        if not _is_full(error):
-            if isinstance(error, OSError):
-                raise ConfigError(
-                    f"Expected to write to {output.parent}, could not ({error.strerror or type(error).__name__}). "
-                    f"Mend it, then add --resume: finished epochs are kept in {work}."
-                ) from error
-            raise
+    if isinstance(error, LCFinetuneError):
+        return
+    if _is_full(error):
         raise ConfigError(
             f"Expected room on the disk of {output.parent}, found it full. Free some, then add --resume: "
             f"finished epochs are kept in {work}."
+        ) from error
+    if isinstance(error, OSError):
+        raise ConfigError(
+            f"Expected to write to {output.parent}, could not ({error.strerror or type(error).__name__}). "
+            f"Mend it, then add --resume: finished epochs are kept in {work}."
         ) from error
 
 

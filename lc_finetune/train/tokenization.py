@@ -144,17 +144,3 @@ def tagging_features(
             row = [*[IGNORED] * len(encoder.prefix), *by_piece[start:end], *[IGNORED] * len(encoder.suffix)]
             features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": row})
     return features, cut
-
-
-def padded(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
-    """Pad features to the longest of them, as tensors."""
-    import torch
-
-    longest = max(len(feature["input_ids"]) for feature in features)
-
-    def filled(name: str, fill: int) -> torch.Tensor:
-        return torch.tensor([[*f[name], *[fill] * (longest - len(f["input_ids"]))] for f in features])
-
-    by_piece = isinstance(features[0]["labels"], list)
-    labels = filled("labels", IGNORED) if by_piece else torch.tensor(np.array([f["labels"] for f in features]))
-    return {"input_ids": filled("input_ids", pad_id), "attention_mask": filled("attention_mask", 0), "labels": labels}

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from lc_finetune.checkpoint import (
-    MULTI_LABEL,
-    Checkpoint,
-    refuse_existing,
-    staged_folder,
-)
-from lc_finetune.errors import CheckpointError, LCFinetuneError
-from lc_finetune.inference.decode import best_path, log_softmax
+from lc_finetune.checkpoint import Checkpoint, refuse_existing, staged_folder
+from lc_finetune.errors import CheckpointError, ConfigError, LCFinetuneError
 from lc_finetune.inference.encode import Encoder
-from lc_finetune.labels import Span, entity_f1
-from lc_finetune.schemes import OUTSIDE, TagSet, tags_to_spans
 from lc_finetune.train import recipe
-from lc_finetune.train.arguments import training_arguments
+from lc_finetune.train.base_model import BaseModel
 from lc_finetune.train.config import TrainConfig
-from lc_finetune.train.metrics import macro_average_precision
-from lc_finetune.train.preparation import Plan, epochs_of, features_of, output_folder, prepare, windows_of
-from lc_finetune.train.resuming import open_work, ordered_fingerprint, refuse_unfinished, stopped_early, unwritable_said
-from lc_finetune.train.tokenization import (
-    IGNORED,
-    Feature,
-    indicators,
-    padded,
+from lc_finetune.train.preparation import Plan, epochs_of, output_folder, prepare, windows_of
+from lc_finetune.train.resuming import (
+    open_work,
+    ordered_fingerprint,
+    raise_unwritable,
+    refuse_unfinished,
+    stopped_early,
 )
+from lc_finetune.train.tokenization import IGNORED, Feature
 from lc_finetune.train.writing import write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -63,12 +56,16 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     refuse_unfinished(work, config)
     plan, summary = prepare(config)
     arguments = _arguments(plan, work)  # an option that the Trainer refuses is refused now
-    with unwritable_said(output, work), quiet():
-        say(str(replace(summary, estimated_seconds=_estimate(plan, arguments))))
-        resume_from = open_work(work, plan.config, plan.base, ordered_fingerprint(plan.splits), say)
-        model, history = _train(plan, work, resume_from, say)
-        with staged_folder(output, overwrite=config.overwrite) as staging:
-            write_checkpoint(staging, output.name, plan, model, history)
+    try:
+        with quiet():
+            say(str(replace(summary, estimated_seconds=_estimate(plan, arguments))))
+            resume_from = open_work(work, plan.config, plan.base, ordered_fingerprint(plan.splits), say)
+            model, history = _train(plan, work, resume_from, say)
+            with staged_folder(output, overwrite=config.overwrite) as staging:
+                write_checkpoint(staging, output.name, plan, model, history)
+    except Exception as error:
+        raise_unwritable(error, output, work)
+        raise
     shutil.rmtree(work, ignore_errors=True)
     return Checkpoint.load(output)
 
@@ -96,10 +93,10 @@ def _timed_step(plan: Plan, arguments: Any) -> float:
     device = arguments.device
     with torch.random.fork_rng():
         model = _new_model(plan).to(device).train()
-    encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
-    features, _ = features_of(plan, plan.splits.train[: plan.config.batch_size], encoder)
+    encoder = Encoder(plan.base.folder, offsets=plan.task.offsets)
+    features, _ = plan.task.features(plan.splits.train[: plan.config.batch_size], encoder, plan.windowing)
     batch = {
-        name: tensor.to(device) for name, tensor in padded(features[: plan.config.batch_size], encoder.pad_id).items()
+        name: tensor.to(device) for name, tensor in collate(features[: plan.config.batch_size], encoder.pad_id).items()
     }
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     seconds = 0.0
@@ -115,26 +112,19 @@ def _timed_step(plan: Plan, arguments: Any) -> float:
     return seconds
 
 
-_PROBLEM_TYPES: dict[str, str] = {
-    "text-classification": "single_label_classification",
-    "multi-label-classification": MULTI_LABEL,
-}
-
-
 def _new_model(plan: Plan) -> Any:
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
+    from transformers import set_seed
 
-    from lc_finetune.train.optimizer import head_parameters, start_at_shares
+    from lc_finetune.train.optimizer import head_parameters
 
-    loader: Any = AutoModelForTokenClassification if plan.tags else AutoModelForSequenceClassification
-    kind = {} if plan.tags else {"problem_type": _PROBLEM_TYPES[plan.task]}
+    labels = plan.task.labels
     set_seed(plan.config.seed)  # the head is random
     try:
-        model, info = loader.from_pretrained(
-            plan.base.folder, use_safetensors=True, id2label=plan.labels.id2label, label2id=plan.labels.label2id,
+        model, info = plan.task.model_class().from_pretrained(
+            plan.base.folder, use_safetensors=True, id2label=labels.id2label, label2id=labels.label2id,
             ignore_mismatched_sizes=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
-            **kind,
+            **plan.task.model_options(),
         )  # fmt: skip
     except Exception as error:  # safetensors, configuration and shape errors share no base class
         raise CheckpointError(
@@ -148,9 +138,22 @@ def _new_model(plan: Plan) -> Any:
             f"{plan.base.folder}: expected weights for the whole encoder, found {len(random)} missing or of another "
             f"shape ({random[0]}, …): they would be random. Copy the base model again, with its own config.json."
         )
-    if plan.task == "multi-label-classification":
-        start_at_shares(model, indicators(plan.splits.train, plan.labels).mean(axis=0))
+    plan.task.start(model, plan.splits.train)
     return model
+
+
+def collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
+    """Pad a batch to its longest row."""
+    import torch
+
+    longest = max(len(feature["input_ids"]) for feature in features)
+
+    def padded(name: str, fill: int) -> torch.Tensor:
+        return torch.tensor([[*f[name], *[fill] * (longest - len(f["input_ids"]))] for f in features])
+
+    tagged = isinstance(features[0]["labels"], list)
+    labels = padded("labels", IGNORED) if tagged else torch.tensor(np.array([f["labels"] for f in features]))
+    return {"input_ids": padded("input_ids", pad_id), "attention_mask": padded("attention_mask", 0), "labels": labels}
 
 
 def _train(
@@ -164,11 +167,11 @@ def _train(
     from lc_finetune.train.optimizer import FasterHeadTrainer
     from lc_finetune.train.progress import EpochLines
 
-    encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
-    train, cut = features_of(plan, plan.splits.train, encoder)
+    encoder = Encoder(plan.base.folder, offsets=plan.task.offsets)
+    train, cut = plan.task.features(plan.splits.train, encoder, plan.windowing)
     if cut:
         say(f"  note        {cut} training entities end inside a token and were widened to it or left out.")
-    validation, _ = features_of(plan, plan.splits.validation, encoder)
+    validation, _ = plan.task.features(plan.splits.validation, encoder, plan.windowing)
     arguments = _arguments(plan, work)
     if not validation:  # too few rows to spare any: the last epoch is kept
         arguments.eval_strategy, arguments.load_best_model_at_end = IntervalStrategy.NO, False
@@ -180,41 +183,19 @@ def _train(
         args=arguments,
         train_dataset=cast(Any, train),
         eval_dataset=cast(Any, validation),
-        data_collator=lambda features: padded(features, encoder.pad_id),
-        compute_metrics=_validation_metric(plan),
+        data_collator=lambda features: collate(features, encoder.pad_id),
+        compute_metrics=lambda outcome: {plan.task.metric: plan.task.validate(outcome.predictions, outcome.label_ids)},
         callbacks=[EarlyStoppingCallback(early_stopping_patience=plan.config.patience)] if validation else [],
     )
     for printer in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
         trainer.remove_callback(printer)
-    trainer.add_callback(EpochLines(say, metric=_metric(plan)))
+    trainer.add_callback(EpochLines(say, metric=plan.task.metric))
     say("Training")
     trainer.train(resume_from_checkpoint=resume_from)
     history = list(trainer.state.log_history)
-    if validation and plan.tags is not None:
-        history += _choose_tagger(plan, plan.tags, trainer, validation, say)
+    if validation:
+        history += plan.task.choose(trainer, lambda: _new_model(plan), validation, say)
     return trainer.model, history
-
-
-def _choose_tagger(
-    plan: Plan, tags: TagSet, trainer: Any, validation: Sequence[Feature], say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Let the validation rows choose between what is near the trained weights; returns what was tried, for the log."""
-    from lc_finetune.train.selection import choose_tagger
-
-    outside = tags.labels.id_of[OUTSIDE]
-
-    def measure(biases: Sequence[float]) -> list[float]:
-        outcome = trainer.predict(validation)
-        shift = np.eye(len(tags.labels))[outside]
-        return [_entity_f1(tags, outcome.predictions - bias * shift, outcome.label_ids) for bias in biases]
-
-    tried = choose_tagger(
-        trainer.model, _new_model(plan), shares=recipe.ENCODER_SHARES, biases=recipe.OUTSIDE_BIASES, outside=outside,
-        measure=measure,
-    )  # fmt: skip
-    best = max(choice.metric for choice in tried)
-    say(f"  nearby weights, {len(tried)} tried  validation f1 {best:.4f}")
-    return [asdict(choice) for choice in tried]
 
 
 def _arguments(plan: Plan, work: Path) -> Any:
@@ -224,33 +205,55 @@ def _arguments(plan: Plan, work: Path) -> Any:
         work,
         epochs=epochs_of(plan),
         per_device_eval_batch_size=64,
-        label_smoothing_factor=recipe.LABEL_SMOOTHING[plan.task],
+        label_smoothing_factor=recipe.LABEL_SMOOTHING[plan.task.name],
         train_sampling_strategy="group_by_length",
-        metric_for_best_model=_metric(plan),
+        metric_for_best_model=plan.task.metric,
         greater_is_better=True,
     )
 
 
-def _metric(plan: Plan) -> str:
-    return {"text-classification": "accuracy", "multi-label-classification": "average_precision"}.get(plan.task, "f1")
+def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epochs: int, **of_task: Any) -> Any:
+    """Make the Trainer's arguments: what all tasks share, what this one wants, and what the user's `trainer` says.
+
+    Raises:
+        ConfigError: If the Trainer refuses one.
+    """
+    import torch
+    from transformers import AutoConfig, TrainingArguments
+
+    on_cuda = torch.cuda.is_available()
+    on_cpu = not on_cuda and not torch.backends.mps.is_available()
+    hidden = int(AutoConfig.from_pretrained(base.folder, trust_remote_code=False).hidden_size)
+    values: dict[str, Any] = {
+        "output_dir": os.fspath(work),
+        "num_train_epochs": epochs,
+        "learning_rate": config.learning_rate or recipe.learning_rate(hidden),
+        "per_device_train_batch_size": config.batch_size,
+        "weight_decay": recipe.WEIGHT_DECAY,
+        "warmup_steps": recipe.WARMUP,
+        "lr_scheduler_type": "linear",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "restore_callback_states_from_checkpoint": True,  # or the patience of early stopping would start anew
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "use_cpu": on_cpu,
+        "bf16": (on_cuda and torch.cuda.is_bf16_supported()) or (on_cpu and _multiplies_bf16()),
+        "optim": "adamw_torch_fused",
+        "report_to": "none",
+        "dataloader_pin_memory": on_cuda,
+    }
+    try:
+        return TrainingArguments(**{**values, **of_task, **config.trainer})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
-def _validation_metric(plan: Plan) -> Callable[[Any], dict[str, float]]:
-    tags = plan.tags
-    if plan.task == "multi-label-classification":
-        return lambda outcome: {"average_precision": macro_average_precision(outcome.label_ids, outcome.predictions)}
-    if tags is None:
-        return lambda outcome: {"accuracy": float((outcome.predictions.argmax(-1) == outcome.label_ids).mean())}
+def _multiplies_bf16() -> bool:
+    """Say whether the CPU has bf16 products; autocast halves the time of a step there."""
+    import torch
 
-    return lambda outcome: {"f1": _entity_f1(tags, outcome.predictions, outcome.label_ids)}
-
-
-def _entity_f1(tags: TagSet, predictions: Any, label_ids: Any) -> float:
-    """Measure logits `(rows, pieces, tags)` against tags `(rows, pieces)`, `IGNORED` where there is none."""
-    gold: list[list[Span]] = []
-    found: list[list[Span]] = []
-    for logits, wanted in zip(predictions, label_ids, strict=True):
-        units = wanted != IGNORED
-        gold.append(tags_to_spans([tags.labels[i] for i in wanted[units]], tags.scheme))
-        found.append(tags.spans(best_path(log_softmax(np.asarray(logits)[units]), tags)))
-    return entity_f1(gold, found)
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))

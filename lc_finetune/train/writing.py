@@ -14,40 +14,31 @@ from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import (
     Checkpoint,
-    LabelThresholds,
     Manifest,
     write_manifest,
 )
-from lc_finetune.confidence import SMALLEST, Calibration
+from lc_finetune.confidence import Calibration
 from lc_finetune.data import (
     Example,
-    MultiLabelExample,
-    TaggedExample,
     TextExample,
     gold_of,
 )
 from lc_finetune.errors import LCFinetuneError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
-from lc_finetune.inference.calibrate import TooFewAnswers, answer, calibrate, served_ways
+from lc_finetune.inference.calibrate import TooFewAnswers, calibrate, served_ways
 from lc_finetune.inference.export import export
 from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
 from lc_finetune.inference.scope import FEWEST, fit_detector
-from lc_finetune.labels import Span
-from lc_finetune.train.baseline import classification_baseline, multi_label_baseline, tagging_baseline
 from lc_finetune.train.metrics import (
     Figures,
-    classification_figures,
     confidence_figures,
-    entity_figures,
-    multi_label_figures,
     out_of_scope_figures,
 )
 from lc_finetune.train.preparation import Plan
 from lc_finetune.train.report import model_card
-from lc_finetune.train.thresholds import METHOD, choose_thresholds
-from lc_finetune.train.tokenization import indicators
+from lc_finetune.train.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -66,19 +57,19 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
         weights.chmod(0o644)  # safetensors writes them readable by their owner alone
     AutoTokenizer.from_pretrained(plan.base.folder, trust_remote_code=False).save_pretrained(staging)
     manifest = Manifest(
-        task=plan.task,
+        task=plan.task.name,
         max_length=plan.windowing.max_length,
         stride=plan.windowing.stride,
-        tag_unit=plan.tag_unit,
         base_model=plan.base.name,
         base_revision=plan.base.revision,
         lineage=plan.base.lineage,
         data_fingerprint=plan.fingerprint,
+        **plan.task.recorded,
     )
     write_manifest(staging, manifest)
-    if plan.task == "multi-label-classification":
-        manifest = manifest.model_copy(update={"thresholds": _thresholds(staging, plan)})
-        write_manifest(staging, manifest)
+    served = plan.task.choose_served(Checkpoint.load(staging), plan.splits.validation)
+    manifest = manifest.model_copy(update=dict(served))
+    write_manifest(staging, manifest)
     _export(staging, plan)
     _write_scope(staging, plan)
     write_manifest(staging, manifest)
@@ -86,7 +77,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
     write_manifest(staging, manifest)
     manifest = manifest.model_copy(update={"metrics": _measure(staging, plan)})
     manifest = write_manifest(staging, manifest)
-    (staging / "README.md").write_text(model_card(name, manifest, plan.labels.names), encoding="utf-8")
+    (staging / "README.md").write_text(model_card(name, manifest, plan.task.labels.names), encoding="utf-8")
     (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
 
 
@@ -104,28 +95,13 @@ def _export(staging: Path, plan: Plan) -> None:
         logger.warning("No export is left beside the weights, torch serves: %s", error)
 
 
-def _thresholds(staging: Path, plan: Plan) -> LabelThresholds:
-    """Choose from which score on each label is given, on the validation rows and through the path that serves."""
-    rows = plan.splits.validation
-    results = answer(Predictor.load(Checkpoint.load(staging)), [example.text for example in rows])
-    scores = np.array([list(result.scores.values()) for result in results]).reshape(len(rows), len(plan.labels))
-    scores = np.clip(scores, SMALLEST, 1.0 - SMALLEST)
-    chosen = choose_thresholds(indicators(rows, plan.labels), np.log(scores / (1.0 - scores)))
-    return LabelThresholds(
-        per_label=dict(zip(plan.labels.names, chosen.tolist(), strict=True)),
-        method=METHOD if rows else "none: there was no row to choose on",
-        split="validation",
-        rows=len(rows),
-    )
-
-
 def _held_out(plan: Plan) -> tuple[list[Example], str]:
     """Take the rows held out for calibration or, where there are too few, for validation, and say which they are."""
     if plan.splits.calibration:
         rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
     else:
         rows, split = plan.splits.validation, "validation rows, which also chose the epoch"
-    known = [row for row in rows if not isinstance(row, TextExample) or row.label in plan.labels.id_of]
+    known = [row for row in rows if not isinstance(row, TextExample) or row.label in plan.task.labels.id_of]
     if len(known) < len(rows):
         split += f"; {len(rows) - len(known)} more have labels that training never saw"
     return known, split
@@ -133,7 +109,7 @@ def _held_out(plan: Plan) -> tuple[list[Example], str]:
 
 def _write_scope(staging: Path, plan: Plan) -> None:
     """Leave the statistics by which a classifier of one label tells texts that are out of scope."""
-    if plan.task != "text-classification":
+    if not plan.task.scopes:
         return
     held_out, _ = _held_out(plan)
     if len(held_out) < FEWEST:
@@ -145,7 +121,7 @@ def _write_scope(staging: Path, plan: Plan) -> None:
         return
     predictor = Predictor.load(Checkpoint.load(staging))
     train = cast("Sequence[TextExample]", plan.splits.train)
-    classes = np.array([plan.labels.id_of[row.label] for row in train])
+    classes = np.array([plan.task.labels.id_of[row.label] for row in train])
     chosen = in_turn(classes, SCOPE_ROWS)
     outside = plan.splits.out_of_scope
     some = np.random.default_rng(0).permutation(len(outside))[:OUTSIDE_ROWS]
@@ -174,8 +150,8 @@ def in_turn(classes: NDArray[np.intp], most: int) -> list[int]:
 
 
 def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
-    """Calibrate each way to serve the folder; a multi-label classifier, whose labels would each need a map, is left."""
-    if plan.task == "multi-label-classification":
+    """Calibrate each way to serve the folder."""
+    if not plan.task.calibrates:
         return ()
     known, split = _held_out(plan)
     checkpoint = Checkpoint.load(staging)
@@ -204,20 +180,10 @@ def _measure(staging: Path, plan: Plan) -> dict[str, Figures]:
         )
     last = "test" if plan.splits.test else "validation"
     if plan.config.baseline and last in measured:
-        measured[last]["frozen_baseline"] = {
-            name: value for name, value in _baseline(plan, getattr(plan.splits, last)).items() if name != "per_label"
-        }
+        rows, length = getattr(plan.splits, last), plan.windowing.max_length
+        baseline = plan.task.baseline(plan.base.folder, plan.splits, rows, length)
+        measured[last]["frozen_baseline"] = {name: value for name, value in baseline.items() if name != "per_label"}
     return measured
-
-
-def _baseline(plan: Plan, examples: Sequence[Example]) -> Figures:
-    length = plan.windowing.max_length
-    if plan.task == "multi-label-classification":
-        splits = plan.splits
-        return multi_label_baseline(plan.base.folder, splits.train, splits.validation, examples, plan.labels, length)
-    if plan.tags is None or plan.tag_unit is None:
-        return classification_baseline(plan.base.folder, plan.splits.train, examples, length)
-    return tagging_baseline(plan.base.folder, plan.splits.train, examples, plan.tags, length, plan.tag_unit)
 
 
 def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
@@ -230,21 +196,7 @@ def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
     for result in results:
         if isinstance(result, LCFinetuneError):
             raise result
-    if isinstance(examples[0], MultiLabelExample):
-        return multi_label_figures(gold_of(examples), [result.labels for result in results])
-    if isinstance(examples[0], TextExample):
-        wanted = [cast(TextExample, e).label for e in examples]
-        figures = classification_figures(wanted, [r.label for r in results])
-        judged = [(r, r.label == label) for r, label in zip(results, wanted, strict=True)]
-    else:
-        spans = [cast(TaggedExample, e).spans for e in examples]
-        found = [[Span(e.start, e.end, e.label) for e in result.entities] for result in results]
-        figures = entity_figures(spans, found)
-        judged = [
-            (entity, Span(entity.start, entity.end, entity.label) in set(wanted))
-            for result, wanted in zip(results, spans, strict=True)
-            for entity in result.entities
-        ]
+    figures, judged = TASKS[predictor.checkpoint.task].figures(results, examples)
     if predictor.calibration is not None and judged:
         answers, right = zip(*judged, strict=True)
         figures["confidence"] = confidence_figures(

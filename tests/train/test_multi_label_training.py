@@ -17,6 +17,7 @@ from lc_finetune.labels import micro_f1
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.metrics import macro_average_precision, multi_label_figures
 from lc_finetune.train.report import report_table
+from lc_finetune.train.tasks.multi_label import MultiLabelClassification
 from lc_finetune.train.thresholds import choose_thresholds
 
 WORDS = {"card": "my card", "cash": "some cash", "order": "the order"}
@@ -98,7 +99,7 @@ def test_the_run_is_told_of_labels_a_row_and_of_its_metric(trained: tuple[Checkp
 
 def test_the_report_has_every_average_and_the_baseline(trained: tuple[Checkpoint, str]) -> None:
     """Micro, macro, weighted and by text, and a row for each label."""
-    table = report_table(trained[0].metrics)
+    table = report_table(MultiLabelClassification, trained[0].metrics)
 
     assert {"micro", "macro", "weighted", "samples"} <= {line.split()[0] for line in table.splitlines() if line.strip()}
     assert "frozen encoder + logistic regression: macro F1" in table

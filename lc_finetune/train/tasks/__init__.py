@@ -1,0 +1,15 @@
+"""The tasks that can be trained."""
+
+from __future__ import annotations
+
+from lc_finetune.checkpoint import Task
+from lc_finetune.train.tasks.base import TrainingTask
+from lc_finetune.train.tasks.multi_label import MultiLabelClassification
+from lc_finetune.train.tasks.tagging import Tagging
+from lc_finetune.train.tasks.text_classification import TextClassification
+
+TASKS: dict[Task, type[TrainingTask]] = {
+    task.name: task for task in (TextClassification, MultiLabelClassification, Tagging)
+}
+
+__all__ = ["TASKS", "TrainingTask"]
