@@ -102,7 +102,7 @@ class MaskedLanguageTrainer(FasterHeadTrainer):
         hidden = inputs["labels"] != IGNORED
         if self.args.n_gpu > 1:  # each replica sees a part of the batch
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with _states_at(self.model.base_model, hidden):
+        with states_at(self.model.base_model, hidden):
             inputs = {**inputs, "labels": inputs["labels"][hidden][None]}
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
@@ -116,7 +116,7 @@ def loss_of_hidden(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any =
 
 
 @contextmanager
-def _states_at(encoder: Any, chosen: torch.Tensor) -> Iterator[None]:
+def states_at(encoder: Any, chosen: torch.Tensor) -> Iterator[None]:
     """Let the encoder hand on the states at chosen pieces only, as one row; `chosen` is of shape `(rows, pieces)`.
 
     Heads look at one piece at a time, so that they answer for these as they would among all.
