@@ -20,12 +20,46 @@ if TYPE_CHECKING:
         MissingDependencyError,
     )
     from lc_finetune.parsers import AnswerError, EntitiesOutputParser, LabelOutputParser
-    from lc_finetune.runnables import Cascade, EntityTagger, FanOut, LabelRouter, MultiLabelClassifier, TextClassifier
-    from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Scores, Tagging
+    from lc_finetune.runnables import (
+        Cascade,
+        EntityTagger,
+        FanOut,
+        LabelRouter,
+        MultiLabelClassifier,
+        PairClassifier,
+        TextClassifier,
+        TextRegressor,
+    )
+    from lc_finetune.schemas import (
+        Classification,
+        Entity,
+        MultiLabelClassification,
+        PairClassification,
+        Regression,
+        Scores,
+        Tagging,
+    )
 
 _HOMES = {
-    "runnables": ("Cascade", "EntityTagger", "FanOut", "LabelRouter", "MultiLabelClassifier", "TextClassifier"),
-    "schemas": ("Classification", "Entity", "MultiLabelClassification", "Scores", "Tagging"),
+    "runnables": (
+        "Cascade",
+        "EntityTagger",
+        "FanOut",
+        "LabelRouter",
+        "MultiLabelClassifier",
+        "PairClassifier",
+        "TextClassifier",
+        "TextRegressor",
+    ),
+    "schemas": (
+        "Classification",
+        "Entity",
+        "MultiLabelClassification",
+        "PairClassification",
+        "Regression",
+        "Scores",
+        "Tagging",
+    ),
     "parsers": ("AnswerError", "EntitiesOutputParser", "LabelOutputParser"),
     "checkpoint": ("Checkpoint",),
     "errors": (
@@ -60,9 +94,13 @@ __all__ = [
     "MissingDependencyError",
     "MultiLabelClassification",
     "MultiLabelClassifier",
+    "PairClassification",
+    "PairClassifier",
+    "Regression",
     "Scores",
     "Tagging",
     "TextClassifier",
+    "TextRegressor",
 ]
 
 

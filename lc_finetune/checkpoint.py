@@ -35,10 +35,20 @@ MANIFEST = "lc_finetune.json"
 FORMAT_VERSION = 1
 """The manifest's version. A folder of a newer one is refused; this release reads version 1."""
 
-Task = Literal["text-classification", "multi-label-classification", "token-classification"]
+Task = Literal[
+    "text-classification",
+    "text-pair-classification",
+    "multi-label-classification",
+    "regression",
+    "token-classification",
+]
+PAIRS: tuple[Task, ...] = ("text-pair-classification",)
+"""Tasks that are given two texts at a time."""
 RUNNABLES: dict[Task, str] = {
     "text-classification": "TextClassifier",
+    "text-pair-classification": "PairClassifier",
     "multi-label-classification": "MultiLabelClassifier",
+    "regression": "TextRegressor",
     "token-classification": "EntityTagger",
 }
 """The public class that serves each task."""
@@ -96,6 +106,27 @@ class Ancestor(BaseModel):
     data_fingerprint: str | None = None
 
 
+class NumberInterval(BaseModel):
+    """How far from a regressor's answer the right number lies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    half_width: float = Field(ge=0, allow_inf_nan=False, description="On either side of the answer, in its units.")
+    coverage: Probability = Field(description="Share of texts like the held-out rows that it holds for, at least.")
+    split: str = Field(description="Which rows it was measured on.")
+    rows: int = Field(ge=1, description="Their number.")
+
+
+class NumberScale(BaseModel):
+    """What a regressor's logit means: `centre + unit * logit`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    centre: float = Field(allow_inf_nan=False, description="Mean of the training rows.")
+    unit: float = Field(gt=0, allow_inf_nan=False, description="Their standard deviation.")
+    interval: NumberInterval | None = Field(default=None, description="None if there were too few held-out rows.")
+
+
 class Manifest(BaseModel):
     """The content of `lc_finetune.json`."""
 
@@ -109,6 +140,7 @@ class Manifest(BaseModel):
         default=None, description="Pieces that carry tags, see `tag_units`; None if no tagger."
     )
     thresholds: LabelThresholds | None = Field(default=None, description="Of a multi-label classifier.")
+    scale: NumberScale | None = Field(default=None, description="Of a regressor.")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Per split: its size and figures.")
     base_model: str | None = None
     base_revision: str | None = None
@@ -185,6 +217,11 @@ class Checkpoint:
         if manifest:
             _check_thresholds(folder, manifest, labels)
         return cls(folder, manifest, config, task, labels)
+
+
+def example_of(task: Task) -> str:
+    """Write, as Python, what a Runnable of the task is given."""
+    return '{"text": "…", "text_pair": "…"}' if task in PAIRS else '"…"'
 
 
 def _labels(id2label: Any, folder: Path) -> LabelSet:
@@ -449,7 +486,9 @@ def _task_of(config: Mapping[str, Any], folder: Path) -> Task:
     if any(str(name).endswith("ForTokenClassification") for name in architectures):
         return "token-classification"
     if any(str(name).endswith("ForSequenceClassification") for name in architectures):
-        return "multi-label-classification" if config.get("problem_type") == MULTI_LABEL else "text-classification"
+        if config.get("problem_type") == MULTI_LABEL:
+            return "multi-label-classification"
+        return "regression" if len(config.get("id2label") or {}) == 1 else "text-classification"
     raise CheckpointError(
         f"{folder}: expected a model for sequence or token classification, found {architectures or 'no architecture'}."
     )

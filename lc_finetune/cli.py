@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
     from lc_finetune.checkpoint import Checkpoint
     from lc_finetune.data import Loaded
+    from lc_finetune.schemas import Input
     from lc_finetune.train.config import TrainConfig
 
 
@@ -131,7 +132,7 @@ def _pre_train(config: TrainConfig) -> None:
 
 
 def _fine_tune(config: TrainConfig) -> None:
-    from lc_finetune.checkpoint import RUNNABLES
+    from lc_finetune.checkpoint import RUNNABLES, example_of
     from lc_finetune.confidence import calibration_table
     from lc_finetune.train.report import report_table
     from lc_finetune.train.tasks import TASKS
@@ -148,7 +149,7 @@ def _fine_tune(config: TrainConfig) -> None:
         f"\nWritten to {checkpoint.path}. Load it in Python:\n\n"
         f"    from lc_finetune import {runnable}\n"
         f'    model = {runnable}.from_checkpoint("{checkpoint.path}")\n'
-        f'    model.invoke("…")'
+        f"    model.invoke({example_of(checkpoint.task)})"
     )
 
 
@@ -171,7 +172,7 @@ def _add_export(commands: Any) -> None:
 
 
 def _add_columns(parser: argparse.ArgumentParser) -> None:
-    for name in ("text-column", "label-column"):
+    for name in ("text-column", "text-pair-column", "label-column"):
         parser.add_argument(
             f"--{name}", metavar="NAME", help="Of the file of labelled rows; recognised by name if left out."
         )
@@ -186,23 +187,23 @@ def _labelled(path: str, arguments: argparse.Namespace, checkpoint: Checkpoint) 
     names = read_label_names(arguments.label_names) if arguments.label_names else ()
     options = ReadOptions(
         arguments.text_column, arguments.label_column, names, task=checkpoint.task,
-        label_delimiter=arguments.label_delimiter,
+        label_delimiter=arguments.label_delimiter, text_pair_column=arguments.text_pair_column,
     )  # fmt: skip
     return read_examples(path, options)
 
 
 def _export(arguments: argparse.Namespace) -> None:
     from lc_finetune.checkpoint import Checkpoint
-    from lc_finetune.data import gold_of
+    from lc_finetune.data import gold_of, inputs_of
     from lc_finetune.inference.export import export, parity_table
     from lc_finetune.inference.exported import SHORT
 
     checkpoint = Checkpoint.load(arguments.checkpoint)
-    texts: list[str] = []
+    texts: list[Input] = []
     gold: Any = None
     if arguments.calibration_file:
         loaded = _labelled(arguments.calibration_file, arguments, checkpoint)
-        texts = [example.text for example in loaded.examples]
+        texts = inputs_of(loaded.examples)
         if loaded.task == checkpoint.task:
             gold = gold_of(loaded.examples)
     precision = next(name for name, short in SHORT.items() if short == arguments.precision)
@@ -211,12 +212,12 @@ def _export(arguments: argparse.Namespace) -> None:
         source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
-    if arguments.format != "torch" and checkpoint.task != "multi-label-classification":
+    if arguments.format != "torch" and checkpoint.task not in ("multi-label-classification", "regression"):
         print(f"\n{_confidence_of_export(checkpoint, arguments, precision, texts, gold)}")
 
 
 def _confidence_of_export(
-    checkpoint: Checkpoint, arguments: argparse.Namespace, precision: Any, texts: list[str], gold: Any
+    checkpoint: Checkpoint, arguments: argparse.Namespace, precision: Any, texts: list[Input], gold: Any
 ) -> str:
     """Calibrate a new export on the labelled rows at hand, or say what its scores are worth."""
     from lc_finetune.confidence import calibration_table
@@ -269,7 +270,7 @@ def _add_calibrate(commands: Any) -> None:
 def _calibrate(arguments: argparse.Namespace) -> None:
     from lc_finetune.checkpoint import Checkpoint
     from lc_finetune.confidence import calibration_table
-    from lc_finetune.data import gold_of
+    from lc_finetune.data import gold_of, inputs_of
     from lc_finetune.inference.acceptance import Aim
     from lc_finetune.inference.calibrate import calibrate, check_reached, record, served_ways
     from lc_finetune.inference.served import check_served
@@ -284,10 +285,15 @@ def _calibrate(arguments: argparse.Namespace) -> None:
             f"{checkpoint.path}: expected a classifier of one label, or a tagger, found a multi-label classifier. "
             "Its scores are not calibrated; its thresholds come from training."
         )
+    if checkpoint.task == "regression":
+        raise ConfigError(
+            f"{checkpoint.path}: expected a classifier of one label, or a tagger, found a regressor. Its "
+            "numbers have intervals from training instead."
+        )
     loaded = _labelled(arguments.file, arguments, checkpoint)
     if loaded.task != checkpoint.task:
         raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
-    texts, gold = [example.text for example in loaded.examples], gold_of(loaded.examples)
+    texts, gold = inputs_of(loaded.examples), gold_of(loaded.examples)
     made = [
         calibrate(checkpoint, texts, gold, split=f"rows of {Path(arguments.file).name}", aim=aim, way=way)
         for way in served_ways(checkpoint)

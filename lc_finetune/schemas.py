@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+Input = str | tuple[str, str]
+"""What is answered: a text, or a pair of texts."""
 Source = Literal["model", "llm"]
 
 
@@ -104,6 +106,13 @@ class Classification(Result):
     )
 
 
+class PairClassification(Classification):
+    """One label for a pair of texts."""
+
+    text: str = Field(repr=False, description="The first text as given, unchanged.")
+    text_pair: str = Field(repr=False, description="The second text as given, unchanged.")
+
+
 class MultiLabelClassification(Result):
     """Any number of labels for a text."""
 
@@ -117,6 +126,17 @@ class MultiLabelClassification(Result):
         default=None, description="Whether there are labels, each with a score that is accepted; None if uncalibrated."
     )
     in_scope: Probability | None = Field(default=None, description="As in `Classification`.")
+
+
+class Regression(Result):
+    """A number for a text."""
+
+    value: float = Field(description="The number, in the units of the training rows.")
+    low: float | None = Field(default=None, description="Where the interval begins; None without one.")
+    high: float | None = Field(default=None, description="Where the interval ends; None without one.")
+    coverage: Probability | None = Field(
+        default=None, repr=False, description="Share of texts whose number lies in its interval, at least."
+    )
 
 
 class Entity(BaseModel):

@@ -176,6 +176,8 @@ def tiny_checkpoint(
     final = Path(folder)
     tagger = task == "token-classification"
     names = _tags(labels or TYPES) if tagger else LabelSet.sorted(labels or LABELS)
+    if task == "regression":
+        names = LabelSet(("value",))
     wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
     with staged_folder(final) as staging:
         tiny_model(wrapped, task=task, labels=names, max_length=max_length, seed=seed).save_pretrained(staging)
@@ -260,6 +262,7 @@ def tiny_tokenizer(kind: TokenizerKind, *, max_length: int) -> PreTrainedTokeniz
         mask_token="[MASK]" if bert else "<mask>",
         bos_token=None if bert else "<s>",
         eos_token=None if bert else "</s>",
+        model_input_names=["input_ids", *(["token_type_ids"] if bert else []), "attention_mask"],
     )
     return wrapped
 

@@ -9,11 +9,13 @@ from lc_finetune.bulk.cells import Number
 from lc_finetune.checkpoint import Task
 from lc_finetune.errors import ConfigError, InputError
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, Regression, Tagging
 
 COLUMNS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("label", "score", "accepted", "in_scope", "error"),
+    "text-pair-classification": ("label", "score", "accepted", "in_scope", "error"),
     "multi-label-classification": ("labels", "accepted", "in_scope", "error"),
+    "regression": ("value", "low", "high", "error"),
     "token-classification": ("entities", "error"),
 }
 """What is added, in this order and always, whether a checkpoint is calibrated or not."""
@@ -23,14 +25,16 @@ def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
     """Name what a checkpoint adds.
 
     A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a multi-label classifier
-    adds `labels` in place of `label` and `score`; a tagger adds `entities`. All end with `error`: None, or why this row
-    has no answer.
+    adds `labels` in place of `label` and `score`; a regressor adds `value`, `low` and `high`; a tagger adds `entities`.
+    All end with `error`: None, or why this row has no answer.
 
     Raises:
-        ConfigError: If scores are asked of a tagger.
+        ConfigError: If scores are asked of a regressor or a tagger.
     """
     if scores and task == "token-classification":
         raise ConfigError("Expected --scores with a classifier, found a tagger. Its entities have their scores.")
+    if scores and task == "regression":
+        raise ConfigError("Expected --scores with a classifier, found a regressor. Its numbers have intervals.")
     plain = COLUMNS[task]
     return (*plain[:-1], "scores", plain[-1]) if scores else plain
 
@@ -67,6 +71,8 @@ class Answers:
             found["error"] = " ".join(str(outcome).split()) or type(outcome).__name__  # on one line, as TSV needs it
         elif isinstance(outcome, Tagging):
             found["entities"] = [entity.model_dump() for entity in outcome.entities]
+        elif isinstance(outcome, Regression):
+            found = {"value": outcome.value, "low": outcome.low, "high": outcome.high}
         elif isinstance(outcome, Classification | MultiLabelClassification):
             if isinstance(outcome, Classification):
                 found = {"label": outcome.label, "score": outcome.score}
@@ -81,7 +87,7 @@ class Answers:
         """Give the columns' Arrow types."""
         import pyarrow as pa
 
-        text, probability = pa.string(), pa.float64()
+        text, probability, number = pa.string(), pa.float64(), pa.float64()
         offset = pa.int64()
         entity = pa.struct(
             {"label": text, "text": text, "start": offset, "end": offset, "score": probability, "accepted": pa.bool_()}
@@ -90,6 +96,9 @@ class Answers:
             "label": text,
             "score": probability,
             "labels": pa.list_(text),
+            "value": number,
+            "low": number,
+            "high": number,
             "accepted": pa.bool_(),
             "in_scope": probability,
             "scores": pa.struct([(label, probability) for label in self.labels.names]),
@@ -99,7 +108,14 @@ class Answers:
         return [pa.field(name, types[plain]) for name, plain in zip(self.names, self._plain, strict=True)]
 
 
-def not_a_text(value: Any, column: str) -> InputError:
-    """Say that a row has no text, by the type of what it has."""
+def is_text(value: Any) -> bool:
+    """Say whether a row has a text, or both texts of a pair."""
+    return isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(one, str) for one in value))
+
+
+def not_a_text(value: Any, columns: Sequence[str]) -> InputError:
+    """Say that a row lacks a text, by the type of what it has."""
+    values = value if isinstance(value, tuple) else (value,)
+    column, value = next(cell for cell in zip(columns, values, strict=True) if not isinstance(cell[1], str))
     kinds = {type(None): "none", Number: "a number", bool: "true or false", list: "an array", dict: "an object"}
     return InputError(f"Expected a text in {column!r}, found {kinds.get(type(value), type(value).__name__)}.")

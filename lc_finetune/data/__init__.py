@@ -1,7 +1,16 @@
 """Files → examples → splits."""
 
 from lc_finetune.data.bundled import sample_file
-from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, TextExample, gold_of
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    TextExample,
+    gold_of,
+    inputs_of,
+)
 from lc_finetune.data.readers import Loaded, ReadOptions, read_examples, read_label_names
 from lc_finetune.data.split import Splits, set_apart, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
@@ -11,7 +20,9 @@ __all__ = [
     "Example",
     "Loaded",
     "MultiLabelExample",
+    "PairExample",
     "ReadOptions",
+    "RegressionExample",
     "Splits",
     "Summary",
     "TaggedExample",
@@ -19,6 +30,7 @@ __all__ = [
     "Texts",
     "fingerprint",
     "gold_of",
+    "inputs_of",
     "read_examples",
     "read_label_names",
     "read_texts",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lc_finetune.labels import Span
+from lc_finetune.schemas import Input
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +19,26 @@ class TextExample:
 
 
 @dataclass(frozen=True, slots=True)
+class PairExample(TextExample):
+    """A pair of texts with one label."""
+
+    text_pair: str
+
+
+@dataclass(frozen=True, slots=True)
 class MultiLabelExample:
     """A text with any number of labels, sorted, each once."""
 
     text: str
     labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RegressionExample:
+    """A text with a number."""
+
+    text: str
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +49,28 @@ class TaggedExample:
     spans: tuple[Span, ...]
 
 
-Example = TextExample | MultiLabelExample | TaggedExample
+Example = TextExample | MultiLabelExample | RegressionExample | TaggedExample
+
+
+def inputs_of(examples: Sequence[Example]) -> list[Input]:
+    """List what a model is given: the text of each, or both texts."""
+    return [input_of(example) for example in examples]
+
+
+def input_of(example: Example) -> Input:
+    """Give the text, or both texts."""
+    return (example.text, example.text_pair) if isinstance(example, PairExample) else example.text
 
 
 def gold_of(examples: Sequence[Example]) -> Any:
-    """List the right answers: a label of each, its labels, or its spans."""
+    """List the right answers: a label of each, its labels, its number, or its spans."""
     return [answer_of(example) for example in examples]
 
 
 def answer_of(example: Example) -> Any:
-    """Give the right answer: a label, labels, or spans."""
+    """Give the right answer: a label, labels, a number, or spans."""
     if isinstance(example, TextExample):
         return example.label
+    if isinstance(example, RegressionExample):
+        return example.value
     return example.labels if isinstance(example, MultiLabelExample) else example.spans

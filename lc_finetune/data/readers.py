@@ -19,7 +19,14 @@ from typing import Any, Literal, NamedTuple
 
 from lc_finetune.checkpoint import Task
 from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
-from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, TextExample
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    TextExample,
+)
 from lc_finetune.errors import DataError, did_you_mean, shown
 from lc_finetune.labels import Span
 from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_tag, tags_to_spans
@@ -27,6 +34,16 @@ from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_ta
 TEXT_COLUMNS = (
     "text", "sentence", "query", "utterance", "content", "tweet", "review", "message", "question", "body", "title",
 )  # fmt: skip
+COUPLES = (
+    ("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
+    ("text1", "text2"), ("text_a", "text_b"), ("sentence_a", "sentence_b"),
+)  # fmt: skip
+"""Columns that are a pair of texts and nothing else."""
+MAYBE_COUPLES = (
+    ("question", "answer"), ("query", "answer"), ("query", "passage"), ("query", "document"), ("question", "sentence"),
+    ("question", "context"), ("claim", "evidence"), ("profile", "item"), ("history", "item"),
+)  # fmt: skip
+"""Columns that are a pair only where pairs are asked for: in a table of texts, the second may be a mere remark."""
 LABEL_COLUMNS = ("label", "category", "intent", "class", "target", "sentiment", "topic", "tag", "labels")
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".conll", ".iob", ".bio", ".txt")
 CONLL = (".conll", ".iob", ".bio", ".txt")
@@ -41,13 +58,15 @@ class ReadOptions:
 
     Attributes:
         text_column: Column of the text; recognised by name if None.
-        label_column: Column of the label; recognised by name if None. Numbers for both, from 0, tell that a table has
-            no header.
+        label_column: Column of the label; recognised by name if None. Numbers for all columns, from 0, tell that a
+            table has no header.
         label_names: Names for integer labels: label `i` is called `label_names[i]`.
         drop_unlabelled: Whether rows without a label are dropped, and counted, rather than refused; of multi-label
             data, rather than taken for texts to which no label applies.
         task: Whether a text has one label or several; by the data if `"auto"`.
         label_delimiter: What stands between the labels of a cell; recognised if None.
+        text_pair_column: Column of the second text of a pair; if None, recognised where it is unmistakable (`COUPLES`)
+            or where the task says that there is one.
     """
 
     text_column: str | None = None
@@ -56,6 +75,7 @@ class ReadOptions:
     drop_unlabelled: bool = False
     task: Task | Literal["auto"] = "auto"
     label_delimiter: str | None = None
+    text_pair_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,9 +102,9 @@ _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loaded:
     """Read a labelled file, or a data set of the Hugging Face Hub.
 
-    CSV, TSV, JSON, JSONL and Parquet hold one text a row with its label, or its labels: a list, or a cell with a
-    delimiter; or, as JSON, JSONL and Parquet, a text with `entities`; `.conll`, `.iob`, `.bio` and `.txt` hold one word
-    and tag a line. Texts are not changed in any way.
+    CSV, TSV, JSON, JSONL and Parquet hold one text, or a pair of texts, a row with its label; or a text with its
+    labels: a list, or a cell with a delimiter; or, as JSON, JSONL and Parquet, a text with `entities`; `.conll`,
+    `.iob`, `.bio` and `.txt` hold one word and tag a line. Texts are not changed in any way.
 
     Args:
         source: A file, or a Hub id with an optional split: `"organisation/name"`, `"organisation/name:train"`.
@@ -109,7 +129,8 @@ def _read(source: str | Path, options: ReadOptions) -> Loaded:
     if path.suffix.lower() in CONLL:
         check_content(path)
         return read_conll(path)
-    return _from_rows(str(path), rows_of(path, (options.text_column, options.label_column)), options)
+    pair = [options.text_pair_column] if options.text_pair_column is not None else []
+    return _from_rows(str(path), rows_of(path, (options.text_column, options.label_column, *pair)), options)
 
 
 def rows_of(path: Path, columns: Sequence[str | None]) -> list[Row]:
@@ -217,7 +238,7 @@ def _are_numbered(path: Path, line: int, header: Sequence[str], columns: Sequenc
 
 
 def _refuse_header(path: Path, line: int, fields: Sequence[str], columns: Sequence[int]) -> None:
-    options = ("--text-column", "--label-column")[: len(columns)]
+    options = ("--text-column", "--label-column", "--text-pair-column")[: len(columns)]
     if max(columns) >= len(fields):
         raise DataError(
             f"{path}:{line}: expected the columns {' and '.join(map(str, columns))}, counted from 0, found "
@@ -372,12 +393,51 @@ def _from_rows(source: str, rows: Sequence[Row], options: ReadOptions) -> Loaded
     if not rows:
         raise DataError(f"{source}: expected labelled rows, found a header alone or nothing. Add rows.")
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
-    if "entities" in columns and options.label_column is None:
-        text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
-        return _spans(source, rows, text)
+    if couple := find_couple(source, columns, options.text_column, options.text_pair_column, options.task):
+        label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
+        return _labelled(source, rows, couple, label, options)
     text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
+    if "entities" in columns and options.label_column is None:
+        return _spans(source, rows, text)
     label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
-    return _labelled(source, rows, text, label, options)
+    if options.task == "regression":
+        return _numbered(source, rows, text, label, options)
+    if options.task == "multi-label-classification" or (
+        options.task != "text-classification" and _are_several(rows, label, options)
+    ):
+        return _multi_labelled(source, rows, text, label, options)
+    return _labelled(source, rows, (text,), label, options)
+
+
+def find_couple(
+    source: str, columns: Sequence[str], text: str | None, pair: str | None, task: Task | Literal["auto"]
+) -> tuple[str, str] | None:
+    """Choose the columns of a pair of texts; None if there are no pairs.
+
+    Args:
+        source: For messages.
+        columns: All there are.
+        text: The first column, if it is given.
+        pair: The second column, if it is given.
+        task: Pairs are looked for if it is `"auto"`, and must be there if it is that of pairs.
+
+    Raises:
+        DataError: If a column is missing, or both are one.
+    """
+    asked = task == "text-pair-classification"
+    if pair is None and not asked and (task != "auto" or text is not None or "entities" in columns):
+        return None
+    folded = {name.strip().casefold(): name for name in reversed(columns)}
+    known = [tuple(folded.get(name.casefold()) for name in couple) for couple in (*COUPLES, *MAYBE_COUPLES)]
+    certain = len(known) if asked or pair is not None else len(COUPLES)
+    for first, second in known[:certain]:
+        if first and second and text in (None, first) and pair in (None, second):
+            return first, second
+    if pair is None and not asked:
+        return None
+    second = find_column(source, columns, pair, [names[1] for names in (*COUPLES, *MAYBE_COUPLES)], "text-pair")
+    first = find_column(source, [name for name in columns if name != second], text, TEXT_COLUMNS, "text")
+    return first, second
 
 
 def find_column(source: str, columns: Sequence[str], given: str | None, known: Sequence[str], kind: str) -> str:
@@ -400,14 +460,19 @@ def find_column(source: str, columns: Sequence[str], given: str | None, known: S
     )
 
 
-def _labelled(source: str, rows: Sequence[Row], text: str, label: str, options: ReadOptions) -> Loaded:
+def _are_several(rows: Sequence[Row], label: str, options: ReadOptions) -> bool:
+    """Say whether a text has several labels, by what stands in the label column or by the delimiter given."""
     raw = [row.fields.get(label) for row in rows]
-    cells = [value for value in raw if isinstance(value, str) and not _is_missing(value)]
-    several = _hold_lists(raw) or evident(cells) is not None
-    if options.task == "multi-label-classification" or (
-        options.task != "text-classification" and (several or options.label_delimiter is not None)
-    ):
-        return _multi_labelled(source, rows, text, label, options)
+    return _hold_lists(raw) or evident(_cells(raw)) is not None or options.label_delimiter is not None
+
+
+def _cells(values: Iterable[Any]) -> list[str]:
+    return [value for value in values if isinstance(value, str) and not _is_missing(value)]
+
+
+def _labelled(source: str, rows: Sequence[Row], columns: tuple[str, ...], label: str, options: ReadOptions) -> Loaded:
+    """Read rows with one label each: of one text, or of the pair in two columns."""
+    raw = [row.fields.get(label) for row in rows]
     kept: list[TextExample] = []
     unlabelled: list[str] = []
     numbers = _are_numbers(raw)
@@ -415,7 +480,9 @@ def _labelled(source: str, rows: Sequence[Row], text: str, label: str, options: 
         if _is_missing(value):
             unlabelled.append(row.where)
             continue
-        kept.append(TextExample(text_in(row, text), _label(row, value, numbers, options.label_names)))
+        name = _label(row, value, numbers, options.label_names)
+        text, *pair = (text_in(row, column) for column in columns)
+        kept.append(PairExample(text, name, *pair) if pair else TextExample(text, name))
     if unlabelled and not options.drop_unlabelled:
         raise DataError(
             f"{unlabelled[0]}: expected a label in every row, found {len(unlabelled)} of {len(rows)} rows without one, "
@@ -425,12 +492,45 @@ def _labelled(source: str, rows: Sequence[Row], text: str, label: str, options: 
         raise DataError(f"{source}: expected labelled rows, found none with a label. Is {label!r} the label column?")
     notes = [f"{source}: {len(unlabelled)} of {len(rows)} rows had no label and were dropped."] if unlabelled else []
     notes += _alike(source, {example.label for example in kept})
-    if several or separating(cells):
+    if len(columns) == 2:
+        if options.task == "auto" and options.text_pair_column is None:
+            both = " and ".join(map(repr, columns))
+            notes.append(f"{source}: read as pairs of {both}. For single texts: --task text-classification.")
+        return Loaded(tuple(kept), "text-pair-classification", tuple(notes))
+    cells = _cells(raw)
+    if _hold_lists(raw) or evident(cells) is not None or separating(cells):
         notes.append(
             f"{source}: label cells look like several labels each, and were kept whole. If they are: "
             "--task multi-label-classification."
         )
     return Loaded(tuple(kept), "text-classification", tuple(notes))
+
+
+def _numbered(source: str, rows: Sequence[Row], text: str, label: str, options: ReadOptions) -> Loaded:
+    if options.label_names:
+        raise DataError(f"{source}: expected numbers as they are, found --label-names as well. Leave them out.")
+    kept = [row for row in rows if not (options.drop_unlabelled and _is_missing(row.fields.get(label)))]
+    if not kept:
+        raise DataError(f"{source}: expected labelled rows, found none with a number. Is {label!r} the label column?")
+    dropped = len(rows) - len(kept)
+    notes = [f"{source}: {dropped} of {len(rows)} rows had no number and were dropped."] if dropped else []
+    examples = tuple(RegressionExample(text_in(row, text), _number(row, label)) for row in kept)
+    return Loaded(examples, "regression", tuple(notes))
+
+
+def _number(row: Row, column: str) -> float:
+    value = row.fields.get(column)
+    try:
+        number = math.nan if isinstance(value, bool | list | dict) or value is None else float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        found = "none" if _is_missing(value) else "something else"
+        raise DataError(
+            f"{row.where}: expected a number in {column!r}, found {found}. Numbers are written as in 3, -0.5 or 1e3; "
+            "rows without one are dropped with --drop-unlabelled."
+        )
+    return number
 
 
 def _hold_lists(values: Sequence[Any]) -> bool:
@@ -442,7 +542,7 @@ def _hold_lists(values: Sequence[Any]) -> bool:
 
 def _multi_labelled(source: str, rows: Sequence[Row], text: str, label: str, options: ReadOptions) -> Loaded:
     raw = [row.fields.get(label) for row in rows]
-    cells = [value for value in raw if isinstance(value, str) and not _is_missing(value)]
+    cells = _cells(raw)
     lists = _hold_lists(raw)
     delimiter = options.label_delimiter or (None if lists else _delimiter(source, cells, label))
     _check_names_whole(source, cells, delimiter, options.label_names)

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lc_finetune.data.duplicates import LIMIT, fold, groups
-from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, TextExample
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    TextExample,
+)
 from lc_finetune.errors import DataError, shown
 
 LARGE = 5_000
@@ -65,9 +72,9 @@ def split_examples(
     if validation is None:
         shares["validation"] = 0.05 if large else 0.1
     multi_label = isinstance(train[0], MultiLabelExample)
-    if large and not multi_label and (validation is None or isinstance(train[0], TextExample)):
+    if large and not multi_label and (validation is None or isinstance(train[0], TextExample | RegressionExample)):
         shares["calibration"] = 0.05
-    group_of = groups([example.text for example in train])
+    group_of = _groups(train)
     parts = _deal(train, group_of, shares, seed)
     splits = {
         "train": tuple(parts["train"]),
@@ -81,6 +88,16 @@ def split_examples(
     return Splits(**splits, duplicates=len(train) - len(set(group_of)), notes=tuple(notes))
 
 
+def _groups(examples: Sequence[Example]) -> list[int]:
+    """Give each example the number of its group of near duplicates; of pairs, both texts must be near."""
+    texts = [example.text for example in examples]
+    pairs = [example.text_pair for example in examples if isinstance(example, PairExample)]
+    if not pairs:
+        return groups(texts)
+    numbers: dict[tuple[int, int], int] = {}
+    return [numbers.setdefault(both, i) for i, both in enumerate(zip(groups(texts), groups(pairs), strict=True))]
+
+
 def set_apart(examples: Sequence[Example], label: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Take the rows with one label out of classification data: the others, and those."""
     inside = tuple(example for example in examples if not _labelled(example, label))
@@ -92,13 +109,20 @@ def _labelled(example: Example, label: str) -> bool:
 
 
 def classes(example: Example) -> tuple[str, ...]:
-    """Name what an example shows: its label or labels, or its entity types."""
+    """Name what an example shows: its label or labels, or its entity types; a number is no class."""
+    if isinstance(example, RegressionExample):
+        return ()
     if isinstance(example, TextExample):
         return (example.label,)
     return example.labels if isinstance(example, MultiLabelExample) else tuple(sorted({s.label for s in example.spans}))
 
 
 def _check_trainable(train: Sequence[Example]) -> None:
+    numbers = {example.value for example in train if isinstance(example, RegressionExample)}
+    if len(numbers) == 1:
+        raise DataError("Expected different numbers in the training rows, found one. Is this the right label column?")
+    if numbers:
+        return
     found = sorted({name for example in train for name in classes(example)})
     if not isinstance(train[0], TaggedExample) and len(found) < 2:
         raise DataError(
@@ -183,7 +207,7 @@ def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
         notes.append(f"{len(trained)} labels for {len(splits['train'])} training rows: is this the label column?")
     if not splits["validation"]:
         notes.append("validation: no rows to spare, so that nothing is measured and the last epoch is kept.")
-    seen = {fold(example.text) for example in splits["train"]}
+    seen = {_folded(example) for example in splits["train"]}
     for part in ("validation", "test"):
         unseen = Counter(name for example in splits[part] for name in classes(example) if name not in trained)
         if unseen:
@@ -191,7 +215,13 @@ def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
                 f"{part}: {sum(unseen.values())} rows with labels that training never saw "
                 f"({shown(sorted(unseen), most=5)}): they count as errors."
             )
-        shared = sum(fold(example.text) in seen for example in splits[part])
+        shared = sum(_folded(example) in seen for example in splits[part])
         if shared:
             notes.append(f"{part}: {shared} of {len(splits[part])} texts also occur in the training rows.")
     return notes
+
+
+def _folded(example: Example) -> tuple[str, ...]:
+    """Fold the text, or both texts, for comparison only."""
+    texts = (example.text, example.text_pair) if isinstance(example, PairExample) else (example.text,)
+    return tuple(map(fold, texts))

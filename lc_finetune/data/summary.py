@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from lc_finetune.data.examples import Example, MultiLabelExample, TaggedExample, answer_of
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    answer_of,
+    input_of,
+    inputs_of,
+)
 from lc_finetune.data.split import Splits, classes
 from lc_finetune.errors import shown
 
@@ -25,6 +34,7 @@ class Summary:
 
     Attributes:
         per_row: Of multi-label data, number of labels → training rows that have as many.
+        values: Of numbers, what they come to in the training rows.
     """
 
     sizes: dict[str, int]
@@ -38,6 +48,7 @@ class Summary:
     out_of_scope: dict[str, int] = field(default_factory=dict)
     estimated_seconds: float | None = None
     per_row: dict[int, int] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         counts = sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))
@@ -46,7 +57,9 @@ class Summary:
         lines = [
             "Data",
             "  rows        " + ", ".join(f"{part} {size:,}" for part, size in self.sizes.items() if size),
-            f"  labels      {len(counts)}: " + ", ".join(f"{shown([name])} {count:,}" for name, count in listed),
+            "  numbers     " + ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+            if self.values
+            else f"  labels      {len(counts)}: " + ", ".join(f"{shown([name])} {count:,}" for name, count in listed),
             *self._out_of_scope(),
             *([f"  per row     {self._labels_a_row()}"] if self.per_row else []),
             "  pieces      " + ", ".join(f"{name} {value}" for name, value in self.lengths.items()),
@@ -82,10 +95,11 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
         notes: What the readers noticed.
     """
     examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
-    encoded = tokenizer([e.text for e in examples], add_special_tokens=False, truncation=False, verbose=False)
+    pairs = isinstance(examples[0], PairExample)
+    encoded = tokenizer(inputs_of(examples), add_special_tokens=False, truncation=False, verbose=False)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
-    room = max_length - tokenizer.num_special_tokens_to_add()
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=pairs)
     return Summary(
         sizes=splits.sizes,
         labels=dict(Counter(name for example in splits.train for name in _occurrences(example))),
@@ -96,13 +110,25 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
         max_length=max_length,
         notes=(*notes, *splits.notes),
         out_of_scope={"train and validation": len(splits.out_of_scope), "test": len(splits.out_of_scope_test)},
+        values=_values([e.value for e in splits.train if isinstance(e, RegressionExample)]),
         per_row=dict(Counter(len(e.labels) for e in splits.train if isinstance(e, MultiLabelExample))),
     )
 
 
+def _values(numbers: list[float]) -> dict[str, float]:
+    if not numbers:
+        return {}
+    return {
+        "from": min(numbers),
+        "to": max(numbers),
+        "mean": float(np.mean(numbers)),
+        "deviation": float(np.std(numbers)),
+    }
+
+
 def fingerprint(examples: Iterable[Example]) -> str:
     """Hash texts and labels, whatever the order of the rows."""
-    rows = sorted(json.dumps([e.text, answer_of(e)]) for e in examples)
+    rows = sorted(json.dumps([input_of(e), answer_of(e)]) for e in examples)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

@@ -29,7 +29,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal["auto", "text-classification", "multi-label-classification", "token-classification", "mlm"] = Field(
+    task: Literal["auto", "mlm", Task] = Field(
         default="auto", description="What to train; auto goes by the data; mlm is pre-training on unlabelled text."
     )
     train_file: str | None = Field(
@@ -41,6 +41,9 @@ class TrainConfig(BaseModel):
     test_file: str | None = Field(default=None, description="Rows for the final report only.")
     text_column: str | None = Field(
         default=None, description="Column of the text; recognised if omitted; 0, 1, … in a table without a header."
+    )
+    text_pair_column: str | None = Field(
+        default=None, description="Column of the second text of a pair; recognised if unmistakable, or with --task."
     )
     label_column: str | None = Field(default=None, description="Column of the label, likewise.")
     label_names: tuple[str, ...] = Field(

@@ -73,7 +73,7 @@ def pack(texts: Sequence[str], encoder: Encoder, *, max_length: int, source: str
     Raises:
         DataError: If the tokenizer cannot read a text.
     """
-    room = max_length - len(encoder.prefix) - len(encoder.suffix)
+    room = max_length - len(encoder.frame)
     blocks: list[Block] = []
     ids: list[int] = []
     words: list[int] = []
@@ -98,16 +98,16 @@ def pack(texts: Sequence[str], encoder: Encoder, *, max_length: int, source: str
                 last += 1
                 words += [last] * len(part)
                 ids += part
-        ids += encoder.suffix
-        words += [NO_WORD] * len(encoder.suffix)
+        ids += encoder.frame.after
+        words += [NO_WORD] * len(encoder.frame.after)
     close()
     return blocks
 
 
 def _framed(ids: Sequence[int], words: Sequence[int], encoder: Encoder) -> Block:
-    before, after = [NO_WORD] * len(encoder.prefix), [NO_WORD] * len(encoder.suffix)
+    before, after = [NO_WORD] * len(encoder.frame.before), [NO_WORD] * len(encoder.frame.after)
     return Block(
-        ids=np.array([*encoder.prefix, *ids, *encoder.suffix], dtype=np.int32),
+        ids=np.array(encoder.frame.around(ids), dtype=np.int32),
         words=np.array([*before, *words, *after], dtype=np.int32),
     )
 

@@ -7,14 +7,22 @@ HEAD_RATE = 10.0
 """Learning rate of the new head, in times of the encoder's."""
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises."""
-LABEL_SMOOTHING = {"text-classification": 0.1, "multi-label-classification": 0.0, "token-classification": 0.0}
+LABEL_SMOOTHING = {"text-classification": 0.1, "text-pair-classification": 0.1}
+"""Of tasks with one right answer whose scores are softened in training; 0 for the others."""
 ENCODER_SHARES = (1.0, 0.9, 0.8, 0.7)
 """Shares of a fine-tuned tagger's encoder, the rest from the base model, that are tried on the validation rows."""
 OUTSIDE_BIASES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """What is taken off a tagger's logit of `O`, as tried on the validation rows."""
 MAX_LENGTH = 256
 """Pieces in one window, unless the model has fewer positions; longer texts are read in windows."""
-STEPS = {"text-classification": 1_400, "multi-label-classification": 1_400, "token-classification": 430, "mlm": 2_000}
+STEPS = {
+    "text-classification": 1_400,
+    "text-pair-classification": 1_400,
+    "multi-label-classification": 1_400,
+    "regression": 1_400,
+    "token-classification": 430,
+    "mlm": 2_000,
+}
 """Steps that a training wants, whatever the size of the data; taggers learn from every word and overfit sooner."""
 EPOCHS = (4, 20)
 """Fewest and most passes over the data."""

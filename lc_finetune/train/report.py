@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest, Task
+from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest, Task, example_of
 from lc_finetune.confidence import confidence_section
 from lc_finetune.train.tasks import TASKS, TrainingTask
 
@@ -24,7 +24,7 @@ def _split_table(task: type[TrainingTask], split: str, figures: Mapping[str, Any
     lines += [f"  {average:<10} F1 {figures[field]:.4f}" for field, average in AVERAGES.items() if field in figures]
     if baseline:
         gain = f"{baseline[key]:.4f} ({figures[key] - baseline[key]:+.4f} by fine-tuning)"
-        lines.append(f"  frozen encoder + logistic regression: {name} {gain}")
+        lines.append(f"  frozen encoder + {task.frozen_head}: {name} {gain}")
     if confidence := figures.get("confidence"):
         precision = confidence["accepted_precision"]
         taken = f"{confidence['coverage']:.1%} accepted" + (f", {precision:.2%} of them right" if precision else "")
@@ -37,6 +37,8 @@ def _split_table(task: type[TrainingTask], split: str, figures: Mapping[str, Any
             f"  out of scope: {outside['rejected_outside']:.1%} of {outside['rows']:,} rows rejected, and "
             f"{outside['rejected_inside']:.1%} of the others; AUROC {outside['auroc']:.4f}"
         )
+    if "per_label" not in figures:
+        return "\n".join(lines)
     width = max([12, *map(len, figures["per_label"])])
     lines.append(f"  {'':<{width}}  precision  recall      F1  support")
     for label, row in figures["per_label"].items():
@@ -66,7 +68,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         "```python\n"
         f"from lc_finetune import {runnable}\n\n"
         f'model = {runnable}.from_checkpoint("path/to/{name}")\n'
-        'model.invoke("…")\n'
+        f"model.invoke({example_of(task)})\n"
         "```",
         "## Labels",
         ", ".join(f"`{label}`" for label in labels),

@@ -19,7 +19,7 @@ from lc_finetune.inference.encode import Encoder
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel
 from lc_finetune.train.config import TrainConfig
-from lc_finetune.train.preparation import Plan, epochs_of, output_folder, prepare, windows_of
+from lc_finetune.train.preparation import Plan, count_windows, epochs_of, output_folder, prepare
 from lc_finetune.train.resuming import (
     open_work,
     ordered_fingerprint,
@@ -77,7 +77,7 @@ def _estimate(plan: Plan, arguments: Any) -> float:
         CheckpointError: If the base model cannot take such a step.
     """
     try:
-        return _timed_step(plan, arguments) * epochs_of(plan) * -(-windows_of(plan) // plan.config.batch_size)
+        return _timed_step(plan, arguments) * epochs_of(plan) * -(-count_windows(plan) // plan.config.batch_size)
     except LCFinetuneError:
         raise
     except Exception as error:  # whatever the model's code raises; memory that ran out too
@@ -153,7 +153,8 @@ def collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
 
     tagged = isinstance(features[0]["labels"], list)
     labels = padded("labels", IGNORED) if tagged else torch.tensor(np.array([f["labels"] for f in features]))
-    return {"input_ids": padded("input_ids", pad_id), "attention_mask": padded("attention_mask", 0), "labels": labels}
+    fill = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": 0}
+    return {**{name: padded(name, by) for name, by in fill.items() if name in features[0]}, "labels": labels}
 
 
 def _train(
@@ -205,7 +206,7 @@ def _arguments(plan: Plan, work: Path) -> Any:
         work,
         epochs=epochs_of(plan),
         per_device_eval_batch_size=64,
-        label_smoothing_factor=recipe.LABEL_SMOOTHING[plan.task.name],
+        label_smoothing_factor=recipe.LABEL_SMOOTHING.get(plan.task.name, 0.0),
         train_sampling_strategy="group_by_length",
         metric_for_best_model=plan.task.metric,
         greater_is_better=True,

@@ -22,6 +22,7 @@ from lc_finetune.data import (
     Example,
     TextExample,
     gold_of,
+    inputs_of,
 )
 from lc_finetune.errors import LCFinetuneError
 from lc_finetune.inference import Predictor
@@ -67,7 +68,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
         **plan.task.recorded,
     )
     write_manifest(staging, manifest)
-    served = plan.task.choose_served(Checkpoint.load(staging), plan.splits.validation)
+    served = plan.task.choose_served(Checkpoint.load(staging), plan.splits)
     manifest = manifest.model_copy(update=dict(served))
     write_manifest(staging, manifest)
     _export(staging, plan)
@@ -87,7 +88,7 @@ def _export(staging: Path, plan: Plan) -> None:
     try:
         export(
             staging,
-            texts=[e.text for e in held_out],
+            texts=inputs_of(held_out),
             gold=gold_of(held_out) or None,
             source="validation and calibration rows",
         )
@@ -126,10 +127,10 @@ def _write_scope(staging: Path, plan: Plan) -> None:
     outside = plan.splits.out_of_scope
     some = np.random.default_rng(0).permutation(len(outside))[:OUTSIDE_ROWS]
     detector = fit_detector(
-        outputs_of(predictor, [train[row].text for row in chosen]).features,
+        outputs_of(predictor, inputs_of([train[row] for row in chosen])).features,
         classes[chosen],
-        outputs_of(predictor, [row.text for row in held_out]).features,
-        outside=outputs_of(predictor, [outside[row].text for row in some]).features if len(some) else None,
+        outputs_of(predictor, inputs_of(held_out)).features,
+        outside=outputs_of(predictor, inputs_of([outside[row] for row in some])).features if len(some) else None,
     )
     detector.save(staging)
 
@@ -155,7 +156,7 @@ def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
         return ()
     known, split = _held_out(plan)
     checkpoint = Checkpoint.load(staging)
-    texts, gold, aim = [row.text for row in known], gold_of(known), Aim.parse(plan.config.accept)
+    texts, gold, aim = inputs_of(known), gold_of(known), Aim.parse(plan.config.accept)
     try:
         return tuple(
             calibrate(checkpoint, texts, gold, split=split, aim=aim, way=way) for way in served_ways(checkpoint)
@@ -175,8 +176,8 @@ def _measure(staging: Path, plan: Plan) -> dict[str, Figures]:
     if plan.splits.out_of_scope_test and plan.splits.test and predictor.scope:
         measured["test"]["out_of_scope"] = out_of_scope_figures(
             predictor.scope,
-            outputs_of(predictor, [e.text for e in plan.splits.test]).features,
-            outputs_of(predictor, [e.text for e in plan.splits.out_of_scope_test]).features,
+            outputs_of(predictor, inputs_of(plan.splits.test)).features,
+            outputs_of(predictor, inputs_of(plan.splits.out_of_scope_test)).features,
         )
     last = "test" if plan.splits.test else "validation"
     if plan.config.baseline and last in measured:
@@ -192,7 +193,7 @@ def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
     Raises:
         LCFinetuneError: If a text cannot be read or answered.
     """
-    results = predictor.predict([example.text for example in examples])
+    results = predictor.predict(inputs_of(examples))
     for result in results:
         if isinstance(result, LCFinetuneError):
             raise result

@@ -385,7 +385,7 @@ def test_packing_loses_nothing_and_parts_no_word(
     encoder = encoders[kind]
     blocks = pack(texts, encoder, max_length=length)
     encoded = [(text, encoding) for text, encoding in zip(texts, encoder.encode(texts), strict=True)]
-    room = length - len(encoder.prefix) - len(encoder.suffix)
+    room = length - len(encoder.frame)
     sizes = [size for text, e in encoded for size in np.diff([*word_starts(text, e), len(e.ids)])]  # type: ignore[arg-type, union-attr]
     words = sum(-(-size // room) for size in sizes)
 
@@ -397,9 +397,9 @@ def test_packing_loses_nothing_and_parts_no_word(
     assert sum(int(block.words.max()) + 1 for block in blocks) == words
     for block in blocks:
         assert len(block.ids) <= length
-        assert block.ids[: len(encoder.prefix)].tolist() == encoder.prefix
-        assert block.ids[len(block.ids) - len(encoder.suffix) :].tolist() == encoder.suffix
-        assert block.words[-len(encoder.suffix) - 1] != NO_WORD
+        assert block.ids[: len(encoder.frame.before)].tolist() == list(encoder.frame.before)
+        assert block.ids[len(block.ids) - len(encoder.frame.after) :].tolist() == list(encoder.frame.after)
+        assert block.words[-len(encoder.frame.after) - 1] != NO_WORD
 
 
 def test_texts_of_a_block_are_separated(encoders: dict[TokenizerKind, Encoder]) -> None:
@@ -408,7 +408,7 @@ def test_texts_of_a_block_are_separated(encoders: dict[TokenizerKind, Encoder]) 
     (block,) = pack(["my card", "the cash"], encoder, max_length=32)
     one, two = encoder.encode(["my card", "the cash"])
 
-    expected = [*encoder.prefix, *one.ids, *encoder.suffix, *two.ids, *encoder.suffix]  # type: ignore[union-attr]
+    expected = [*encoder.frame.before, *one.ids, *encoder.frame.after, *two.ids, *encoder.frame.after]  # type: ignore[union-attr]
     assert block.ids.tolist() == expected
 
 
