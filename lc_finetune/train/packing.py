@@ -42,17 +42,21 @@ def word_starts(text: str, encoding: Encoding) -> list[int]:
     Example:
         The pieces `straw`, `##berry`, `jam` begin words at 0 and 2.
     """
-    starts: list[int] = []
-    end = 0
-    for piece, (start, stop) in enumerate(encoding.offsets):
-        joint = text[max(0, end - 1) : start + 1] if start >= end else ""  # pieces of one character overlap
-        parted = bool(joint) and (
-            is_word_alone(joint[0]) or is_word_alone(joint[-1]) or any(map(str.isspace, joint[1:]))
-        )
-        if piece == 0 or encoding.words[piece] != encoding.words[piece - 1] or parted:
-            starts.append(piece)
-        end = stop
-    return starts
+    return [
+        piece
+        for piece, word in enumerate(encoding.words)
+        if piece == 0
+        or word != encoding.words[piece - 1]
+        or _parted(text, encoding.offsets[piece - 1], encoding.offsets[piece])
+    ]
+
+
+def _parted(text: str, before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Say whether a word ends between two pieces, all the same to the tokenizer."""
+    if after[0] < before[1] or text[slice(*before)].isspace():
+        return False  # pieces of one character, or a space and what it stands before
+    joint = text[max(0, before[1] - 1) : after[0] + 1]
+    return bool(joint) and (is_word_alone(joint[0]) or is_word_alone(joint[-1]) or any(map(str.isspace, joint[1:])))
 
 
 def pack(texts: Sequence[str], encoder: Encoder, *, max_length: int, source: str = "texts") -> list[Block]:
