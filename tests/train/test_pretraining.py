@@ -249,10 +249,8 @@ def test_each_function_refuses_the_task_of_the_other(base_model: Path, lines: Pa
 
 
 def test_one_text_alone_is_refused(base_model: Path, tmp_path: Path) -> None:
-    """Nothing could be held out; near duplicates are no second text."""
-    (tmp_path / "one.txt").write_text(
-        "My card is lost, and I ask for a new one.\nMy card is lost and I ask for a new one."
-    )
+    """Nothing could be held out; a text that repeats it is no second one."""
+    (tmp_path / "one.txt").write_text("My card is lost.\nmy card  is lost.\n")
 
     with pytest.raises(DataError, match="--validation-file"):
         pre_train(TrainConfig(**options(base_model, tmp_path / "one.txt", tmp_path / "out")))
@@ -442,7 +440,7 @@ def test_words_are_hidden_whole(kind: TokenizerKind, checkpoints: Path, encoders
         kept += int((ids[hidden] == block.ids[hidden]).sum())
         other += int(hidden.sum())
 
-    assert chosen / words == pytest.approx(0.15, abs=0.01)
+    assert chosen / words == pytest.approx(0.15, abs=0.02)
     assert masked / other == pytest.approx(0.8, abs=0.03)
     assert kept / other == pytest.approx(0.1, abs=0.03)
 
@@ -455,8 +453,8 @@ def test_unknown_pieces_are_never_hidden(checkpoints: Path, encoders: dict[Token
     blocks = pack(["☃ ☂ ☁ card", "☃ ☂"], encoders["wordpiece"], max_length=8)
     hidden = [set(feature["labels"]) - {IGNORED} for feature in masked_once(blocks, WordMasking(tokenizer), seed=0)]
 
-    assert len(blocks) == 2 or tokenizer.unk_token_id in blocks[0].ids
-    assert all(tokenizer.unk_token_id not in labels for labels in hidden)
+    assert tokenizer.unk_token_id in blocks[0].ids
+    assert hidden == [{tokenizer.convert_tokens_to_ids("card")}, set()]
 
 
 # Architectures.
