@@ -43,7 +43,8 @@ from lc_finetune.train.trainer import collate, training_arguments
 logger = logging.getLogger(__name__)
 
 OF_LABELS = (
-    "label_column", "label_names", "label_delimiter", "out_of_scope_label", "drop_unlabelled", "accept", "baseline",
+    "text_pair_column", "label_column", "label_names", "label_delimiter", "out_of_scope_label", "drop_unlabelled",
+    "accept", "baseline",
 )  # fmt: skip
 """Options that say something of labels, or of answers."""
 HELD_OUT = ("validation", "test")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,18 @@ def test_given_files_are_measured(base_model: Path, lines: Path, tmp_path: Path)
 
     assert metrics["validation"]["rows"] == metrics["test"]["rows"] == 2
     assert metrics["validation"]["loss"] == metrics["test"]["loss"]
+
+
+def test_the_page_on_it_runs(base_model: Path, lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code, as a reader types it, with a base model that is there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "messages.txt").write_text(lines.read_text())
+    page = (Path(__file__).parents[2] / "docs" / "pre-training.md").read_text(encoding="utf-8")
+    namespace: dict[str, Any] = {}
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(snippet.replace('task="mlm"', f'task="mlm", base_model="{base_model}", epochs=1'), namespace)
+
+    assert namespace["domain"].path == Path("runs/domain")
 
 
 # Interruptions.
