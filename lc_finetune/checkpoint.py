@@ -53,6 +53,8 @@ RUNNABLES: dict[Task, str] = {
     "token-classification": "EntityTagger",
 }
 """The public class that serves each task."""
+PRETRAINING: Literal["mlm"] = "mlm"
+"""Masked-language-model pre-training, whose result is a base model: it has no labels, and no class serves it."""
 MULTI_LABEL = "multi_label_classification"
 """The `problem_type` by which a `config.json` says that labels are independent."""
 TagUnit = Literal["piece", "first", "word"]
@@ -122,6 +124,18 @@ class AdapterRecord(BaseModel):
         return f"{learns}: adapter {self.kind} and head"
 
 
+class Ancestor(BaseModel):
+    """A training that the weights of the base model come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str = Field(description="Of its folder.")
+    task: Task | Literal["mlm"]
+    base_model: str | None = Field(default=None, description="What it started from.")
+    base_revision: str | None = None
+    data_fingerprint: str | None = None
+
+
 class NumberInterval(BaseModel):
     """How far from a regressor's answer the right number lies."""
 
@@ -149,7 +163,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     format_version: int = FORMAT_VERSION
-    task: Task
+    task: Task | Literal["mlm"]
     max_length: int = Field(gt=2, description="Pieces in one window, special tokens included, as in training.")
     stride: int = Field(ge=0, description="Pieces shared by neighbouring windows of a longer text.")
     tag_unit: TagUnit | None = Field(
@@ -161,6 +175,7 @@ class Manifest(BaseModel):
     adapter: AdapterRecord | None = Field(default=None, description="None if the whole model was tuned.")
     base_model: str | None = None
     base_revision: str | None = None
+    lineage: tuple[Ancestor, ...] = Field(default=(), description="What the base model went through, earliest first.")
     data_fingerprint: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file that is loaded.")
@@ -227,13 +242,13 @@ class Checkpoint:
             return cached(os.fspath(source), cls.load, wanted=FETCHED, keys=MANIFESTS)
         folder = _local_folder(source, revision)
         _check_whole(folder)
+        manifest = read_manifest(folder)
         config = _read_json(folder / "config.json", folder)
         _check_weights(folder)
         _check_tokenizer(folder)
-        manifest = _read_manifest(folder)
-        task = manifest.task if manifest else _task_of(config, folder)
+        task = _served_task(manifest, folder) if manifest else _task_of(config, folder)
         if manifest:
-            _check_files(folder, manifest)
+            check_files(folder, manifest)
         else:
             _say_plain_once(folder)
         labels = _labels(config.get("id2label"), folder)
@@ -444,7 +459,21 @@ def _check_tokenizer(folder: Path) -> None:
         )
 
 
-def _read_manifest(folder: Path) -> Manifest | None:
+def _served_task(manifest: Manifest, folder: Path) -> Task:
+    if manifest.task == PRETRAINING:
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint that answers, found a base model, pre-trained on unlabelled "
+            f"text. Fine-tune it: python -m lc_finetune.train --base-model {folder} --train-file …"
+        )
+    return manifest.task
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read `lc_finetune.json`; None if the folder has none.
+
+    Raises:
+        CheckpointError: If it was altered, or is of a newer format.
+    """
     path = folder / MANIFEST
     if not path.exists():
         return None
@@ -463,7 +492,12 @@ def _read_manifest(folder: Path) -> Manifest | None:
         raise CheckpointError(f"{path}: field {field!r}: {first['msg']}. The manifest was altered.") from error
 
 
-def _check_files(folder: Path, manifest: Manifest) -> None:
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Refuse files that are missing, altered or not recorded.
+
+    Raises:
+        CheckpointError: Names the first.
+    """
     for name, expected in manifest.files.items():
         if Path(name).name != name:
             raise CheckpointError(f"{folder / MANIFEST}: expected plain file names, found the path {name!r}.")

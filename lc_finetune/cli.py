@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lc_finetune.checkpoint import Checkpoint
     from lc_finetune.data import Example, Loaded
     from lc_finetune.schemas import Input
+    from lc_finetune.train.config import TrainConfig
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,7 +92,7 @@ def _add_train(commands: Any) -> None:
     from lc_finetune.train.config import TrainConfig
 
     train = commands.add_parser(
-        "train", help="fine-tune a base model on labelled data", allow_abbrev=False,
+        "train", help="fine-tune a base model on labelled data, or pre-train it on text", allow_abbrev=False,
         description="Fine-tune a base model. With no options: on the bundled sample, with the bundled base model.",
     )  # fmt: skip
     train.add_argument("--config", metavar="FILE", help="YAML or JSON file of the same fields; options win over it.")
@@ -114,6 +115,24 @@ def _train(arguments: argparse.Namespace) -> None:
         if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
+    if config.task == "mlm":
+        _pre_train(config)
+    else:
+        _fine_tune(config)
+
+
+def _pre_train(config: TrainConfig) -> None:
+    from lc_finetune.train.pretraining import pre_train, pretraining_table
+
+    model = pre_train(config, say=print)
+    print(pretraining_table(model.metrics))
+    print(
+        f"\nWritten to {model.path}. Fine-tune it on labelled rows:\n\n"
+        f"    python -m lc_finetune.train --base-model {model.path} --train-file …"
+    )
+
+
+def _fine_tune(config: TrainConfig) -> None:
     from lc_finetune.checkpoint import RUNNABLES, example_of
     from lc_finetune.confidence import calibration_table
     from lc_finetune.remote import is_url

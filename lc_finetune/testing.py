@@ -38,6 +38,19 @@ if TYPE_CHECKING:
 TokenizerKind = Literal["wordpiece", "bytelevel", "metaspace"]
 """BERT's (uncased, `##`), RoBERTa's (byte-level BPE, `Ġ`), and XLM-RoBERTa's (unigram, `▁`)."""
 
+Architecture = Literal["bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert"]
+"""Families of encoders, as transformers calls them."""
+TOKENIZER_OF: dict[Architecture, TokenizerKind] = {
+    "bert": "wordpiece",
+    "roberta": "bytelevel",
+    "xlm-roberta": "metaspace",
+    "distilbert": "wordpiece",
+    "electra": "wordpiece",
+    "deberta-v2": "metaspace",
+    "modernbert": "bytelevel",
+}
+"""The kind of tokenizer that each comes with."""
+
 TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("wordpiece", "bytelevel", "metaspace")
 LABELS = ("card", "cash", "other")
 TYPES = ("LOC", "PER")
@@ -189,14 +202,23 @@ def tiny_checkpoint(
 
 
 def tiny_base_model(
-    folder: str | os.PathLike[str], *, tokenizer: TokenizerKind = "wordpiece", max_length: int = 64, seed: int = 0
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer: TokenizerKind = "wordpiece",
+    architecture: Architecture | None = None,
+    max_length: int = 64,
+    seed: int = 0,
 ) -> Path:
-    """Write a random encoder without a head, to fine-tune: what `--base-model` takes. Returns the folder."""
+    """Write a random encoder without a head, to fine-tune: what `--base-model` takes. Returns the folder.
+
+    The tokenizer is that of the architecture, if one is given; else the architecture is that of the tokenizer.
+    """
     from transformers import AutoModel
 
     final = Path(folder)
-    wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
-    model = _random(AutoModel, _config(wrapped, max_length=max_length), seed)
+    kind = TOKENIZER_OF[architecture] if architecture else tokenizer
+    wrapped = tiny_tokenizer(kind, max_length=max_length)
+    model = _random(AutoModel, _config(wrapped, max_length=max_length, architecture=architecture), seed)
     with staged_folder(final) as staging:
         model.save_pretrained(staging)
         wrapped.save_pretrained(staging)
@@ -259,29 +281,39 @@ def _random(loader: Any, config: Any, seed: int) -> PreTrainedModel:
     return built
 
 
-def _config(tokenizer: PreTrainedTokenizerFast, *, max_length: int) -> Any:
-    from transformers import BertConfig, RobertaConfig, XLMRobertaConfig
+def _config(tokenizer: PreTrainedTokenizerFast, *, max_length: int, architecture: Architecture | None = None) -> Any:
+    from transformers import AutoConfig
 
-    common: dict[str, Any] = {
+    subword: Architecture = "xlm-roberta" if "▁" in tokenizer.get_vocab() else "roberta"
+    family = architecture or ("bert" if tokenizer.cls_token == "[CLS]" else subword)
+    special: dict[str, dict[str, Any]] = {
+        # Positions of this family start after the padding id.
+        "roberta": {"max_position_embeddings": max_length + 2, "type_vocab_size": 1},
+        "xlm-roberta": {"max_position_embeddings": max_length + 2, "type_vocab_size": 1},
+        "electra": {"embedding_size": 16},
+        "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "sinusoidal_pos_embds": False},
+        "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+                       "type_vocab_size": 0},
+        "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2, "cls_token_id": tokenizer.cls_token_id,
+                       "sep_token_id": tokenizer.sep_token_id, "initializer_cutoff_factor": 2.0},
+    }  # fmt: skip
+    values: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 64,
+        "max_position_embeddings": max_length,
         "initializer_range": 0.2,  # wide enough for the answers to depend on the text
         "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        **special.get(family, {}),
     }
-    if tokenizer.cls_token == "[CLS]":
-        return BertConfig(max_position_embeddings=max_length, **common)
-    family = XLMRobertaConfig if "▁" in tokenizer.get_vocab() else RobertaConfig
-    # Positions of this family start after the padding id.
-    return family(
-        max_position_embeddings=max_length + 2,
-        type_vocab_size=1,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **common,
-    )
+    if family == "distilbert":
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            del values[name]  # it has names of its own
+    return AutoConfig.for_model(family, **values)
 
 
 def _alphabet() -> list[str]:

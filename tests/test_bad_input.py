@@ -29,8 +29,8 @@ def spans(**wrong: Any) -> str:
 
 # File name, content, further options, and what the line must hold. Every text holds the word "secret".
 FILES: list[tuple[str, str | bytes, list[str], str]] = [
-    ("empty.csv", "", [], "empty.csv: expected labelled rows, found an empty file"),
-    ("blank.csv", " \n\n \n", [], "blank.csv: expected labelled rows, found an empty file"),
+    ("empty.csv", "", [], "empty.csv: expected rows, found an empty file"),
+    ("blank.csv", " \n\n \n", [], "blank.csv: expected rows, found an empty file"),
     ("header.csv", "text,label\n", [], "header.csv: expected labelled rows, found a header alone"),
     ("one.csv", "text,label\nsecret a,x\nsecret b,x\n", [], "one.csv: Expected at least two classes"),
     ("a.csv", GOOD, ["--label-column", "lable"], "a.csv: expected the column 'lable', found text, label. Name yours "

@@ -14,6 +14,7 @@ from lc_finetune.data.examples import (
 from lc_finetune.data.readers import Loaded, ReadOptions, read_examples, read_label_names
 from lc_finetune.data.split import Splits, set_apart, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
+from lc_finetune.data.texts import Texts, read_texts
 
 __all__ = [
     "Example",
@@ -26,11 +27,13 @@ __all__ = [
     "Summary",
     "TaggedExample",
     "TextExample",
+    "Texts",
     "fingerprint",
     "gold_of",
     "inputs_of",
     "read_examples",
     "read_label_names",
+    "read_texts",
     "sample_file",
     "set_apart",
     "split_examples",

@@ -89,7 +89,9 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """A row, and where it stands."""
+
     where: str
     fields: Mapping[str, Any]
 
@@ -122,25 +124,44 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
 
 def _read(source: str | Path, options: ReadOptions) -> Loaded:
     path = Path(source)
-    if not path.exists() and _is_hub_id(str(source)):
-        return _from_rows(str(source), list(_hub_rows(str(source))), options)
+    if not path.exists() and is_hub_id(str(source)):
+        return _from_rows(str(source), list(hub_rows(str(source))), options)
+    if path.suffix.lower() in CONLL:
+        check_content(path)
+        return read_conll(path)
+    pair = [options.text_pair_column] if options.text_pair_column is not None else []
+    return _from_rows(str(path), rows_of(path, (options.text_column, options.label_column, *pair)), options)
+
+
+def rows_of(path: Path, columns: Sequence[str | None]) -> list[Row]:
+    """Read the rows of a CSV, TSV, JSON, JSONL or Parquet file.
+
+    Args:
+        path: The file.
+        columns: The columns that were given, of the text and, of labelled rows, of the label. Numbers for all, from 0,
+            tell that a table has no header.
+
+    Raises:
+        DataError: If it is no such file, or cannot be read; names the line.
+    """
+    check_content(path)
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return list(_table_rows(path, "," if suffix == ".csv" else "\t", columns))
+    if suffix == ".parquet":
+        return list(_parquet_rows(path))
+    if suffix in (".jsonl", ".ndjson"):
+        return list(_jsonl_rows(path))
+    if suffix == ".json":
+        return list(_json_rows(path))
+    raise DataError(f"{path}: expected one of {', '.join(SUFFIXES)}, found {suffix or 'no suffix'}. Rename it.")
+
+
+def check_content(path: Path) -> None:
+    """Refuse a path that is no file, and an empty file."""
     check_file(path)
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: expected labelled rows, found an empty file.")
-    suffix = path.suffix.lower()
-    if suffix in CONLL:
-        return _read_conll(path)
-    if suffix in (".csv", ".tsv"):
-        rows = _table_rows(path, "," if suffix == ".csv" else "\t", options)
-    elif suffix == ".parquet":
-        rows = _parquet_rows(path)
-    elif suffix in (".jsonl", ".ndjson"):
-        rows = _jsonl_rows(path)
-    elif suffix == ".json":
-        rows = _json_rows(path)
-    else:
-        raise DataError(f"{path}: expected one of {', '.join(SUFFIXES)}, found {suffix or 'no suffix'}. Rename it.")
-    return _from_rows(str(path), list(rows), options)
+        raise DataError(f"{path}: expected rows, found an empty file. Was it written to the end?")
 
 
 def check_file(path: Path) -> None:
@@ -157,11 +178,12 @@ def check_file(path: Path) -> None:
 # Tables.
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a whole file as UTF-8."""
     raw = path.read_bytes()
     text = decoded(path, raw.removeprefix(codecs.BOM_UTF8))
     if not text or text.isspace():
-        raise DataError(f"{path}: expected labelled rows, found an empty file. Was it written to the end?")
+        raise DataError(f"{path}: expected rows, found an empty file. Was it written to the end?")
     return text
 
 
@@ -183,27 +205,26 @@ def decoded(path: Path, raw: bytes, *, line: int = 1) -> str:
         ) from None
 
 
-def _table_rows(path: Path, delimiter: str, options: ReadOptions) -> Iterator[_Row]:
-    records = csv_records(path, io.StringIO(_read_text(path), newline=""), delimiter)
+def _table_rows(path: Path, delimiter: str, columns: Sequence[str | None]) -> Iterator[Row]:
+    records = csv_records(path, io.StringIO(read_text(path), newline=""), delimiter)
     at, header = next((record for record in records if not _is_blank(record[1])), (1, []))
-    if _are_numbered(path, at, header, options):
-        _refuse_header(path, at, header, options)
+    if _are_numbered(path, at, header, columns):
+        _refuse_header(path, at, header, [int(column or 0) for column in columns])
         records = chain([(at, header)], records)
         header = [str(column) for column in range(len(header))]
     check_header(path, header, line=at, delimiter=delimiter)
     for line, fields in records:
         if fields and (len(header) == 1 or not _is_blank(fields)):
             check_width(path, line, header, fields)
-            yield _Row(f"{path}:{line}", dict(zip(header, fields, strict=True)))
+            yield Row(f"{path}:{line}", dict(zip(header, fields, strict=True)))
 
 
-def _are_numbered(path: Path, line: int, header: Sequence[str], options: ReadOptions) -> bool:
+def _are_numbered(path: Path, line: int, header: Sequence[str], columns: Sequence[str | None]) -> bool:
     """Say whether columns are given by numbers that are no names: such a table has no header.
 
     A label of the first row may be such a number, so that a header of numbers is one in which nothing else stands.
     """
-    given = [options.text_column or "", options.label_column or ""]
-    given += [options.text_pair_column] if options.text_pair_column is not None else []
+    given = [column or "" for column in columns]
     if not all(column.isdecimal() for column in given):
         return False
     if not set(given) <= set(header):
@@ -216,19 +237,18 @@ def _are_numbered(path: Path, line: int, header: Sequence[str], options: ReadOpt
     return False
 
 
-def _refuse_header(path: Path, line: int, fields: Sequence[str], options: ReadOptions) -> None:
-    given = (options.text_column, options.label_column, options.text_pair_column)
-    text, label, pair = (int(column or 0) for column in given)
-    if max(text, label, pair) >= len(fields):
-        columns = " and ".join(column for column in given if column is not None)
+def _refuse_header(path: Path, line: int, fields: Sequence[str], columns: Sequence[int]) -> None:
+    options = ("--text-column", "--label-column", "--text-pair-column")[: len(columns)]
+    if max(columns) >= len(fields):
         raise DataError(
-            f"{path}:{line}: expected the columns {columns}, counted from 0, found {len(fields)} columns. "
-            "Correct --text-column and --label-column."
+            f"{path}:{line}: expected the columns {' and '.join(map(str, columns))}, counted from 0, found "
+            f"{len(fields)} columns. Correct {' and '.join(options)}."
         )
-    if fields[text].strip().casefold() in TEXT_COLUMNS and fields[label].strip().casefold() in LABEL_COLUMNS:
+    names = [fields[column] for column in columns]
+    if all(name.strip().casefold() in known for name, known in zip(names, (TEXT_COLUMNS, LABEL_COLUMNS), strict=False)):
+        named = " ".join(f"{option} {name}" for option, name in zip(options, names, strict=True))
         raise DataError(
-            f"{path}:{line}: expected no header, since columns are given by number, found one. "
-            f"Name them: --text-column {fields[text]} --label-column {fields[label]}."
+            f"{path}:{line}: expected no header, since columns are given by number, found one. Name them: {named}."
         )
 
 
@@ -280,7 +300,7 @@ def check_width(path: Path, line: int, header: Sequence[str], fields: Sequence[s
         )
 
 
-def _parquet_rows(path: Path) -> Iterator[_Row]:
+def _parquet_rows(path: Path) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -291,13 +311,13 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
             f"{path}: expected a Parquet file, found one that cannot be read as such. Write it again."
         ) from None
     for number, fields in enumerate(table.to_pylist(), start=1):
-        yield _Row(f"{path}:row {number}", fields)
+        yield Row(f"{path}:row {number}", fields)
 
 
-def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    for number, line in enumerate(io.StringIO(_read_text(path), newline="\n"), start=1):
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(io.StringIO(read_text(path), newline="\n"), start=1):
         if line.strip():
-            yield _Row(f"{path}:{number}", json_object(path, number, line))
+            yield Row(f"{path}:{number}", json_object(path, number, line))
 
 
 def json_object(path: Path, number: int, line: str, decoder: json.JSONDecoder | None = None) -> Mapping[str, Any]:
@@ -305,8 +325,8 @@ def json_object(path: Path, number: int, line: str, decoder: json.JSONDecoder | 
     return _object(_json(line.rstrip("\r\n"), path, number, decoder), f"{path}:{number}")
 
 
-def _json_rows(path: Path) -> Iterator[_Row]:
-    content = _json(_read_text(path), path, 1)
+def _json_rows(path: Path) -> Iterator[Row]:
+    content = _json(read_text(path), path, 1)
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
     if not isinstance(content, list):
@@ -314,7 +334,7 @@ def _json_rows(path: Path) -> Iterator[_Row]:
             f"{path}: expected an array of objects, found {_kind(content)}. Write one object for each text."
         )
     for number, fields in enumerate(content, start=1):
-        yield _Row(f"{path}:item {number}", _object(fields, f"{path}:item {number}"))
+        yield Row(f"{path}:item {number}", _object(fields, f"{path}:item {number}"))
 
 
 def _json(content: str, path: Path, line: int, decoder: json.JSONDecoder | None = None) -> Any:
@@ -363,13 +383,13 @@ def read_label_names(given: str) -> tuple[str, ...]:
     if "," in given or not (path.is_file() or path.suffix == ".txt" or len(path.parts) > 1):
         return tuple(name.strip() for name in given.split(","))
     check_file(path)
-    return tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
+    return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
 
 
 # Rows → examples.
 
 
-def _from_rows(source: str, rows: Sequence[_Row], options: ReadOptions) -> Loaded:
+def _from_rows(source: str, rows: Sequence[Row], options: ReadOptions) -> Loaded:
     if not rows:
         raise DataError(f"{source}: expected labelled rows, found a header alone or nothing. Add rows.")
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
@@ -440,7 +460,7 @@ def find_column(source: str, columns: Sequence[str], given: str | None, known: S
     )
 
 
-def _are_several(rows: Sequence[_Row], label: str, options: ReadOptions) -> bool:
+def _are_several(rows: Sequence[Row], label: str, options: ReadOptions) -> bool:
     """Say whether a text has several labels, by what stands in the label column or by the delimiter given."""
     raw = [row.fields.get(label) for row in rows]
     return _hold_lists(raw) or evident(_cells(raw)) is not None or options.label_delimiter is not None
@@ -450,7 +470,7 @@ def _cells(values: Iterable[Any]) -> list[str]:
     return [value for value in values if isinstance(value, str) and not _is_missing(value)]
 
 
-def _labelled(source: str, rows: Sequence[_Row], columns: tuple[str, ...], label: str, options: ReadOptions) -> Loaded:
+def _labelled(source: str, rows: Sequence[Row], columns: tuple[str, ...], label: str, options: ReadOptions) -> Loaded:
     """Read rows with one label each: of one text, or of the pair in two columns."""
     raw = [row.fields.get(label) for row in rows]
     kept: list[TextExample] = []
@@ -461,7 +481,7 @@ def _labelled(source: str, rows: Sequence[_Row], columns: tuple[str, ...], label
             unlabelled.append(row.where)
             continue
         name = _label(row, value, numbers, options.label_names)
-        text, *pair = (_text(row, column) for column in columns)
+        text, *pair = (text_in(row, column) for column in columns)
         kept.append(PairExample(text, name, *pair) if pair else TextExample(text, name))
     if unlabelled and not options.drop_unlabelled:
         raise DataError(
@@ -486,7 +506,7 @@ def _labelled(source: str, rows: Sequence[_Row], columns: tuple[str, ...], label
     return Loaded(tuple(kept), "text-classification", tuple(notes))
 
 
-def _numbered(source: str, rows: Sequence[_Row], text: str, label: str, options: ReadOptions) -> Loaded:
+def _numbered(source: str, rows: Sequence[Row], text: str, label: str, options: ReadOptions) -> Loaded:
     if options.label_names:
         raise DataError(f"{source}: expected numbers as they are, found --label-names as well. Leave them out.")
     kept = [row for row in rows if not (options.drop_unlabelled and _is_missing(row.fields.get(label)))]
@@ -494,11 +514,11 @@ def _numbered(source: str, rows: Sequence[_Row], text: str, label: str, options:
         raise DataError(f"{source}: expected labelled rows, found none with a number. Is {label!r} the label column?")
     dropped = len(rows) - len(kept)
     notes = [f"{source}: {dropped} of {len(rows)} rows had no number and were dropped."] if dropped else []
-    examples = tuple(RegressionExample(_text(row, text), _number(row, label)) for row in kept)
+    examples = tuple(RegressionExample(text_in(row, text), _number(row, label)) for row in kept)
     return Loaded(examples, "regression", tuple(notes))
 
 
-def _number(row: _Row, column: str) -> float:
+def _number(row: Row, column: str) -> float:
     value = row.fields.get(column)
     try:
         number = math.nan if isinstance(value, bool | list | dict) or value is None else float(value)
@@ -520,7 +540,7 @@ def _hold_lists(values: Sequence[Any]) -> bool:
     return written or any(isinstance(value, list) for value in present)
 
 
-def _multi_labelled(source: str, rows: Sequence[_Row], text: str, label: str, options: ReadOptions) -> Loaded:
+def _multi_labelled(source: str, rows: Sequence[Row], text: str, label: str, options: ReadOptions) -> Loaded:
     raw = [row.fields.get(label) for row in rows]
     cells = _cells(raw)
     lists = _hold_lists(raw)
@@ -535,7 +555,7 @@ def _multi_labelled(source: str, rows: Sequence[_Row], text: str, label: str, op
             dropped += 1
             continue
         names = {_label(row, value, numbers, options.label_names) for value in values}
-        examples.append(MultiLabelExample(_text(row, text), tuple(sorted(names))))
+        examples.append(MultiLabelExample(text_in(row, text), tuple(sorted(names))))
     counts = Counter(min(len(example.labels), 2) for example in examples)
     if not lists and delimiter is None and counts[1] == len(examples):
         raise DataError(
@@ -584,7 +604,8 @@ def _values(value: Any, delimiter: str | None, lists: bool) -> list[Any]:
     return list(parts_of(value, delimiter)) if isinstance(value, str) and delimiter is not None else [value]
 
 
-def _text(row: _Row, column: str) -> str:
+def text_in(row: Row, column: str) -> str:
+    """Take the text out of a row."""
     text = row.fields.get(column)
     if not isinstance(text, str):
         raise DataError(
@@ -608,7 +629,7 @@ def _are_numbers(values: Iterable[Any]) -> bool:
     return whole and any(not isinstance(value, str) or "." in value for value in present)
 
 
-def _label(row: _Row, value: Any, numbers: bool, names: Sequence[str]) -> str:
+def _label(row: Row, value: Any, numbers: bool, names: Sequence[str]) -> str:
     if isinstance(value, list | dict):
         raise DataError(
             f"{row.where}: expected one label, found {_kind(value)}: is this multi-label data? Then give "
@@ -635,7 +656,7 @@ def _label(row: _Row, value: Any, numbers: bool, names: Sequence[str]) -> str:
     return names[number]
 
 
-def _encodable(row: _Row, label: str) -> str:
+def _encodable(row: Row, label: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in label):
         raise DataError(f"{row.where}: expected a label of valid Unicode, found a lone surrogate. Correct it.")
     return label
@@ -649,11 +670,11 @@ def _alike(source: str, labels: Iterable[str]) -> list[str]:
     return [f"{source}: labels that differ only in case or spaces are kept apart: {shown(twins)}."] if twins else []
 
 
-def _spans(source: str, rows: Sequence[_Row], column: str) -> Loaded:
+def _spans(source: str, rows: Sequence[Row], column: str) -> Loaded:
     examples: list[TaggedExample] = []
     padded = dropped = 0
     for row in rows:
-        text = _text(row, column)
+        text = text_in(row, column)
         entities = row.fields.get("entities")
         if not isinstance(entities, list):
             raise DataError(
@@ -679,7 +700,7 @@ def _tight(text: str, span: Span) -> Span:
     return Span(start, max(start, span.start + len(inside.rstrip())), span.label)
 
 
-def _span(row: _Row, entity: Any, length: int) -> Span:
+def _span(row: Row, entity: Any, length: int) -> Span:
     if not isinstance(entity, Mapping) or not {"start", "end", "label"} <= set(entity):
         raise DataError(
             f"{row.where}: expected entities with 'start', 'end' and 'label', found one without. Add what is missing."
@@ -715,9 +736,10 @@ class _Token(NamedTuple):
     line: int
 
 
-def _read_conll(path: Path) -> Loaded:
+def read_conll(path: Path) -> Loaded:
+    """Read sentences of one word and tag a line; words are joined with single spaces."""
     sentences, comments = _conll_sentences(path)
-    if not any(_is_tag(token.tag) for tokens in sentences for token in tokens):
+    if not any(is_tag(token.tag) for tokens in sentences for token in tokens):
         raise DataError(
             f"{path}: expected a tag such as O or B-PER in the last column, found none. "
             "Write a word and its tag on each line."
@@ -744,13 +766,11 @@ def _conll_sentences(path: Path) -> tuple[list[list[_Token]], int]:
     sentences: list[list[_Token]] = []
     comments = width = 0
     inside = False
-    for number, line in enumerate(_read_text(path).replace("\r\n", "\n").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), start=1):
         columns = _conll_columns(line)
         if not line.strip() or columns[0] == "-DOCSTART-":
             inside = False
-        elif line.startswith("# ") and (
-            len(columns) != (width or len(columns)) or not (inside or _is_tag(columns[-1]))
-        ):
+        elif line.startswith("# ") and (len(columns) != (width or len(columns)) or not (inside or is_tag(columns[-1]))):
             comments += 1
         else:
             width = width or len(columns)
@@ -773,7 +793,8 @@ def _conll_columns(line: str) -> list[str]:
     return [column for column in line.split(" ") if column]
 
 
-def _is_tag(tag: str) -> bool:
+def is_tag(tag: str) -> bool:
+    """Say whether this can be an entity's tag."""
     return tag == OUTSIDE or (tag[1:2] == "-" and parse_tag(tag)[0] == tag[0])
 
 
@@ -793,12 +814,14 @@ def _sentence(words: Sequence[str], spans: Sequence[Span]) -> TaggedExample:
 # The Hub.
 
 
-def _is_hub_id(source: str) -> bool:
+def is_hub_id(source: str) -> bool:
+    """Say whether this may name a data set of the Hub."""
     name = source.partition(":")[0]
     return Path(name).suffix not in SUFFIXES and name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
-def _hub_rows(source: str) -> Iterator[_Row]:
+def hub_rows(source: str) -> Iterator[Row]:
+    """Get the rows of a data set of the Hub; classes by their names."""
     import datasets
 
     name, _, split = source.partition(":")
@@ -813,7 +836,7 @@ def _hub_rows(source: str) -> Iterator[_Row]:
     names = {column: feature.names for column, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
     for number, fields in enumerate(data, start=1):
         named = {column: _named(value, names[column]) if column in names else value for column, value in fields.items()}
-        yield _Row(f"{source}:row {number}", named)
+        yield Row(f"{source}:row {number}", named)
 
 
 def _named(value: Any, names: Sequence[str]) -> Any:

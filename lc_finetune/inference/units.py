@@ -96,8 +96,13 @@ def _parts(character: str) -> bool:
     if character in _WITHIN:
         return False
     if character.isalnum():
-        return "\u2e80" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or character >= "\U00020000"
+        return is_word_alone(character)
     return unicodedata.category(character) not in ("Mn", "Mc", "Sc") or "\ufe00" <= character <= "\ufe0f"
+
+
+def is_word_alone(character: str) -> bool:
+    """Say whether a character is of Chinese or Japanese, which part no words."""
+    return "\u2e80" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or character >= "\U00020000"
 
 
 def _in_number(text: str, i: int, start: int, end: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import PRETRAINING, Task
 from lc_finetune.errors import ConfigError, DataError, did_you_mean, shown
 from lc_finetune.remote import is_url
 from lc_finetune.train.fields import check_together
@@ -46,9 +46,13 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal["auto", Task] = Field(default="auto", description="What to train; auto goes by the data.")
+    task: Literal["auto", "mlm", Task] = Field(
+        default="auto", description="What to train; auto goes by the data; mlm is pre-training on unlabelled text."
+    )
     train_file: str | None = Field(
-        default=None, description="CSV, TSV, JSON, JSONL, Parquet or CoNLL file, or a Hub data set; bundled if omitted."
+        default=None,
+        description="CSV, TSV, JSON, JSONL, Parquet or CoNLL file, or a Hub data set; bundled if omitted; "
+        "for mlm also .txt, one text a line.",
     )
     validation_file: str | None = Field(default=None, description="Taken out of the training file if omitted.")
     test_file: str | None = Field(default=None, description="Rows for the final report only.")
@@ -257,6 +261,17 @@ class TrainConfig(BaseModel):
         except ValidationError as error:
             name, message = _one_line(error)
             raise ConfigError(message if name in (overrides or {}) else f"{path}: {message}") from None
+
+    @property
+    def task_of_rows(self) -> Task | Literal["auto"]:
+        """What labelled rows are for.
+
+        Raises:
+            ConfigError: If the task is pre-training, which reads none.
+        """
+        if self.task == PRETRAINING:
+            raise ConfigError(f"task: expected one of labelled rows, found {PRETRAINING}. Call pre_train for it.")
+        return self.task
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Give the fields that a resumed run must share with the one it continues."""

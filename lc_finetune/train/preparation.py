@@ -94,7 +94,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     config = sample_files(config)
     base = resolve_base_model(config.base_model, config.revision)
     options = ReadOptions(
-        config.text_column, config.label_column, config.label_names, config.drop_unlabelled, config.task,
+        config.text_column, config.label_column, config.label_names, config.drop_unlabelled, config.task_of_rows,
         config.label_delimiter, config.text_pair_column,
     )  # fmt: skip
     encoder = Encoder(base.folder, offsets=False)
@@ -122,20 +122,19 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         splits, out_of_scope=(*outside["train"], *outside["validation"]), out_of_scope_test=outside["test"]
     )
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
-    encoder_config = _encoder_config(base, pieces=len(tokenizer))
-    windowing = _windowing(config, encoder_config, tokenizer.model_max_length)
+    lengths = windowing(config, encoder_config(base, pieces=len(tokenizer)))
     training = TASKS[task].of(splits.train, base.folder)
     Aim.parse(config.accept).check_labels(training.answers)
     all_examples = [
         *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,
         *splits.out_of_scope_test,
     ]  # fmt: skip
-    plan = Plan(config, training, base, splits, windowing, fingerprint(all_examples))
+    plan = Plan(config, training, base, splits, lengths, fingerprint(all_examples))
     if config.few_shot:
         check_few_shot(base, splits.train)
     elif advised := advice(base, task, splits.train):
         notes.append(advised)
-    summary = summarize(splits, tokenizer, max_length=windowing.max_length, notes=notes)
+    summary = summarize(splits, tokenizer, max_length=lengths.max_length, notes=notes)
     return plan, summary
 
 
@@ -178,7 +177,7 @@ def _check_readable(source: str, examples: Sequence[Example], encoder: Encoder) 
             raise DataError(f"{source}: labelled text number {row}: {encoding}") from encoding
 
 
-def _encoder_config(base: BaseModel, *, pieces: int) -> Any:
+def encoder_config(base: BaseModel, *, pieces: int) -> Any:
     """Read the base model's configuration, and check that it has a row for each piece of its tokenizer."""
     from transformers import AutoConfig
 
@@ -200,7 +199,7 @@ def _encoder_config(base: BaseModel, *, pieces: int) -> Any:
 
 def _agreed(config: TrainConfig, tasks: dict[str, Task]) -> Task:
     first = next(iter(tasks.values()))
-    wanted: Task = first if config.task == "auto" else config.task
+    wanted: Task = first if config.task_of_rows == "auto" else config.task_of_rows
     for source, task in tasks.items():
         if task != wanted:
             raise DataError(
@@ -218,7 +217,8 @@ def _check_fields(config: TrainConfig, task: Task) -> None:
     check_task(config, TASKS[task])
 
 
-def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Windowing:
+def windowing(config: TrainConfig, encoder: Any) -> Windowing:
+    """Choose how long texts are read, by what the base model has positions for."""
     positions = int(getattr(encoder, "max_position_embeddings", 0) or recipe.MAX_LENGTH)
     if encoder.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= 2  # their positions start after the padding id

@@ -39,8 +39,9 @@ STEPS = {
     "multi-label-classification": 1_400,
     "regression": 1_400,
     "token-classification": 430,
+    "mlm": 2_000,
 }
-"""Steps that a fine-tuning wants, whatever the size of the data; taggers learn from every word and overfit sooner."""
+"""Steps that a training wants, whatever the size of the data; taggers learn from every word and overfit sooner."""
 EPOCHS = (4, 20)
 """Fewest and most passes over the data."""
 

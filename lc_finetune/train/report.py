@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest, example_of
+from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest, Task, example_of
 from lc_finetune.confidence import confidence_section
 from lc_finetune.train.tasks import TASKS, TrainingTask
 
@@ -50,9 +50,10 @@ def _split_table(task: type[TrainingTask], split: str, figures: Mapping[str, Any
 
 def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
     """Write the folder's README: what the model is, how to load it, how good it is."""
-    runnable = RUNNABLES[manifest.task]
-    table = report_table(TASKS[manifest.task], manifest.metrics)
-    tagger = manifest.task == "token-classification"
+    task = cast(Task, manifest.task)
+    runnable = RUNNABLES[task]
+    table = report_table(TASKS[task], manifest.metrics)
+    tagger = task == "token-classification"
     header = [
         "---",
         "library_name: transformers",
@@ -63,13 +64,11 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
     ]
     body = [
         f"# {name}",
-        f"Fine-tuned for {manifest.task} with lc_finetune {manifest.versions.get('lc-finetune', '')}.".replace(
-            " .", "."
-        ),
+        f"Fine-tuned for {task} with lc_finetune {manifest.versions.get('lc-finetune', '')}.".replace(" .", "."),
         "```python\n"
         f"from lc_finetune import {runnable}\n\n"
         f'model = {runnable}.from_checkpoint("path/to/{name}")\n'
-        f"model.invoke({example_of(manifest.task)})\n"
+        f"model.invoke({example_of(task)})\n"
         "```",
         *([f"Trained: {manifest.adapter}. The adapter is in `adapter/`."] if manifest.adapter else []),
         "## Labels",

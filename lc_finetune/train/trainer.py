@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
@@ -22,11 +21,18 @@ from lc_finetune.inference.encode import Encoder
 from lc_finetune.remote import is_url
 from lc_finetune.train import recipe
 from lc_finetune.train.adapters import Adapted, RankBudget, adapt, orthogonality
+from lc_finetune.train.base_model import BaseModel
 from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.few_shot import warm_up
 from lc_finetune.train.losses import Loss, class_weights
 from lc_finetune.train.preparation import Plan, count_windows, epochs_of, output_folder, prepare
-from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_early
+from lc_finetune.train.resuming import (
+    open_work,
+    ordered_fingerprint,
+    raise_unwritable,
+    refuse_unfinished,
+    stopped_early,
+)
 from lc_finetune.train.tokenization import IGNORED, Feature
 from lc_finetune.train.tracking import check_installed, report_final, tracking
 from lc_finetune.train.uploading import fine_tune_to_url
@@ -75,7 +81,7 @@ def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) ->
         with quiet():
             seconds, adapter = _estimate(plan, arguments)
             say(str(replace(summary, estimated_seconds=seconds, learns=str(adapter) if adapter else None)))
-            resume_from = open_work(work, plan, say)
+            resume_from = open_work(work, plan.config, plan.base, ordered_fingerprint(plan.splits), say)
             with tracking(config, output.name, say) as trackers:
                 warmed = _warmed(plan, work, arguments, say)
                 tuned, history = _train(warmed, work, resume_from, say, [tracker.callback for tracker in trackers])
@@ -84,33 +90,14 @@ def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) ->
                 checkpoint = Checkpoint.load(output)
                 report_final(trackers, checkpoint.metrics, max((entry.get("step", 0) for entry in history), default=0))
     except Exception as error:
-        if isinstance(error, LCFinetuneError):
-            raise
-        if not _is_full(error):
-            if isinstance(error, OSError):
-                raise ConfigError(
-                    f"Expected to write to {output.parent}, could not ({error.strerror or type(error).__name__}). "
-                    f"Mend it, then add --resume: finished epochs are kept in {work}."
-                ) from error
-            raise
-        raise ConfigError(
-            f"Expected room on the disk of {output.parent}, found it full. Free some, then add --resume: "
-            f"finished epochs are kept in {work}."
-        ) from error
+        raise_unwritable(error, output, work)
+        raise
     shutil.rmtree(work, ignore_errors=True)
     return checkpoint
 
 
 def _warmed(plan: Plan, work: Path, arguments: Any, say: Callable[[str], None]) -> Plan:
     return warm_up(plan, work, arguments, say) if plan.config.few_shot else plan
-
-
-def _is_full(error: Exception) -> bool:
-    """Say whether a disk without room is behind an error: safetensors and torch do not raise OSError for it."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    marks = ("No space left", "File too large", "iostream error", "inline_container", "PytorchStreamWriter")
-    return any(mark in str(error) for mark in marks)
 
 
 def _estimate(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
@@ -144,7 +131,7 @@ def _timed_step(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None
     encoder = Encoder(plan.base.folder, offsets=plan.task.offsets)
     features, _ = plan.task.features(plan.splits.train[: plan.config.batch_size], encoder, plan.windowing)
     batch = {
-        name: tensor.to(device) for name, tensor in _collate(features[: plan.config.batch_size], encoder.pad_id).items()
+        name: tensor.to(device) for name, tensor in collate(features[: plan.config.batch_size], encoder.pad_id).items()
     }
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     seconds = 0.0
@@ -215,7 +202,7 @@ def _smoothing(plan: Plan) -> float:
     return 0.0 if plan.config.focal_gamma else recipe.LABEL_SMOOTHING.get(plan.task.name, 0.0)
 
 
-def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
+def collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
     """Pad a batch to its longest row."""
     import torch
 
@@ -262,7 +249,7 @@ def _train(
         args=arguments,
         train_dataset=cast(Any, train),
         eval_dataset=cast(Any, validation),
-        data_collator=lambda features: _collate(features, encoder.pad_id),
+        data_collator=lambda features: collate(features, encoder.pad_id),
         compute_metrics=lambda outcome: {plan.task.metric: plan.task.validate(outcome.predictions, outcome.label_ids)},
         callbacks=[EarlyStoppingCallback(early_stopping_patience=plan.config.patience)] if validation else [],
     )
@@ -283,33 +270,46 @@ def _train(
 
 
 def _arguments(plan: Plan, work: Path) -> Any:
+    return training_arguments(
+        plan.config,
+        plan.base,
+        work,
+        epochs=epochs_of(plan),
+        per_device_eval_batch_size=64,
+        label_smoothing_factor=_smoothing(plan),
+        train_sampling_strategy="group_by_length",
+        metric_for_best_model=plan.task.metric,
+        greater_is_better=True,
+    )
+
+
+def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epochs: int, **of_task: Any) -> Any:
+    """Make the Trainer's arguments: what all tasks share, what this one wants, and what the user's `trainer` says.
+
+    Raises:
+        ConfigError: If the Trainer refuses one.
+    """
     import torch
     from transformers import AutoConfig, TrainingArguments
 
-    config = plan.config
     on_cuda = torch.cuda.is_available()
     on_cpu = not on_cuda and not torch.backends.mps.is_available()
-    hidden = int(AutoConfig.from_pretrained(plan.base.folder, trust_remote_code=False).hidden_size)
+    hidden = int(AutoConfig.from_pretrained(base.folder, trust_remote_code=False).hidden_size)
     values: dict[str, Any] = {
         "output_dir": os.fspath(work),
-        "num_train_epochs": epochs_of(plan),
+        "num_train_epochs": epochs,
         "learning_rate": config.learning_rate or recipe.learning_rate(hidden, config.adapter),
         "per_device_train_batch_size": config.batch_size,
-        "per_device_eval_batch_size": 64,
         "weight_decay": recipe.WEIGHT_DECAY,
         "warmup_steps": recipe.WARMUP,
-        "label_smoothing_factor": _smoothing(plan),
         "gradient_accumulation_steps": config.gradient_accumulation,
         "activation_checkpointing": config.gradient_checkpointing,
         "lr_scheduler_type": "linear",
-        "train_sampling_strategy": "group_by_length",
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "logging_strategy": "epoch",
         "save_total_limit": 2,
         "load_best_model_at_end": True,
-        "metric_for_best_model": plan.task.metric,
-        "greater_is_better": True,
         "restore_callback_states_from_checkpoint": True,  # or the patience of early stopping would start anew
         "seed": config.seed,
         "data_seed": config.seed,
@@ -321,7 +321,7 @@ def _arguments(plan: Plan, work: Path) -> Any:
         "dataloader_pin_memory": on_cuda,
     }
     try:
-        return TrainingArguments(**{**values, **config.trainer})
+        return TrainingArguments(**{**values, **of_task, **config.trainer})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
 

@@ -67,6 +67,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
         adapter=tuned.record,
         base_model=plan.base.name,
         base_revision=plan.base.revision,
+        lineage=plan.base.lineage,
         data_fingerprint=plan.fingerprint,
         **plan.task.recorded,
     )
