@@ -23,6 +23,7 @@ from lc_finetune.data.summary import UNKNOWN_WARNING
 from lc_finetune.data.texts import read_texts
 from lc_finetune.errors import ConfigError, DataError
 from lc_finetune.inference.encode import Encoder
+from lc_finetune.remote import is_url
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
@@ -42,11 +43,12 @@ from lc_finetune.train.trainer import collate, training_arguments
 
 logger = logging.getLogger(__name__)
 
-OF_LABELS = (
+NOT_TAKEN = (
     "text_pair_column", "label_column", "label_names", "label_delimiter", "out_of_scope_label", "drop_unlabelled",
-    "accept", "baseline",
+    "accept", "baseline", "class_weights", "focal_gamma", "label_smoothing", "balanced_sampling", "few_shot", "adapter",
+    "adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets", "report_to", "push_to_hub", "upload_private",
 )  # fmt: skip
-"""Options that say something of labels, or of answers."""
+"""Options that pre-training does not take: of labels and answers, adapters, trackers and uploads."""
 HELD_OUT = ("validation", "test")
 
 
@@ -122,7 +124,7 @@ def pre_train(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
 
     if config.task != PRETRAINING:
         raise ConfigError(f"task: expected {PRETRAINING}, found {config.task}. Labelled data is what fine_tune takes.")
-    _refuse_options_of_labels(config)
+    _refuse_not_taken(config)
     output = output_folder(config)
     refuse_existing(output, overwrite=config.overwrite)
     work = output.absolute().with_name(output.name + ".work")
@@ -155,15 +157,15 @@ def pre_train(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     return PretrainedModel(output, manifest)
 
 
-def _refuse_options_of_labels(config: TrainConfig) -> None:
-    given = [name for name in OF_LABELS if name in config.model_fields_set]
+def _refuse_not_taken(config: TrainConfig) -> None:
+    given = [name for name in NOT_TAKEN if name in config.model_fields_set]
     if given:
         raise ConfigError(
-            f"{given[0]}: expected options of unlabelled texts with --task {PRETRAINING}, found one of labelled rows. "
-            "Leave it out; labels are not read."
+            f"{given[0]}: expected options that pre-training takes (--task {PRETRAINING}), found one that it does not. "
+            "Leave it out."
         )
-    if config.trainer.get("label_smoothing_factor"):
-        raise ConfigError("trainer: label_smoothing_factor is of labelled rows; leave it out of pre-training.")
+    if is_url(config.output_dir):
+        raise ConfigError(f"output_dir: expected a folder of this machine with --task {PRETRAINING}, found a URL.")
 
 
 def read_corpus(config: TrainConfig, base: BaseModel) -> Corpus:
@@ -279,6 +281,7 @@ def _train(
         arguments.num_train_epochs = 0  # nothing is left but to load the best epoch
     trainer = MaskedLanguageTrainer(
         head_rate=recipe.HEAD_RATE if loaded.new_head else 1.0,
+        layer_decay=config.layer_decay,
         model=loaded.model,
         args=arguments,
         train_dataset=MaskedBlocks(corpus.blocks["train"], masking),
