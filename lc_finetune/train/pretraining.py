@@ -43,16 +43,12 @@ from lc_finetune.train.trainer import collate, training_arguments
 
 logger = logging.getLogger(__name__)
 
-OF_LABELS = (
+NOT_TAKEN = (
     "text_pair_column", "label_column", "label_names", "label_delimiter", "out_of_scope_label", "drop_unlabelled",
-    "accept", "baseline", "class_weights", "focal_gamma", "label_smoothing", "balanced_sampling", "few_shot",
+    "accept", "baseline", "class_weights", "focal_gamma", "label_smoothing", "balanced_sampling", "few_shot", "adapter",
+    "adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets", "report_to", "push_to_hub", "upload_private",
 )  # fmt: skip
-"""Options that say something of labels, or of answers."""
-OF_FINE_TUNING = (
-    "adapter", "adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets", "layer_decay", "report_to",
-    "push_to_hub", "upload_private",
-)  # fmt: skip
-"""Options that only a fine-tuning takes."""
+"""Options that pre-training does not take: of labels and answers, adapters, trackers and uploads."""
 HELD_OUT = ("validation", "test")
 
 
@@ -128,7 +124,7 @@ def pre_train(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
 
     if config.task != PRETRAINING:
         raise ConfigError(f"task: expected {PRETRAINING}, found {config.task}. Labelled data is what fine_tune takes.")
-    _refuse_other_options(config)
+    _refuse_not_taken(config)
     output = output_folder(config)
     refuse_existing(output, overwrite=config.overwrite)
     work = output.absolute().with_name(output.name + ".work")
@@ -161,23 +157,15 @@ def pre_train(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     return PretrainedModel(output, manifest)
 
 
-def _refuse_other_options(config: TrainConfig) -> None:
-    given = [name for name in OF_LABELS if name in config.model_fields_set]
+def _refuse_not_taken(config: TrainConfig) -> None:
+    given = [name for name in NOT_TAKEN if name in config.model_fields_set]
     if given:
         raise ConfigError(
-            f"{given[0]}: expected options of unlabelled texts with --task {PRETRAINING}, found one of labelled rows. "
-            "Leave it out; labels are not read."
-        )
-    given = [name for name in OF_FINE_TUNING if name in config.model_fields_set]
-    if given:
-        raise ConfigError(
-            f"{given[0]}: expected options of unlabelled texts with --task {PRETRAINING}, found one of fine-tuning. "
+            f"{given[0]}: expected options that pre-training takes (--task {PRETRAINING}), found one that it does not. "
             "Leave it out."
         )
     if is_url(config.output_dir):
-        raise ConfigError(
-            f"output_dir: expected a local folder with --task {PRETRAINING}, found a URL. Upload the folder afterwards."
-        )
+        raise ConfigError(f"output_dir: expected a folder of this machine with --task {PRETRAINING}, found a URL.")
 
 
 def read_corpus(config: TrainConfig, base: BaseModel) -> Corpus:
@@ -293,6 +281,7 @@ def _train(
         arguments.num_train_epochs = 0  # nothing is left but to load the best epoch
     trainer = MaskedLanguageTrainer(
         head_rate=recipe.HEAD_RATE if loaded.new_head else 1.0,
+        layer_decay=config.layer_decay,
         model=loaded.model,
         args=arguments,
         train_dataset=MaskedBlocks(corpus.blocks["train"], masking),
