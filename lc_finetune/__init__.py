@@ -26,10 +26,19 @@ if TYPE_CHECKING:
         FanOut,
         LabelRouter,
         MultiLabelClassifier,
+        PairClassifier,
         TextClassifier,
         TextRegressor,
     )
-    from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Regression, Scores, Tagging
+    from lc_finetune.schemas import (
+        Classification,
+        Entity,
+        MultiLabelClassification,
+        PairClassification,
+        Regression,
+        Scores,
+        Tagging,
+    )
 
 _HOMES = {
     "runnables": (
@@ -38,10 +47,19 @@ _HOMES = {
         "FanOut",
         "LabelRouter",
         "MultiLabelClassifier",
+        "PairClassifier",
         "TextClassifier",
         "TextRegressor",
     ),
-    "schemas": ("Classification", "Entity", "MultiLabelClassification", "Regression", "Scores", "Tagging"),
+    "schemas": (
+        "Classification",
+        "Entity",
+        "MultiLabelClassification",
+        "PairClassification",
+        "Regression",
+        "Scores",
+        "Tagging",
+    ),
     "parsers": ("AnswerError", "EntitiesOutputParser", "LabelOutputParser"),
     "checkpoint": ("Checkpoint",),
     "errors": (
@@ -76,6 +94,8 @@ __all__ = [
     "MissingDependencyError",
     "MultiLabelClassification",
     "MultiLabelClassifier",
+    "PairClassification",
+    "PairClassifier",
     "Regression",
     "Scores",
     "Tagging",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
     from lc_finetune.checkpoint import Checkpoint
     from lc_finetune.data import Loaded
+    from lc_finetune.schemas import Input
 
 
 class _Parser(argparse.ArgumentParser):
@@ -112,8 +113,9 @@ def _train(arguments: argparse.Namespace) -> None:
         if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
-    from lc_finetune.checkpoint import RUNNABLES
+    from lc_finetune.checkpoint import RUNNABLES, example_of
     from lc_finetune.confidence import calibration_table
+    from lc_finetune.remote import is_url
     from lc_finetune.train.report import report_table
     from lc_finetune.train.tasks import TASKS
     from lc_finetune.train.trainer import fine_tune
@@ -125,11 +127,12 @@ def _train(arguments: argparse.Namespace) -> None:
     if config.train_file is None:
         print("\nThe bundled sample shows how things work; its figures say nothing of quality.")
     runnable = RUNNABLES[checkpoint.task]
+    place = config.output_dir if is_url(config.output_dir) else checkpoint.path
     print(
-        f"\nWritten to {checkpoint.path}. Load it in Python:\n\n"
+        f"\nWritten to {place}. Load it in Python:\n\n"
         f"    from lc_finetune import {runnable}\n"
-        f'    model = {runnable}.from_checkpoint("{checkpoint.path}")\n'
-        f'    model.invoke("…")'
+        f'    model = {runnable}.from_checkpoint("{place}")\n'
+        f"    model.invoke({example_of(checkpoint.task)})"
     )
 
 
@@ -152,7 +155,7 @@ def _add_export(commands: Any) -> None:
 
 
 def _add_columns(parser: argparse.ArgumentParser) -> None:
-    for name in ("text-column", "label-column"):
+    for name in ("text-column", "text-pair-column", "label-column"):
         parser.add_argument(
             f"--{name}", metavar="NAME", help="Of the file of labelled rows; recognised by name if left out."
         )
@@ -167,23 +170,25 @@ def _labelled(path: str, arguments: argparse.Namespace, checkpoint: Checkpoint) 
     names = read_label_names(arguments.label_names) if arguments.label_names else ()
     options = ReadOptions(
         arguments.text_column, arguments.label_column, names, task=checkpoint.task,
-        label_delimiter=arguments.label_delimiter,
+        label_delimiter=arguments.label_delimiter, text_pair_column=arguments.text_pair_column,
     )  # fmt: skip
     return read_examples(path, options)
 
 
 def _export(arguments: argparse.Namespace) -> None:
     from lc_finetune.checkpoint import Checkpoint
-    from lc_finetune.data import gold_of
+    from lc_finetune.data import gold_of, inputs_of
     from lc_finetune.inference.export import export, parity_table
     from lc_finetune.inference.exported import SHORT
+    from lc_finetune.remote import refuse_url
 
+    refuse_url(arguments.checkpoint, "export")
     checkpoint = Checkpoint.load(arguments.checkpoint)
-    texts: list[str] = []
+    texts: list[Input] = []
     gold: Any = None
     if arguments.calibration_file:
         loaded = _labelled(arguments.calibration_file, arguments, checkpoint)
-        texts = [example.text for example in loaded.examples]
+        texts = inputs_of(loaded.examples)
         if loaded.task == checkpoint.task:
             gold = gold_of(loaded.examples)
     precision = next(name for name, short in SHORT.items() if short == arguments.precision)
@@ -197,7 +202,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _confidence_of_export(
-    checkpoint: Checkpoint, arguments: argparse.Namespace, precision: Any, texts: list[str], gold: Any
+    checkpoint: Checkpoint, arguments: argparse.Namespace, precision: Any, texts: list[Input], gold: Any
 ) -> str:
     """Calibrate a new export on the labelled rows at hand, or say what its scores are worth."""
     from lc_finetune.confidence import calibration_table
@@ -250,12 +255,14 @@ def _add_calibrate(commands: Any) -> None:
 def _calibrate(arguments: argparse.Namespace) -> None:
     from lc_finetune.checkpoint import Checkpoint
     from lc_finetune.confidence import calibration_table
-    from lc_finetune.data import gold_of
+    from lc_finetune.data import gold_of, inputs_of
     from lc_finetune.inference.acceptance import Aim
     from lc_finetune.inference.calibrate import calibrate, check_reached, record, served_ways
     from lc_finetune.inference.served import check_served
+    from lc_finetune.remote import refuse_url
 
     aim = Aim.parse(arguments.accept)
+    refuse_url(arguments.checkpoint, "calibrate")
     if not Path(arguments.checkpoint).is_dir():
         raise ConfigError(f"Expected a checkpoint folder to write to, found none at {arguments.checkpoint}.")
     checkpoint = Checkpoint.load(arguments.checkpoint)
@@ -268,7 +275,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     loaded = _labelled(arguments.file, arguments, checkpoint)
     if loaded.task != checkpoint.task:
         raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
-    texts, gold = [example.text for example in loaded.examples], gold_of(loaded.examples)
+    texts, gold = inputs_of(loaded.examples), gold_of(loaded.examples)
     made = [
         calibrate(checkpoint, texts, gold, split=f"rows of {Path(arguments.file).name}", aim=aim, way=way)
         for way in served_ways(checkpoint)

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+Input = str | tuple[str, str]
+"""What is answered: a text, or a pair of texts."""
 Source = Literal["model", "llm"]
 
 
@@ -106,6 +108,13 @@ class Classification(Result):
         default=None,
         description="Labels among which the right one is as often as asked, the likeliest first; None if not asked.",
     )
+
+
+class PairClassification(Classification):
+    """One label for a pair of texts."""
+
+    text: str = Field(repr=False, description="The first text as given, unchanged.")
+    text_pair: str = Field(repr=False, description="The second text as given, unchanged.")
 
 
 class MultiLabelClassification(Result):

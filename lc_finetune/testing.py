@@ -240,6 +240,7 @@ def tiny_tokenizer(kind: TokenizerKind, *, max_length: int) -> PreTrainedTokeniz
         mask_token="[MASK]" if bert else "<mask>",
         bos_token=None if bert else "<s>",
         eos_token=None if bert else "</s>",
+        model_input_names=["input_ids", *(["token_type_ids"] if bert else []), "attention_mask"],
     )
     return wrapped
 

@@ -1,6 +1,7 @@
 """The measurements run from end to end; no time is asserted."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import agents, cascade, confidence, gpu, inference, monitor, scope, service, tune
+from benchmarks import agents, cascade, confidence, gpu, inference, monitor, scope, service, training, tune
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint, cli
@@ -247,3 +248,33 @@ def test_customer_service_is_timed_beside_its_models(
     assert status == 0
     assert rows["classifier.batch, tagger.batch"]["of the models' rate"] == 1
     assert rows["chain.batch"]["messages a second"] > 0
+
+
+def test_memory_of_training_is_measured_in_processes_of_their_own(base_model: Path, tmp_path: Path) -> None:
+    """A row for the whole model, which the others are shares of, and one for each adapter."""
+    pytest.importorskip("peft")
+    output = tmp_path / "results.json"
+    status = training.main(
+        f"memory --base-model {base_model} --adapters ia3 --steps 2 --batch-size 4 --output {output}".split()
+    )
+
+    assert status == 0
+    assert list(measured(output)["peak memory of training"]) == ["whole model", "ia3"]
+
+
+def test_few_rows_are_drawn_and_compared(base_model: Path, tmp_path: Path) -> None:
+    """With the warm-up, without, and the frozen encoder: an accuracy for each draw, and their mean."""
+    pytest.importorskip("sentence_transformers")
+    encoder = tmp_path / "encoder"
+    shutil.copytree(base_model, encoder)
+    (encoder / "modules.json").write_text("[]")
+    train, output = str(SAMPLES / "support" / "train.csv"), tmp_path / "results.json"
+    status = training.main(
+        f"few-shot --base-model {encoder} --train-file {train} --test-file {SUPPORT} --rows 4 --draws 1 "
+        f"--output {output}".split()
+    )
+    table = measured(output)["accuracy from 4 rows a class"]
+
+    assert status == 0
+    assert list(table) == ["with --few-shot", "without", "frozen encoder + logistic regression"]
+    assert all(row["draw 0"] == row["mean"] for row in table.values())

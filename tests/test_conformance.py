@@ -27,6 +27,7 @@ from lc_finetune import (
     LabelRouter,
     LCFinetuneError,
     MultiLabelClassifier,
+    PairClassifier,
     TextClassifier,
     TextRegressor,
 )
@@ -53,6 +54,11 @@ def _multi_label(folder: Path) -> str:
 
 
 @cache
+def _pairs(folder: Path) -> str:
+    return str(tiny_checkpoint(folder.with_name("conformance-pairs"), task="text-pair-classification").path)
+
+
+@cache
 def _regressor(folder: Path) -> str:
     return str(tiny_checkpoint(folder.with_name("conformance-regressor"), task="regression").path)
 
@@ -72,6 +78,8 @@ CASES = [
     Case("classifier", lambda c, _: TextClassifier(checkpoint=str(c.path), device="cpu"), "my card", 3),
     Case("tagger", lambda _, t: EntityTagger(checkpoint=str(t.path), device="cpu"), "Ann in Oslo", None),
     Case("multi-label", lambda c, _: MultiLabelClassifier(checkpoint=_multi_label(c.path), device="cpu"), "my card", 3),
+    Case("pair", lambda c, _: PairClassifier(checkpoint=_pairs(c.path), device="cpu"),
+         {"text": "my card", "text_pair": "is lost"}, "my card"),
     Case("regressor", lambda c, _: TextRegressor(checkpoint=_regressor(c.path), device="cpu"), "my card", 3),
     Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
          "my card", 3),

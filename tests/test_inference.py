@@ -24,7 +24,7 @@ from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputE
 from lc_finetune.inference import Predictor, plan, worker
 from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs, onnx
 from lc_finetune.inference.backends.onnx import share_out
-from lc_finetune.inference.encode import Encoding
+from lc_finetune.inference.encode import Encoding, Frame
 from lc_finetune.inference.exported import EXPORT_MANIFEST
 from lc_finetune.testing import tiny_checkpoint
 
@@ -142,8 +142,8 @@ def test_batches_hold_every_window_within_the_budget(lengths: list[int], budget:
 class SlowModel:
     """A fake at the worker's seam: each forward takes a fixed time; the answer is the text's length."""
 
-    max_length, stride, per_piece = 16, 4, False
-    frame = ([1], [2], 0)
+    max_length, stride, per_piece, token_types = 16, 4, False, False
+    frame, pad_id = Frame([1], [2]), 0
 
     def __init__(self, seconds: float = 0.05, budget: int = 10_000) -> None:
         self.seconds, self.token_budget, self.rows = seconds, budget, list[int]()

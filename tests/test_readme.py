@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from lc_finetune.checkpoint import FETCHED, MANIFEST
 from lc_finetune.cli import main
+from lc_finetune.remote import upload
 from lc_finetune.testing import tiny_base_model, tiny_checkpoint
+from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.base_model import BaseModel
 
 ROOT = Path(__file__).parent.parent
+INTEREST = ("interested", "not_interested")
 
 
 def snippets(page: str) -> list[str]:
@@ -29,6 +33,7 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
     tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
+    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
     base = tiny_base_model(tmp_path / "base")
     namespace: dict[str, Any] = {}
     for snippet in snippets("README.md"):
@@ -82,6 +87,17 @@ def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert namespace["label"] in ("other", "track_order")
 
 
+def test_the_page_on_text_pairs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/text-pairs.md"):
+        exec(snippet, namespace)
+
+    assert {result.text_pair for result in namespace["ranked"]} == set(namespace["items"])
+
+
 def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, in one namespace."""
     monkeypatch.chdir(tmp_path)
@@ -94,6 +110,18 @@ def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         exec(snippet, namespace)
 
     assert namespace["strict"].invoke("Where is my parcel?").accepted is False
+
+
+def test_the_page_on_saving_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a store in memory."""
+    monkeypatch.setenv("LC_FINETUNE_CACHE", str(tmp_path / "cache"))
+    made = tiny_checkpoint(tmp_path / "support")
+    upload(made.path, "memory://models/support", last=MANIFEST, replaced=FETCHED)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/saving-and-tracking.md"):
+        exec(snippet, namespace)
+
+    assert namespace["classifier"].labels == made.labels.names
 
 
 def test_the_page_on_agents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +146,7 @@ def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tiny_checkpoint(tmp_path / "runs" / "demo" / "support", labels=("other", "track_order"))
     tiny_checkpoint(tmp_path / "runs" / "demo" / "entities", task="token-classification")
     tiny_checkpoint(tmp_path / "runs" / "demo" / "sentiment", labels=("negative", "neutral", "positive"))
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "interest", task="text-pair-classification", labels=INTEREST)
     namespace: dict[str, Any] = {}
     for snippet in snippets("docs/chains.md"):
         exec(snippet, namespace)
@@ -125,3 +154,20 @@ def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert namespace["item"]["entities"]["ORDER_ID"] == "C4-80031"
     assert [event["event"] for event in namespace["events"]] == ["window"]
     assert (tmp_path / "state.json").exists()
+    assert len(namespace["advice"]["ranking"]) == 2
+
+
+def test_the_page_on_adapters_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the base model that the adapter names."""
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    tiny_base_model(tmp_path / "base")
+    rows = [f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "a"), ("hi", "b"))]
+    (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
+    given = {"train_file": "tickets.csv", "base_model": "base", "output_dir": "runs/adapted", "adapter": "lora"}
+    fine_tune(TrainConfig(**given, epochs=1, baseline=False))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/adapters.md"):
+        exec(snippet, namespace)
+
+    assert namespace["model"].config.id2label == {0: "a", 1: "b"}

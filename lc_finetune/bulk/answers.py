@@ -13,6 +13,7 @@ from lc_finetune.schemas import Classification, MultiLabelClassification, Regres
 
 COLUMNS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("label", "score", "accepted", "in_scope", "error"),
+    "text-pair-classification": ("label", "score", "accepted", "in_scope", "error"),
     "multi-label-classification": ("labels", "accepted", "in_scope", "error"),
     "regression": ("value", "low", "high", "error"),
     "token-classification": ("entities", "error"),
@@ -107,7 +108,14 @@ class Answers:
         return [pa.field(name, types[plain]) for name, plain in zip(self.names, self._plain, strict=True)]
 
 
-def not_a_text(value: Any, column: str) -> InputError:
-    """Say that a row has no text, by the type of what it has."""
+def is_text(value: Any) -> bool:
+    """Say whether a row has a text, or both texts of a pair."""
+    return isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(one, str) for one in value))
+
+
+def not_a_text(value: Any, columns: Sequence[str]) -> InputError:
+    """Say that a row lacks a text, by the type of what it has."""
+    values = value if isinstance(value, tuple) else (value,)
+    column, value = next(cell for cell in zip(columns, values, strict=True) if not isinstance(cell[1], str))
     kinds = {type(None): "none", Number: "a number", bool: "true or false", list: "an array", dict: "an object"}
     return InputError(f"Expected a text in {column!r}, found {kinds.get(type(value), type(value).__name__)}.")

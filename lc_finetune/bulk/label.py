@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from lc_finetune.bulk.answers import Answers
-from lc_finetune.bulk.predict import Answered, Progress, Report, carry_out, check_apart, file_faults
+from lc_finetune.bulk.predict import Answered, Progress, Report, carry_out, check_apart, column_names, file_faults
 from lc_finetune.bulk.sink import SplitSink, open_sink
-from lc_finetune.bulk.source import Chunk, Source, open_source
+from lc_finetune.bulk.source import Chunk, Source, TextColumns, open_source
 from lc_finetune.bulk.work import Work
 from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError, InputError, did_you_mean
@@ -83,7 +83,7 @@ def _label(config: LabelConfig, report: Report) -> Progress:
         check_apart(config.input, output)
     labels = _labels(config)
     model = LargeModel(load_runnable(config.model), labels.names)
-    with closing(open_source(config.input, config.text_column)) as source:
+    with closing(open_source(config.input, TextColumns(config.text_column))) as source:
         both = (Answers((name,), labels, prefix=config.prefix) for name in ("label", "error"))
         sinks = [open_sink(config.output, source, answers) for answers in both]
         sink = SplitSink(sinks[0], sinks[1], apart, like=config.input)
@@ -153,7 +153,7 @@ def _identity(config: LabelConfig, source: Source, sink: SplitSink, answers: Ans
     return {
         "input": source.identity,
         "formats": f"{config.input.suffix.lower()} to {config.output.suffix.lower()}",
-        "text_column": source.text_column,
+        "text_column": column_names(source),
         "columns": sink.schema,
         "added_columns": list(answers.names),
         "model": config.model,

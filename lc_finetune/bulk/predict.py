@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lc_finetune.bulk.answers import Answers, columns_of, not_a_text
+from lc_finetune.bulk.answers import Answers, columns_of, is_text, not_a_text
 from lc_finetune.bulk.sink import Sink, open_sink
-from lc_finetune.bulk.source import Chunk, Source, open_source
+from lc_finetune.bulk.source import Chunk, Source, TextColumns, open_source
 from lc_finetune.bulk.work import Work
-from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.checkpoint import PAIRS, Checkpoint
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor
@@ -31,10 +31,11 @@ class PredictConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    checkpoint: str = Field(description="Checkpoint folder, or Hub id.")
+    checkpoint: str = Field(description="Checkpoint folder, URL, or Hub id.")
     input: Path = Field(description="CSV, TSV, JSONL or Parquet file with a text in each row.")
     output: Path = Field(description="Where the rows go, with their results; CSV, TSV, JSONL or Parquet.")
     text_column: str | None = Field(default=None, description="Column of the text; recognised if omitted.")
+    text_pair_column: str | None = Field(default=None, description="Column of the second text of a pair, likewise.")
     scores: bool = Field(default=False, description="Add the probability of every label.")
     prefix: str = Field(default="", description="Put before the names of the added columns.")
     overwrite: bool = Field(default=False, description="Replace an output that exists, or other unfinished work.")
@@ -106,8 +107,9 @@ def file_faults(output: Path) -> Iterator[None]:
 
 def _predict(config: PredictConfig, report: Report) -> Progress:
     check_apart(config.input, config.output)
-    with closing(open_source(config.input, config.text_column)) as source:
-        checkpoint = _served(config)
+    checkpoint = _served(config)
+    wanted = TextColumns(config.text_column, config.text_pair_column, pairs=checkpoint.task in PAIRS)
+    with closing(open_source(config.input, wanted)) as source:
         columns = columns_of(checkpoint.task, scores=config.scores)
         answers = Answers(columns, checkpoint.labels, prefix=config.prefix)
         with Work(config.output, overwrite=config.overwrite) as work:
@@ -129,6 +131,11 @@ def check_apart(source: Path, output: Path) -> None:
 def _served(config: PredictConfig) -> Checkpoint:
     checkpoint = Checkpoint.load(config.checkpoint, revision=config.revision)
     check_served(checkpoint, checkpoint.task)
+    if config.text_pair_column is not None and checkpoint.task not in PAIRS:
+        raise ConfigError(
+            f"{checkpoint.path}: expected a classifier of text pairs for --text-pair-column, found a checkpoint for "
+            f"{checkpoint.task}. Leave it out."
+        )
     return checkpoint
 
 
@@ -140,7 +147,7 @@ def _identity(
     return {
         "input": source.identity,
         "formats": f"{config.input.suffix.lower()} to {config.output.suffix.lower()}",
-        "text_column": source.text_column,
+        "text_column": column_names(source),
         "columns": sink.schema,
         "added_columns": list(answers.names),
         "checkpoint": predictor.checkpoint.digest,
@@ -148,6 +155,11 @@ def _identity(
         "export": predictor.export,
         "chunk_rows": _chunk_rows(predictor),
     }
+
+
+def column_names(source: Source) -> str | None:
+    """Name the text columns of a source."""
+    return " and ".join(source.text_columns) or None
 
 
 def _chunk_rows(predictor: Predictor) -> int:
@@ -166,8 +178,8 @@ def carry_out(answered: Answered, source: Source, sink: Sink, answers: Answers, 
         work.append(sink.head(), journal.position, errors)
     report(progress)
     for chunk, results in answered:
-        column = source.text_column or ""
-        outcomes = [next(results) if isinstance(text, str) else not_a_text(text, column) for text in chunk.texts]
+        columns = source.text_columns
+        outcomes = [next(results) if is_text(text) else not_a_text(text, columns) for text in chunk.texts]
         errors += sum(isinstance(outcome, Exception) for outcome in outcomes)
         work.append(sink.body(chunk, [answers.row(outcome) for outcome in outcomes]), chunk.end, errors)
         share = chunk.end.offset / max(1, source.size)
@@ -179,5 +191,5 @@ def carry_out(answered: Answered, source: Source, sink: Sink, answers: Answers, 
 def _answered(predictor: Predictor, chunks: Iterator[Chunk]) -> Answered:
     """Pair each chunk with the results of its texts; one chunk is read ahead while another is in the engine."""
     chunks, ahead = tee(chunks)
-    texts = ([text for text in chunk.texts if isinstance(text, str)] for chunk in ahead)
+    texts = ([text for text in chunk.texts if is_text(text)] for chunk in ahead)
     return zip(chunks, map(iter, predictor.predict_stream(texts)), strict=True)

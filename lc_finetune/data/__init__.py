@@ -1,7 +1,16 @@
 """Files → examples → splits."""
 
 from lc_finetune.data.bundled import sample_file
-from lc_finetune.data.examples import Example, MultiLabelExample, RegressionExample, TaggedExample, TextExample, gold_of
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    TextExample,
+    gold_of,
+    inputs_of,
+)
 from lc_finetune.data.readers import Loaded, ReadOptions, read_examples, read_label_names
 from lc_finetune.data.split import Splits, set_apart, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
@@ -10,6 +19,7 @@ __all__ = [
     "Example",
     "Loaded",
     "MultiLabelExample",
+    "PairExample",
     "ReadOptions",
     "RegressionExample",
     "Splits",
@@ -18,6 +28,7 @@ __all__ = [
     "TextExample",
     "fingerprint",
     "gold_of",
+    "inputs_of",
     "read_examples",
     "read_label_names",
     "sample_file",

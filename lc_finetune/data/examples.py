@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lc_finetune.labels import Span
+from lc_finetune.schemas import Input
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,13 @@ class TextExample:
 
     text: str
     label: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairExample(TextExample):
+    """A pair of texts with one label."""
+
+    text_pair: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,16 @@ class TaggedExample:
 
 
 Example = TextExample | MultiLabelExample | RegressionExample | TaggedExample
+
+
+def inputs_of(examples: Sequence[Example]) -> list[Input]:
+    """List what a model is given: the text of each, or both texts."""
+    return [input_of(example) for example in examples]
+
+
+def input_of(example: Example) -> Input:
+    """Give the text, or both texts."""
+    return (example.text, example.text_pair) if isinstance(example, PairExample) else example.text
 
 
 def gold_of(examples: Sequence[Example]) -> Any:

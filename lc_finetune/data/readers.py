@@ -19,7 +19,14 @@ from typing import Any, Literal, NamedTuple
 
 from lc_finetune.checkpoint import Task
 from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
-from lc_finetune.data.examples import Example, MultiLabelExample, RegressionExample, TaggedExample, TextExample
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    TextExample,
+)
 from lc_finetune.errors import DataError, did_you_mean, shown
 from lc_finetune.labels import Span
 from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_tag, tags_to_spans
@@ -27,6 +34,16 @@ from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_ta
 TEXT_COLUMNS = (
     "text", "sentence", "query", "utterance", "content", "tweet", "review", "message", "question", "body", "title",
 )  # fmt: skip
+COUPLES = (
+    ("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
+    ("text1", "text2"), ("text_a", "text_b"), ("sentence_a", "sentence_b"),
+)  # fmt: skip
+"""Columns that are a pair of texts and nothing else."""
+MAYBE_COUPLES = (
+    ("question", "answer"), ("query", "answer"), ("query", "passage"), ("query", "document"), ("question", "sentence"),
+    ("question", "context"), ("claim", "evidence"), ("profile", "item"), ("history", "item"),
+)  # fmt: skip
+"""Columns that are a pair only where pairs are asked for: in a table of texts, the second may be a mere remark."""
 LABEL_COLUMNS = ("label", "category", "intent", "class", "target", "sentiment", "topic", "tag", "labels")
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".conll", ".iob", ".bio", ".txt")
 CONLL = (".conll", ".iob", ".bio", ".txt")
@@ -41,13 +58,15 @@ class ReadOptions:
 
     Attributes:
         text_column: Column of the text; recognised by name if None.
-        label_column: Column of the label; recognised by name if None. Numbers for both, from 0, tell that a table has
-            no header.
+        label_column: Column of the label; recognised by name if None. Numbers for all columns, from 0, tell that a
+            table has no header.
         label_names: Names for integer labels: label `i` is called `label_names[i]`.
         drop_unlabelled: Whether rows without a label are dropped, and counted, rather than refused; of multi-label
             data, rather than taken for texts to which no label applies.
         task: Whether a text has one label or several; by the data if `"auto"`.
         label_delimiter: What stands between the labels of a cell; recognised if None.
+        text_pair_column: Column of the second text of a pair; if None, recognised where it is unmistakable (`COUPLES`)
+            or where the task says that there is one.
     """
 
     text_column: str | None = None
@@ -56,6 +75,7 @@ class ReadOptions:
     drop_unlabelled: bool = False
     task: Task | Literal["auto"] = "auto"
     label_delimiter: str | None = None
+    text_pair_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +100,9 @@ _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loaded:
     """Read a labelled file, or a data set of the Hugging Face Hub.
 
-    CSV, TSV, JSON, JSONL and Parquet hold one text a row with its label, or its labels: a list, or a cell with a
-    delimiter; or, as JSON, JSONL and Parquet, a text with `entities`; `.conll`, `.iob`, `.bio` and `.txt` hold one word
-    and tag a line. Texts are not changed in any way.
+    CSV, TSV, JSON, JSONL and Parquet hold one text, or a pair of texts, a row with its label; or a text with its
+    labels: a list, or a cell with a delimiter; or, as JSON, JSONL and Parquet, a text with `entities`; `.conll`,
+    `.iob`, `.bio` and `.txt` hold one word and tag a line. Texts are not changed in any way.
 
     Args:
         source: A file, or a Hub id with an optional split: `"organisation/name"`, `"organisation/name:train"`.
@@ -183,6 +203,7 @@ def _are_numbered(path: Path, line: int, header: Sequence[str], options: ReadOpt
     A label of the first row may be such a number, so that a header of numbers is one in which nothing else stands.
     """
     given = [options.text_column or "", options.label_column or ""]
+    given += [options.text_pair_column] if options.text_pair_column is not None else []
     if not all(column.isdecimal() for column in given):
         return False
     if not set(given) <= set(header):
@@ -196,10 +217,12 @@ def _are_numbered(path: Path, line: int, header: Sequence[str], options: ReadOpt
 
 
 def _refuse_header(path: Path, line: int, fields: Sequence[str], options: ReadOptions) -> None:
-    text, label = (int(column or 0) for column in (options.text_column, options.label_column))
-    if text >= len(fields) or label >= len(fields):
+    given = (options.text_column, options.label_column, options.text_pair_column)
+    text, label, pair = (int(column or 0) for column in given)
+    if max(text, label, pair) >= len(fields):
+        columns = " and ".join(column for column in given if column is not None)
         raise DataError(
-            f"{path}:{line}: expected the columns {text} and {label}, counted from 0, found {len(fields)} columns. "
+            f"{path}:{line}: expected the columns {columns}, counted from 0, found {len(fields)} columns. "
             "Correct --text-column and --label-column."
         )
     if fields[text].strip().casefold() in TEXT_COLUMNS and fields[label].strip().casefold() in LABEL_COLUMNS:
@@ -350,12 +373,51 @@ def _from_rows(source: str, rows: Sequence[_Row], options: ReadOptions) -> Loade
     if not rows:
         raise DataError(f"{source}: expected labelled rows, found a header alone or nothing. Add rows.")
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
-    if "entities" in columns and options.label_column is None:
-        text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
-        return _spans(source, rows, text)
+    if couple := find_couple(source, columns, options.text_column, options.text_pair_column, options.task):
+        label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
+        return _labelled(source, rows, couple, label, options)
     text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
+    if "entities" in columns and options.label_column is None:
+        return _spans(source, rows, text)
     label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
-    return _labelled(source, rows, text, label, options)
+    if options.task == "regression":
+        return _numbered(source, rows, text, label, options)
+    if options.task == "multi-label-classification" or (
+        options.task != "text-classification" and _are_several(rows, label, options)
+    ):
+        return _multi_labelled(source, rows, text, label, options)
+    return _labelled(source, rows, (text,), label, options)
+
+
+def find_couple(
+    source: str, columns: Sequence[str], text: str | None, pair: str | None, task: Task | Literal["auto"]
+) -> tuple[str, str] | None:
+    """Choose the columns of a pair of texts; None if there are no pairs.
+
+    Args:
+        source: For messages.
+        columns: All there are.
+        text: The first column, if it is given.
+        pair: The second column, if it is given.
+        task: Pairs are looked for if it is `"auto"`, and must be there if it is that of pairs.
+
+    Raises:
+        DataError: If a column is missing, or both are one.
+    """
+    asked = task == "text-pair-classification"
+    if pair is None and not asked and (task != "auto" or text is not None or "entities" in columns):
+        return None
+    folded = {name.strip().casefold(): name for name in reversed(columns)}
+    known = [tuple(folded.get(name.casefold()) for name in couple) for couple in (*COUPLES, *MAYBE_COUPLES)]
+    certain = len(known) if asked or pair is not None else len(COUPLES)
+    for first, second in known[:certain]:
+        if first and second and text in (None, first) and pair in (None, second):
+            return first, second
+    if pair is None and not asked:
+        return None
+    second = find_column(source, columns, pair, [names[1] for names in (*COUPLES, *MAYBE_COUPLES)], "text-pair")
+    first = find_column(source, [name for name in columns if name != second], text, TEXT_COLUMNS, "text")
+    return first, second
 
 
 def find_column(source: str, columns: Sequence[str], given: str | None, known: Sequence[str], kind: str) -> str:
@@ -378,16 +440,19 @@ def find_column(source: str, columns: Sequence[str], given: str | None, known: S
     )
 
 
-def _labelled(source: str, rows: Sequence[_Row], text: str, label: str, options: ReadOptions) -> Loaded:
-    if options.task == "regression":
-        return _numbered(source, rows, text, label, options)
+def _are_several(rows: Sequence[_Row], label: str, options: ReadOptions) -> bool:
+    """Say whether a text has several labels, by what stands in the label column or by the delimiter given."""
     raw = [row.fields.get(label) for row in rows]
-    cells = [value for value in raw if isinstance(value, str) and not _is_missing(value)]
-    several = _hold_lists(raw) or evident(cells) is not None
-    if options.task == "multi-label-classification" or (
-        options.task != "text-classification" and (several or options.label_delimiter is not None)
-    ):
-        return _multi_labelled(source, rows, text, label, options)
+    return _hold_lists(raw) or evident(_cells(raw)) is not None or options.label_delimiter is not None
+
+
+def _cells(values: Iterable[Any]) -> list[str]:
+    return [value for value in values if isinstance(value, str) and not _is_missing(value)]
+
+
+def _labelled(source: str, rows: Sequence[_Row], columns: tuple[str, ...], label: str, options: ReadOptions) -> Loaded:
+    """Read rows with one label each: of one text, or of the pair in two columns."""
+    raw = [row.fields.get(label) for row in rows]
     kept: list[TextExample] = []
     unlabelled: list[str] = []
     numbers = _are_numbers(raw)
@@ -395,7 +460,9 @@ def _labelled(source: str, rows: Sequence[_Row], text: str, label: str, options:
         if _is_missing(value):
             unlabelled.append(row.where)
             continue
-        kept.append(TextExample(_text(row, text), _label(row, value, numbers, options.label_names)))
+        name = _label(row, value, numbers, options.label_names)
+        text, *pair = (_text(row, column) for column in columns)
+        kept.append(PairExample(text, name, *pair) if pair else TextExample(text, name))
     if unlabelled and not options.drop_unlabelled:
         raise DataError(
             f"{unlabelled[0]}: expected a label in every row, found {len(unlabelled)} of {len(rows)} rows without one, "
@@ -405,7 +472,13 @@ def _labelled(source: str, rows: Sequence[_Row], text: str, label: str, options:
         raise DataError(f"{source}: expected labelled rows, found none with a label. Is {label!r} the label column?")
     notes = [f"{source}: {len(unlabelled)} of {len(rows)} rows had no label and were dropped."] if unlabelled else []
     notes += _alike(source, {example.label for example in kept})
-    if several or separating(cells):
+    if len(columns) == 2:
+        if options.task == "auto" and options.text_pair_column is None:
+            both = " and ".join(map(repr, columns))
+            notes.append(f"{source}: read as pairs of {both}. For single texts: --task text-classification.")
+        return Loaded(tuple(kept), "text-pair-classification", tuple(notes))
+    cells = _cells(raw)
+    if _hold_lists(raw) or evident(cells) is not None or separating(cells):
         notes.append(
             f"{source}: label cells look like several labels each, and were kept whole. If they are: "
             "--task multi-label-classification."
@@ -449,7 +522,7 @@ def _hold_lists(values: Sequence[Any]) -> bool:
 
 def _multi_labelled(source: str, rows: Sequence[_Row], text: str, label: str, options: ReadOptions) -> Loaded:
     raw = [row.fields.get(label) for row in rows]
-    cells = [value for value in raw if isinstance(value, str) and not _is_missing(value)]
+    cells = _cells(raw)
     lists = _hold_lists(raw)
     delimiter = options.label_delimiter or (None if lists else _delimiter(source, cells, label))
     _check_names_whole(source, cells, delimiter, options.label_names)

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lc_finetune.data.duplicates import LIMIT, fold, groups
-from lc_finetune.data.examples import Example, MultiLabelExample, RegressionExample, TaggedExample, TextExample
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    TextExample,
+)
 from lc_finetune.errors import DataError, shown
 
 LARGE = 5_000
@@ -66,7 +73,7 @@ def split_examples(
         shares["validation"] = 0.05 if large else 0.1
     if large and (validation is None or not isinstance(train[0], TaggedExample)):
         shares["calibration"] = 0.05
-    group_of = groups([example.text for example in train])
+    group_of = _groups(train)
     parts = _deal(train, group_of, shares, seed)
     splits = {
         "train": tuple(parts["train"]),
@@ -78,6 +85,16 @@ def split_examples(
     if len(train) > LIMIT:
         notes.append(f"near duplicates are not looked for above {LIMIT:,} rows, only equal texts.")
     return Splits(**splits, duplicates=len(train) - len(set(group_of)), notes=tuple(notes))
+
+
+def _groups(examples: Sequence[Example]) -> list[int]:
+    """Give each example the number of its group of near duplicates; of pairs, both texts must be near."""
+    texts = [example.text for example in examples]
+    pairs = [example.text_pair for example in examples if isinstance(example, PairExample)]
+    if not pairs:
+        return groups(texts)
+    numbers: dict[tuple[int, int], int] = {}
+    return [numbers.setdefault(both, i) for i, both in enumerate(zip(groups(texts), groups(pairs), strict=True))]
 
 
 def set_apart(examples: Sequence[Example], label: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -189,7 +206,7 @@ def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
         notes.append(f"{len(trained)} labels for {len(splits['train'])} training rows: is this the label column?")
     if not splits["validation"]:
         notes.append("validation: no rows to spare, so that nothing is measured and the last epoch is kept.")
-    seen = {fold(example.text) for example in splits["train"]}
+    seen = {_folded(example) for example in splits["train"]}
     for part in ("validation", "test"):
         unseen = Counter(name for example in splits[part] for name in classes(example) if name not in trained)
         if unseen:
@@ -197,7 +214,13 @@ def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
                 f"{part}: {sum(unseen.values())} rows with labels that training never saw "
                 f"({shown(sorted(unseen), most=5)}): they count as errors."
             )
-        shared = sum(fold(example.text) in seen for example in splits[part])
+        shared = sum(_folded(example) in seen for example in splits[part])
         if shared:
             notes.append(f"{part}: {shared} of {len(splits[part])} texts also occur in the training rows.")
     return notes
+
+
+def _folded(example: Example) -> tuple[str, ...]:
+    """Fold the text, or both texts, for comparison only."""
+    texts = (example.text, example.text_pair) if isinstance(example, PairExample) else (example.text,)
+    return tuple(map(fold, texts))

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from lc_finetune.data.examples import Example, MultiLabelExample, RegressionExample, TaggedExample, answer_of
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    answer_of,
+    input_of,
+    inputs_of,
+)
 from lc_finetune.data.split import Splits, classes
 from lc_finetune.errors import shown
 
@@ -25,6 +34,7 @@ class Summary:
 
     Attributes:
         per_row: Of multi-label data, number of labels → training rows that have as many.
+        learns: What of the model is trained, if not all of it.
         values: Of numbers, what they come to in the training rows.
     """
 
@@ -39,6 +49,7 @@ class Summary:
     out_of_scope: dict[str, int] = field(default_factory=dict)
     estimated_seconds: float | None = None
     per_row: dict[int, int] = field(default_factory=dict)
+    learns: str | None = None
     values: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -59,6 +70,8 @@ class Summary:
             f"  windows     {self.longer:,} rows ({self.longer / rows:.1%}) longer than {self.max_length} pieces are "
             "read in windows, none is cut",
         ]
+        if self.learns is not None:
+            lines.append(f"  learns      {self.learns}")
         if self.estimated_seconds is not None:
             minutes, seconds = divmod(round(self.estimated_seconds), 60)
             lines.append(f"  time        about {minutes} min {seconds} s")
@@ -86,10 +99,11 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
         notes: What the readers noticed.
     """
     examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
-    encoded = tokenizer([e.text for e in examples], add_special_tokens=False, truncation=False, verbose=False)
+    pairs = isinstance(examples[0], PairExample)
+    encoded = tokenizer(inputs_of(examples), add_special_tokens=False, truncation=False, verbose=False)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
-    room = max_length - tokenizer.num_special_tokens_to_add()
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=pairs)
     return Summary(
         sizes=splits.sizes,
         labels=dict(Counter(name for example in splits.train for name in _occurrences(example))),
@@ -118,7 +132,7 @@ def _values(numbers: list[float]) -> dict[str, float]:
 
 def fingerprint(examples: Iterable[Example]) -> str:
     """Hash texts and labels, whatever the order of the rows."""
-    rows = sorted(json.dumps([e.text, answer_of(e)]) for e in examples)
+    rows = sorted(json.dumps([input_of(e), answer_of(e)]) for e in examples)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

@@ -33,7 +33,7 @@ from lc_finetune.inference.parity import Gold
 from lc_finetune.inference.predictor import Predictor, window_of
 from lc_finetune.inference.reliability import reliability, reliability_of_pairs
 from lc_finetune.labels import LabelSet, Span
-from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Tagging
 from lc_finetune.schemes import TagSet
 
 FOLDS = 10
@@ -247,7 +247,7 @@ class Way(NamedTuple):
 
 def calibrate(
     checkpoint: Checkpoint,
-    texts: Sequence[str],
+    texts: Sequence[Input],
     gold: Gold,
     *,
     split: str,
@@ -258,7 +258,7 @@ def calibrate(
 
     Args:
         checkpoint: The folder.
-        texts: Texts that the model has not learnt from.
+        texts: Texts, or pairs, that the model has not learnt from.
         gold: The right label of each, its labels for a multi-label classifier, or its spans for a tagger.
         split: Where the texts come from, for the record.
         aim: What is asked of the accepted answers.
@@ -312,7 +312,7 @@ class RawPredictor(Predictor):
         self._backend = served.backend
 
 
-def answer(predictor: Predictor, texts: Sequence[str]) -> list[Any]:
+def answer(predictor: Predictor, texts: Sequence[Input]) -> list[Any]:
     """Answer texts.
 
     Raises:

@@ -14,7 +14,17 @@ from lc_finetune.confidence import ScoreMap, SetLevel, Thresholds
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Regression, Result, Scores, Tagging
+from lc_finetune.schemas import (
+    Classification,
+    Entity,
+    Input,
+    MultiLabelClassification,
+    PairClassification,
+    Regression,
+    Result,
+    Scores,
+    Tagging,
+)
 from lc_finetune.schemes import TagSet
 
 
@@ -43,7 +53,7 @@ class Confidence:
     thresholds: Thresholds | None = None
     significance: float = 0.0
 
-    def accepts(self, text: str, label: str, score: float, in_scope: float | None = None) -> bool | None:
+    def accepts(self, text: Input, label: str, score: float, in_scope: float | None = None) -> bool | None:
         """Say whether an answer is accepted: False if blank or out of scope, None where there is no threshold."""
         if _is_blank(text) or (in_scope is not None and in_scope < self.significance):
             return False
@@ -60,7 +70,8 @@ class Confidence:
     def judged(self, result: ResultT) -> ResultT:
         """Copy a result, with `accepted` as these thresholds have it."""
         if isinstance(result, Classification) and result.score is not None:
-            accepted = self.accepts(result.text, result.label, result.score, result.in_scope)
+            text = (result.text, result.text_pair) if isinstance(result, PairClassification) else result.text
+            accepted = self.accepts(text, result.label, result.score, result.in_scope)
             return result.model_copy(update={"accepted": accepted})
         if isinstance(result, MultiLabelClassification) and result.scores:
             return result.model_copy(update={"accepted": self.accepts_all(result.text, result.labels, result.scores)})
@@ -74,28 +85,29 @@ class Confidence:
         return result
 
 
-def _is_blank(text: str) -> bool:
+def _is_blank(text: Input) -> bool:
+    if isinstance(text, tuple):
+        return any(map(_is_blank, text))
     return not text or text.isspace()
 
 
 def decode_label(
-    text: str,
+    text: Input,
     logits: NDArray[np.floating],
     labels: LabelSet,
     confidence: Confidence = Confidence(),
     in_scope: float | None = None,
 ) -> Classification:
-    """Turn the merged logits of one text, shape `(labels,)`, and its p-value, into its result."""
+    """Turn the merged logits of one text or pair, shape `(labels,)`, and its p-value, into its result."""
     probabilities = confidence.map.of_labels(logits).tolist()
     best = int(logits.argmax())
     label, score = labels[best], min(1.0, probabilities[best])
-    return Classification(
-        text=text,
-        label=label,
-        score=score,
-        scores=Scores(labels.id_of, probabilities),
-        accepted=confidence.accepts(text, label, score, in_scope),
-        in_scope=in_scope,
+    scores = Scores(labels.id_of, probabilities)
+    accepted = confidence.accepts(text, label, score, in_scope)
+    if isinstance(text, str):
+        return Classification(text=text, label=label, score=score, scores=scores, accepted=accepted, in_scope=in_scope)
+    return PairClassification(
+        text=text[0], text_pair=text[1], label=label, score=score, scores=scores, accepted=accepted, in_scope=in_scope
     )
 
 

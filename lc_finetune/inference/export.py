@@ -14,10 +14,11 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from lc_finetune.checkpoint import Checkpoint, sha256, staged_folder, write_text_atomically
+from lc_finetune.checkpoint import PAIRS, Checkpoint, sha256, staged_folder, write_text_atomically
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import Backend, Batch, Outputs, open_backend
 from lc_finetune.inference.backends.torch import Headed, load_model
+from lc_finetune.inference.encode import Encoder
 from lc_finetune.inference.exported import (
     EXPORT_MANIFEST,
     ExportManifest,
@@ -29,6 +30,8 @@ from lc_finetune.inference.exported import (
 )
 from lc_finetune.inference.parity import BelowParity, Gold, measure_parity, sample_texts, shortfall
 from lc_finetune.inference.quantize import quantize_onnx
+from lc_finetune.remote import refuse_url
+from lc_finetune.schemas import Input
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ def export(
     *,
     format: Format = "onnx",
     precision: Precision = "float32",
-    texts: Sequence[str] = (),
+    texts: Sequence[Input] = (),
     gold: Gold | None = None,
     source: str = "texts given",
     force: bool = False,
@@ -63,8 +66,8 @@ def export(
         format: `"onnx"` and `"openvino"` serve; `"torch"` (a state dict and a `torch.export` program) is for other
             programs.
         precision: `"float16"` halves the file; `"int8"`, for ONNX, is faster on CPU.
-        texts: Held-out texts to measure parity on; the bundled samples' if there are none. For int8, some of them set
-            the scales and the others measure.
+        texts: Held-out texts, or pairs, to measure parity on; the bundled samples' if there are none. For int8, some of
+            them set the scales and the others measure.
         gold: The right answers to the texts, so that the metric is compared too: labels, or spans for a tagger.
         source: Where the texts come from, for the record.
         force: Whether an export below the least parity is kept.
@@ -76,12 +79,14 @@ def export(
         MissingDependencyError: If the format's package is not installed.
     """
     _check_choice(format, precision)
-    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
+    if not isinstance(checkpoint, Checkpoint):
+        refuse_url(checkpoint, "export")
+        checkpoint = Checkpoint.load(checkpoint)
     texts, gold = _shuffled(texts, gold)
     scales = _share(len(texts)) if precision == "int8" else 0
     calibration, texts, gold = texts[:scales], texts[scales:], None if gold is None else gold[scales:]
     if not texts:
-        texts, source = sample_texts(), "bundled samples"
+        texts, source = sample_texts(checkpoint.task), "bundled samples"
     final = export_folder(checkpoint.path, format, precision)
     with staged_folder(final, overwrite=True) as staging:
         backend = _WRITERS[format](checkpoint, staging, precision, calibration)
@@ -149,7 +154,7 @@ def _share(texts: int) -> int:
     return min(CALIBRATION_TEXTS, texts // 2)
 
 
-def _shuffled(texts: Sequence[str], gold: Gold | None) -> tuple[list[str], Gold | None]:
+def _shuffled(texts: Sequence[Input], gold: Gold | None) -> tuple[list[Input], Gold | None]:
     """Mix the rows, since files are often sorted by label."""
     if gold is not None and len(gold) != len(texts):
         raise ConfigError(f"Expected a right answer for each of {len(texts)} texts, found {len(gold)}.")
@@ -160,7 +165,7 @@ def _shuffled(texts: Sequence[str], gold: Gold | None) -> tuple[list[str], Gold 
 # One writer for each format: files into the staging folder, the model opened for the measurement.
 
 
-def _write_onnx(checkpoint: Checkpoint, staging: Path, precision: Precision, calibration: Sequence[str]) -> Backend:
+def _write_onnx(checkpoint: Checkpoint, staging: Path, precision: Precision, calibration: Sequence[Input]) -> Backend:
     file = staging / "model.onnx"
     if precision == "float32":
         _trace_onnx(checkpoint, file)
@@ -173,7 +178,7 @@ def _write_onnx(checkpoint: Checkpoint, staging: Path, precision: Precision, cal
     return open_backend("onnx", file, device="cpu", precision=precision)
 
 
-def _write_openvino(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[str]) -> Backend:
+def _write_openvino(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]) -> Backend:
     from lc_finetune.inference.backends.openvino import import_openvino
 
     openvino = import_openvino()
@@ -184,18 +189,18 @@ def _write_openvino(checkpoint: Checkpoint, staging: Path, precision: Precision,
     return open_backend("openvino", file, device="cpu", precision=precision)
 
 
-def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[str]) -> Backend:
+def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]) -> Backend:
     import torch
 
     model = load_model(checkpoint.path, checkpoint.task, getattr(torch, precision))
-    graph, ids, shapes = _traceable(checkpoint, model)
+    graph, inputs, shapes = _traceable(checkpoint, model)
     torch.save(model.state_dict(), staging / "model.pth")
-    program = torch.export.export(graph, (ids, torch.ones_like(ids)), dynamic_shapes=shapes)
+    program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=shapes)
     torch.export.save(program, staging / "model.pt2")
     return _Program(torch.export.load(staging / "model.pt2").module(), precision)
 
 
-_WRITERS: dict[Format, Callable[[Checkpoint, Path, Precision, Sequence[str]], Backend]] = {
+_WRITERS: dict[Format, Callable[[Checkpoint, Path, Precision, Sequence[Input]], Backend]] = {
     "onnx": _write_onnx,
     "openvino": _write_openvino,
     "torch": _write_torch,
@@ -215,12 +220,12 @@ class _Program:
         import torch
 
         with torch.inference_mode():
-            logits, features = self._module(torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask))
+            logits, features = self._module(*map(torch.from_numpy, batch.feed.values()))
         return Outputs(logits.float().numpy(), features.float().numpy())
 
 
-def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """Wrap a model so that it takes two tensors and gives `(logits, features)`; also an input, and what may vary."""
+def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Wrap a model so that it takes plain tensors and gives `(logits, features)`; also inputs, and what may vary."""
     import torch
 
     headed = Headed(model)
@@ -233,23 +238,37 @@ def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, Any, dict[str, 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
             return headed(input_ids, attention_mask)
 
+    class TypedGraph(Graph):
+        def forward(  # type: ignore[override]
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+        ) -> Any:
+            return headed(input_ids, attention_mask, token_type_ids=token_type_ids)
+
     positions = int(checkpoint.config.get("max_position_embeddings") or 8192)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("pieces", max=positions)}
-    return Graph().eval(), torch.ones(2, 8, dtype=torch.int64), {"input_ids": sizes, "attention_mask": sizes}
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if checkpoint.task in PAIRS and Encoder(checkpoint.path, offsets=False).token_types:
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    graph = TypedGraph() if "token_type_ids" in inputs else Graph()
+    return graph.eval(), inputs, dict.fromkeys(inputs, sizes)
 
 
 def _trace_onnx(checkpoint: Checkpoint, file: Path) -> None:
-    """Write the fp32 model: `input_ids`, `attention_mask` → `logits`, `features`; batch and length dynamic."""
+    """Write the fp32 model: `input_ids`, `attention_mask` → `logits`, `features`; batch and length dynamic.
+
+    A model that tells the texts of a pair apart by them takes `token_type_ids` as well.
+    """
     import torch
 
-    graph, ids, shapes = _traceable(checkpoint, load_model(checkpoint.path, checkpoint.task))
+    graph, inputs, shapes = _traceable(checkpoint, load_model(checkpoint.path, checkpoint.task))
     with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
-            (ids, torch.ones_like(ids)),
+            tuple(inputs.values()),
             file,
-            input_names=["input_ids", "attention_mask"],
+            input_names=[*inputs],
             output_names=["logits", "features"],
             dynamic_shapes=shapes,
             dynamo=True,

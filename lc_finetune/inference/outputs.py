@@ -12,9 +12,10 @@ from lc_finetune.inference.backends import Outputs
 from lc_finetune.inference.calibrate import RawPredictor
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.predictor import Predictor
+from lc_finetune.schemas import Input
 
 
-def outputs_of(predictor: Predictor, texts: Sequence[str]) -> Outputs:
+def outputs_of(predictor: Predictor, texts: Sequence[Input]) -> Outputs:
     """Read texts as a classifier serves them: through windows, merging, backend and precision.
 
     Args:
@@ -37,6 +38,6 @@ def outputs_of(predictor: Predictor, texts: Sequence[str]) -> Outputs:
 
 class _Undecoded(RawPredictor):
     def decode(  # type: ignore[override]
-        self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         return logits, features

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import Checkpoint, Task
+from lc_finetune.checkpoint import PAIRS, Checkpoint, Task
 from lc_finetune.data.bundled import SUFFIX, sample_file
+from lc_finetune.data.examples import inputs_of
 from lc_finetune.data.readers import read_examples
 from lc_finetune.errors import CheckpointError
 from lc_finetune.inference import worker
@@ -23,12 +24,13 @@ from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.exported import Parity, Precision
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.labels import Span, micro_f1, r_squared
-from lc_finetune.schemas import Classification, MultiLabelClassification, Regression
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Regression
 
 Gold = Sequence[Any]
 """Right answers: a label for each text, its labels, its number, or its spans."""
 METRICS: dict[Task, Literal["accuracy", "micro_f1", "r2", "entity_f1"]] = {
     "text-classification": "accuracy",
+    "text-pair-classification": "accuracy",
     "multi-label-classification": "micro_f1",
     "regression": "r2",
     "token-classification": "entity_f1",
@@ -105,13 +107,13 @@ class _Recorder(Predictor):
         self._backend = backend
 
     def decode(  # type: ignore[override]
-        self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
     ) -> _Answer:
         return np.asarray(logits, dtype=np.float64), super().decode(text, encoding, logits, features)
 
 
 def measure_parity(
-    checkpoint: Checkpoint, backend: Backend, texts: Sequence[str], *, gold: Gold | None, source: str
+    checkpoint: Checkpoint, backend: Backend, texts: Sequence[Input], *, gold: Gold | None, source: str
 ) -> Parity:
     """Compare a backend with torch in fp32, through windows, merging and decoding as they serve.
 
@@ -147,9 +149,11 @@ def measure_parity(
     )
 
 
-def sample_texts() -> list[str]:
-    """Read the texts of the bundled samples, which no model was judged by, in a fixed mixed order."""
-    texts = [e.text for name in SUFFIX for e in read_examples(sample_file(name, "test")).examples]
+def sample_texts(task: Task = "text-classification") -> list[Input]:
+    """Read the texts of the bundled samples, or their pairs, which no model was judged by, in a fixed mixed order."""
+    loaded = [read_examples(sample_file(name, "test")) for name in SUFFIX]
+    alike = [one.examples for one in loaded if (one.task in PAIRS) == (task in PAIRS)]
+    texts = [text for examples in alike for text in inputs_of(examples)]
     return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
 
 
@@ -157,7 +161,7 @@ _Answer = tuple[NDArray[np.float64], Any]
 """The merged logits of a text, `(labels,)` or `(pieces, tags)`, and its result."""
 
 
-def _answers(predictor: _Recorder, texts: Sequence[str]) -> list[_Answer]:
+def _answers(predictor: _Recorder, texts: Sequence[Input]) -> list[_Answer]:
     outcomes = worker.answer(predictor, texts)
     for outcome in outcomes:
         if isinstance(outcome, Exception):
@@ -165,7 +169,7 @@ def _answers(predictor: _Recorder, texts: Sequence[str]) -> list[_Answer]:
     return outcomes
 
 
-def _answers_in_company(checkpoint: Checkpoint, backend: Backend, texts: Sequence[str]) -> list[_Answer]:
+def _answers_in_company(checkpoint: Checkpoint, backend: Backend, texts: Sequence[Input]) -> list[_Answer]:
     """Answer texts in forwards of `COMPANY` texts, the last one filled up with others."""
     predictor = _Recorder(checkpoint, backend, token_budget=sys.maxsize)
     answers: list[_Answer] = []

@@ -1,4 +1,4 @@
-"""Texts → results: a checkpoint loaded once per process, whoever asks for it."""
+"""Texts, or pairs of texts → results: a checkpoint loaded once per process, whoever asks for it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import Checkpoint, NumberScale, loaded_signature
+from lc_finetune.checkpoint import PAIRS, Checkpoint, NumberScale, loaded_signature
 from lc_finetune.confidence import Calibration
 from lc_finetune.errors import ConfigError, EngineError, InputError
 from lc_finetune.inference import worker
@@ -39,10 +39,10 @@ from lc_finetune.inference.decode import (
     decode_number,
     prediction_set,
 )
-from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.inference.encode import Encoder, Encoding, Frame
 from lc_finetune.inference.exported import is_forced
 from lc_finetune.inference.scope import read_detector
-from lc_finetune.schemas import Classification, MultiLabelClassification, Regression, Tagging
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Regression, Tagging
 from lc_finetune.schemes import TagSet
 
 CHUNK = 1024
@@ -80,7 +80,9 @@ class Predictor:
         self._tags = TagSet.from_labels(checkpoint.labels) if checkpoint.task == "token-classification" else None
         self._thresholds = thresholds_of(checkpoint) if checkpoint.task == "multi-label-classification" else None
         self.per_piece = self._tags is not None
+        self._takes_pairs = checkpoint.task in PAIRS
         self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
+        self.token_types = self._takes_pairs and self._encoder.token_types
         self.scope = read_detector(checkpoint)
         self.token_budget = token_budget or TOKEN_BUDGET[device.partition(":")[0]]
         self.max_length, self.stride = window_of(checkpoint)
@@ -114,7 +116,7 @@ class Predictor:
         device = resolve_device(device)
         chosen = resolve_backend(checkpoint, backend, device, dtype)
         exported = export_identity(checkpoint, chosen, dtype)
-        key = (checkpoint.digest, device, dtype, chosen, exported)
+        key = (checkpoint.digest, checkpoint.task, device, dtype, chosen, exported)
         with cls._loading:
             predictor = cls._shared.get(key)
             if predictor is None:
@@ -176,7 +178,7 @@ class Predictor:
 
         return complete
 
-    def predict(self, texts: Sequence[str], complete: worker.Completion | None = None) -> list[Any]:
+    def predict(self, texts: Sequence[Input], complete: worker.Completion | None = None) -> list[Any]:
         """Answer each text, in order: a result, or the exception that this text alone caused.
 
         Args:
@@ -192,7 +194,7 @@ class Predictor:
             ahead = future
         return results + (ahead.result() if ahead is not None else [])
 
-    async def apredict(self, texts: Sequence[str], complete: worker.Completion | None = None) -> list[Any]:
+    async def apredict(self, texts: Sequence[Input], complete: worker.Completion | None = None) -> list[Any]:
         """As `predict`, without ever blocking the event loop."""
         results: list[Any] = []
         for chunk in _chunks(texts):
@@ -206,7 +208,7 @@ class Predictor:
             results += answered
         return results
 
-    def predict_stream(self, chunks: Iterable[Sequence[str]]) -> Iterator[list[Any]]:
+    def predict_stream(self, chunks: Iterable[Sequence[Input]]) -> Iterator[list[Any]]:
         """Answer chunk after chunk, each as `predict` does, in constant memory.
 
         While one chunk is in the engine, the next is drawn from `chunks` and the last is with the caller. Never two at
@@ -230,7 +232,7 @@ class Predictor:
                 owner.gate.leave(texts)
             raise
 
-    def _submit(self, texts: Sequence[str], complete: worker.Completion | None = None) -> Future[list[Any]]:
+    def _submit(self, texts: Sequence[Input], complete: worker.Completion | None = None) -> Future[list[Any]]:
         owner = worker.worker_of(self.device)
         encodings = self.encode(texts) if self._encodes_ahead else None
         if (turn := owner.gate.enter(len(texts))) is not None:
@@ -247,20 +249,28 @@ class Predictor:
     # What the worker asks of a model.
 
     @property
-    def frame(self) -> tuple[list[int], list[int], int]:
-        """Special tokens before and after each window, and the padding id."""
-        return self._encoder.prefix, self._encoder.suffix, self._encoder.pad_id
+    def frame(self) -> Frame:
+        """Special tokens before and after each window of a text alone."""
+        return self._encoder.frame
 
-    def encode(self, texts: Sequence[str]) -> Sequence[Encoding | InputError]:
+    @property
+    def pad_id(self) -> int:
+        """The padding id."""
+        return self._encoder.pad_id
+
+    def encode(self, texts: Sequence[Input]) -> Sequence[Encoding | InputError]:
         """Encode without truncation."""
-        return self._encoder.encode(texts)
+        if self._takes_pairs:
+            pairs = cast("Sequence[tuple[str, str]]", texts)
+            return self._encoder.encode_pairs(pairs, max_length=self.max_length, stride=self.stride)
+        return self._encoder.encode(cast("Sequence[str]", texts))
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model once."""
         return self.backend.forward(batch)
 
     def decode(
-        self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
     ) -> Classification | MultiLabelClassification | Regression | Tagging:
         """Turn the merged logits of one text into its result."""
         if not np.isfinite(logits).all():
@@ -269,15 +279,17 @@ class Predictor:
                 "learning rate."
             )
         if self.checkpoint.task == "regression":
-            return decode_number(text, logits, self._scale)
+            return decode_number(cast(str, text), logits, self._scale)
         if self._thresholds is not None:
-            return decode_labels(text, logits, self.checkpoint.labels, self._thresholds, self.confidence)
+            return decode_labels(cast(str, text), logits, self.checkpoint.labels, self._thresholds, self.confidence)
         if self._tags is None:
             in_scope = float(self.scope.p_values(features)) if self.scope else None
             return decode_label(text, logits, self.checkpoint.labels, self.confidence, in_scope)
         manifest = self.checkpoint.manifest
         tag_unit = (manifest.tag_unit if manifest else None) or "first"
-        return decode_entities(text, encoding, logits, self._tags, tag_unit=tag_unit, confidence=self.confidence)
+        return decode_entities(
+            cast(str, text), encoding, logits, self._tags, tag_unit=tag_unit, confidence=self.confidence
+        )
 
     def _renew(self) -> None:
         # Kept, not freed: a native runtime that is torn down in a fork waits for threads that stayed in the parent.
@@ -347,7 +359,7 @@ def window_of(checkpoint: Checkpoint) -> tuple[int, int]:
     return length, length // 4
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+def _chunks(texts: Sequence[Input]) -> Iterator[Sequence[Input]]:
     for start in range(0, len(texts), CHUNK):
         yield texts[start : start + CHUNK]
 

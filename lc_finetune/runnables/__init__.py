@@ -1,7 +1,13 @@
 """The LangChain edge."""
 
 from lc_finetune.runnables.cascade import Cascade
-from lc_finetune.runnables.encoders import EntityTagger, MultiLabelClassifier, TextClassifier, TextRegressor
+from lc_finetune.runnables.encoders import (
+    EntityTagger,
+    MultiLabelClassifier,
+    PairClassifier,
+    TextClassifier,
+    TextRegressor,
+)
 from lc_finetune.runnables.fanout import FanOut, FanOutAssign
 from lc_finetune.runnables.router import LabelRouter
 
@@ -12,6 +18,7 @@ __all__ = [
     "FanOutAssign",
     "LabelRouter",
     "MultiLabelClassifier",
+    "PairClassifier",
     "TextClassifier",
     "TextRegressor",
 ]

@@ -10,8 +10,9 @@ from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.inference.worker import Completion
-from lc_finetune.runnables.base import EncoderRunnable
-from lc_finetune.schemas import Classification, MultiLabelClassification, Regression, Tagging
+from lc_finetune.runnables.base import EncoderRunnable, source_of
+from lc_finetune.runnables.inputs import pair_of
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, PairClassification, Regression, Tagging
 
 
 class TextClassifier(EncoderRunnable[Classification]):
@@ -79,6 +80,61 @@ class TextClassifier(EncoderRunnable[Classification]):
     def OutputType(self) -> type[Classification]:
         """The result."""
         return Classification
+
+
+class PairClassifier(EncoderRunnable[PairClassification]):
+    """Classify a pair of texts: one label, with the probability of each.
+
+    What the labels mean is what the training data says of two texts: whether the one follows from the other, whether
+    an item is of interest to somebody with a history. Which of the texts is first makes a difference.
+
+    Example:
+        ```python
+        interest = PairClassifier.from_checkpoint("runs/interest")
+        interest.invoke({"text": "Reads crime novels.", "text_pair": "A detective in Oslo."}).scores["interested"]
+        ```
+    """
+
+    pair_key: str = Field(default="text_pair", description="Where a mapping keeps its second text.")
+
+    _task: ClassVar[Task] = "text-pair-classification"
+    _example: ClassVar[Input] = ("warm", "up")
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Any,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        backend: BackendName = "auto",
+        input_key: str = "text",
+        accept_score: float | None = None,
+        pair_key: str = "text_pair",
+    ) -> Self:
+        """Validate and load at once; as `TextClassifier.from_checkpoint`, with `pair_key` for the second text."""
+        return cls(
+            checkpoint=source_of(checkpoint), revision=revision, device=device, dtype=dtype, backend=backend,
+            input_key=input_key, accept_score=accept_score, pair_key=pair_key,
+        ).warm_up()  # fmt: skip
+
+    @property
+    def InputType(self) -> Any:
+        """A mapping with two texts, or a tuple of them."""
+        return dict[str, str] | tuple[str, str]
+
+    @property
+    def OutputType(self) -> type[PairClassification]:
+        """The result."""
+        return PairClassification
+
+    def _read_one(self, value: Any) -> Input:
+        return pair_of(value, self.input_key, self.pair_key)
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        return self.input_key, self.pair_key
 
 
 class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):

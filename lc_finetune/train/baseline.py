@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import TagUnit
-from lc_finetune.data import Example, MultiLabelExample, RegressionExample, TaggedExample, TextExample
+from lc_finetune.data import Example, MultiLabelExample, PairExample, RegressionExample, TaggedExample, TextExample
 from lc_finetune.inference.backends.torch import quiet
 from lc_finetune.inference.decode import best_path
 from lc_finetune.inference.encode import Encoder, Encoding
@@ -39,7 +39,7 @@ def classification_baseline(base: Path, train: Sequence[Example], test: Sequence
     """Fit mean-pooled features of the untouched base model to the labels, and score the test rows."""
     rows = cast("Sequence[TextExample]", train[:ROWS])
     tested = cast("Sequence[TextExample]", test)
-    features = _pooled(base, [*rows, *tested], max_length)
+    features = _both_pooled(base, [*rows, *tested], max_length)
     model = _regression().fit(features[: len(rows)], [e.label for e in rows])
     return classification_figures([e.label for e in tested], list(map(str, model.predict(features[len(rows) :]))))
 
@@ -56,7 +56,7 @@ def multi_label_baseline(
     from sklearn.multiclass import OneVsRestClassifier
 
     rows = train[:ROWS]
-    features = _pooled(base, [*rows, *validation, *test], max_length)
+    features = _pooled(base, [example.text for example in (*rows, *validation, *test)], max_length)
     fitted, held_out, tested = np.split(features, [len(rows), len(rows) + len(validation)])
     with catch_warnings():
         simplefilter("ignore")  # a label that all rows have, or none
@@ -80,7 +80,7 @@ def regression_baseline(base: Path, train: Sequence[Example], test: Sequence[Exa
 
     rows = cast("Sequence[RegressionExample]", train[:ROWS])
     tested = cast("Sequence[RegressionExample]", test)
-    features = _pooled(base, [*rows, *tested], max_length)
+    features = _pooled(base, [example.text for example in (*rows, *tested)], max_length)
     model = RidgeCV(alphas=np.logspace(-3, 3, 13)).fit(features[: len(rows)], [e.value for e in rows])
     return regression_figures([e.value for e in tested], model.predict(features[len(rows) :]).tolist())
 
@@ -122,9 +122,22 @@ def _regression() -> Any:
     return LogisticRegression(C=10.0, max_iter=300)
 
 
-def _pooled(base: Path, examples: Sequence[Example], max_length: int) -> NDArray[np.float32]:
+def _both_pooled(base: Path, examples: Sequence[TextExample], max_length: int) -> NDArray[np.float32]:
+    """Pool each text; of pairs, set side by side both texts, what they differ by, and what they have in common.
+
+    Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations": shape `(pairs, 4 * hidden)`.
+    """
+    first = _pooled(base, [example.text for example in examples], max_length)
+    pairs = [example.text_pair for example in examples if isinstance(example, PairExample)]
+    if not pairs:
+        return first
+    second = _pooled(base, pairs, max_length)
+    return np.concatenate([first, second, np.abs(first - second), first * second], axis=1)
+
+
+def _pooled(base: Path, texts: Sequence[str], max_length: int) -> NDArray[np.float32]:
     """Average the states of each text, at length 1: shape `(texts, hidden)`."""
-    states = encoder_states(base, [e.text for e in examples], max_length)
+    states = encoder_states(base, texts, max_length)
     features = np.stack([state.mean(axis=0) for _, state in states])
     return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True))
 
@@ -137,10 +150,10 @@ def encoder_states(base: Path, texts: Sequence[str], max_length: int) -> list[tu
     with quiet():
         model: Any = AutoModel.from_pretrained(base, use_safetensors=True, trust_remote_code=False).eval()
     encoder = Encoder(base, offsets=True)
-    prefix, suffix = encoder.prefix, encoder.suffix
-    room = max_length - len(prefix) - len(suffix)
+    frame = encoder.frame
+    room = max_length - len(frame)
     encodings = [encoding if isinstance(encoding, Encoding) else Encoding(()) for encoding in encoder.encode(texts)]
-    rows = [[*prefix, *encoding.ids[:room], *suffix] for encoding in encodings]
+    rows = [frame.around(encoding.ids[:room]) for encoding in encodings]
     states: list[Any] = [None] * len(rows)
     for batch in batches([len(row) for row in rows], 1024):
         longest = max(len(rows[i]) for i in batch)
@@ -149,5 +162,6 @@ def encoder_states(base: Path, texts: Sequence[str], max_length: int) -> list[tu
         with torch.inference_mode():
             hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
         for row, i in enumerate(batch):
-            states[i] = hidden[row, len(prefix) : len(rows[i]) - len(suffix)] if encodings[i].ids else hidden[row, :1]
+            inside = slice(len(frame.before), len(rows[i]) - len(frame.after)) if encodings[i].ids else slice(0, 1)
+            states[i] = hidden[row, inside]
     return list(zip(encodings, states, strict=True))

@@ -24,13 +24,15 @@ from lc_finetune.data import (
 from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError, did_you_mean, shown
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.encode import Encoder, Encoding
-from lc_finetune.inference.plan import windows
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.few_shot import advice
+from lc_finetune.train.few_shot import check as check_few_shot
+from lc_finetune.train.fields import check_task
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.tasks import TASKS, TrainingTask
-from lc_finetune.train.tokenization import Windowing
+from lc_finetune.train.tokenization import Windowing, encoded, windows_of
 
 LONGEST_NAME = 200
 """Bytes of an output folder's name; file systems allow 255, of which the names of temporary siblings take some."""
@@ -93,7 +95,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     base = resolve_base_model(config.base_model, config.revision)
     options = ReadOptions(
         config.text_column, config.label_column, config.label_names, config.drop_unlabelled, config.task,
-        config.label_delimiter,
+        config.label_delimiter, config.text_pair_column,
     )  # fmt: skip
     encoder = Encoder(base.folder, offsets=False)
     parts: dict[str, Sequence[Example] | None] = {}
@@ -129,6 +131,10 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         *splits.out_of_scope_test,
     ]  # fmt: skip
     plan = Plan(config, training, base, splits, windowing, fingerprint(all_examples))
+    if config.few_shot:
+        check_few_shot(base, splits.train)
+    elif advised := advice(base, task, splits.train):
+        notes.append(advised)
     summary = summarize(splits, tokenizer, max_length=windowing.max_length, notes=notes)
     return plan, summary
 
@@ -167,7 +173,7 @@ def _set_apart(
 
 def _check_readable(source: str, examples: Sequence[Example], encoder: Encoder) -> None:
     """Refuse rows that the tokenizer cannot read, before any work is done."""
-    for row, encoding in enumerate(encoder.encode([example.text for example in examples]), start=1):
+    for row, encoding in enumerate(encoded(examples, encoder, Windowing(recipe.MAX_LENGTH, 0)), start=1):
         if isinstance(encoding, InputError):
             raise DataError(f"{source}: labelled text number {row}: {encoding}") from encoding
 
@@ -209,6 +215,7 @@ def _check_fields(config: TrainConfig, task: Task) -> None:
     if config.label_delimiter is not None and task != "multi-label-classification":
         raise ConfigError(f"label_delimiter: expected data for multi-label-classification, found data for {task}.")
     TASKS[task].check(config)
+    check_task(config, TASKS[task])
 
 
 def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Windowing:
@@ -221,14 +228,15 @@ def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Wind
     return Windowing(length, length // 4)
 
 
-def windows_of(plan: Plan) -> int:
+def count_windows(plan: Plan) -> int:
     """Count the windows of the training texts, which are the rows of the Trainer."""
     encoder = Encoder(plan.base.folder, offsets=False)
-    room = plan.windowing.max_length - len(encoder.prefix) - len(encoder.suffix)
-    encodings = encoder.encode([example.text for example in plan.splits.train])
-    return sum(len(windows(len(e.ids), room, plan.windowing.stride)) for e in encodings if isinstance(e, Encoding))
+    encodings = encoded(plan.splits.train, encoder, plan.windowing)
+    return sum(len(windows_of(e, encoder, plan.windowing)) for e in encodings if isinstance(e, Encoding))
 
 
 def epochs_of(plan: Plan) -> int:
     """Say how many passes over the training rows there will be at most."""
+    if plan.config.few_shot and plan.config.epochs is None:
+        return recipe.FEW_EPOCHS
     return plan.config.epochs or recipe.epochs(plan.task.name, len(plan.splits.train), plan.config.batch_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest
+from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest, example_of
 from lc_finetune.confidence import confidence_section
 from lc_finetune.train.tasks import TASKS, TrainingTask
 
@@ -69,8 +69,9 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         "```python\n"
         f"from lc_finetune import {runnable}\n\n"
         f'model = {runnable}.from_checkpoint("path/to/{name}")\n'
-        'model.invoke("…")\n'
+        f"model.invoke({example_of(manifest.task)})\n"
         "```",
+        *([f"Trained: {manifest.adapter}. The adapter is in `adapter/`."] if manifest.adapter else []),
         "## Labels",
         ", ".join(f"`{label}`" for label in labels),
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import NumberScale, TagUnit
-from lc_finetune.data import Example, MultiLabelExample, RegressionExample, TaggedExample, TextExample
-from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.data import Example, MultiLabelExample, PairExample, RegressionExample, TaggedExample, TextExample
+from lc_finetune.errors import InputError
+from lc_finetune.inference.encode import Encoder, Encoding, Frame
 from lc_finetune.inference.plan import windows
 from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet, Span
@@ -31,35 +32,53 @@ class Windowing:
     stride: int
 
 
-def _encodings(encoder: Encoder, texts: Sequence[str]) -> list[Encoding]:
-    encoded = encoder.encode(texts)
-    for one in encoded:
+def encoded(examples: Sequence[Example], encoder: Encoder, windowing: Windowing) -> list[Encoding | InputError]:
+    """Encode the text of each example, or both texts; in place of one that cannot be read, say why."""
+    pairs = [(example.text, example.text_pair) for example in examples if isinstance(example, PairExample)]
+    if pairs:
+        return encoder.encode_pairs(pairs, max_length=windowing.max_length, stride=windowing.stride)
+    return encoder.encode([example.text for example in examples])
+
+
+def windows_of(encoding: Encoding, encoder: Encoder, windowing: Windowing) -> list[tuple[Frame, int, int]]:
+    """Give the windows of a text, or of a pair, as they are served: frame, begin and end."""
+    return [
+        (frame, start, end)
+        for frame in encoding.frames or (encoder.frame,)
+        for start, end in windows(len(encoding.ids), windowing.max_length - len(frame), windowing.stride)
+    ]
+
+
+def _readable(encodings: list[Encoding | InputError]) -> list[Encoding]:
+    for one in encodings:
         if not isinstance(one, Encoding):
             raise one
-    return encoded  # type: ignore[return-value]
+    return encodings  # type: ignore[return-value]
 
 
-def _frames(encoder: Encoder, encoding: Encoding, windowing: Windowing) -> list[tuple[int, int, list[int]]]:
-    room = windowing.max_length - len(encoder.prefix) - len(encoder.suffix)
-    return [
-        (start, end, [*encoder.prefix, *encoding.ids[start:end], *encoder.suffix])
-        for start, end in windows(len(encoding.ids), room, windowing.stride)
-    ]
+def _rows(encoding: Encoding, encoder: Encoder, windowing: Windowing) -> list[Feature]:
+    """Make a row of each window; the labels are still missing."""
+    rows: list[Feature] = []
+    for frame, start, end in windows_of(encoding, encoder, windowing):
+        ids = frame.around(encoding.ids[start:end])
+        rows.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
+        if encoding.frames and encoder.token_types:
+            rows[-1]["token_type_ids"] = frame.types_around(end - start)
+    return rows
 
 
 def classification_features(
     examples: Sequence[TextExample], encoder: Encoder, labels: LabelSet, windowing: Windowing
 ) -> list[Feature]:
-    """Make the features of a classifier: every window of a long text carries the text's label.
+    """Make the features of a classifier of texts, or of pairs: every window of a long one carries its label.
 
     A label that is not in the set, as a test file may have, is left out.
     """
     features: list[Feature] = []
-    for example, encoding in zip(examples, _encodings(encoder, [e.text for e in examples]), strict=True):
+    for example, encoding in zip(examples, _readable(encoded(examples, encoder, windowing)), strict=True):
         if example.label in labels.id_of:
-            for _, _, ids in _frames(encoder, encoding, windowing):
-                features.append({"input_ids": ids, "attention_mask": [1] * len(ids),
-                                 "labels": labels.id_of[example.label]})  # fmt: skip
+            label = labels.id_of[example.label]
+            features += [{**row, "labels": label} for row in _rows(encoding, encoder, windowing)]
     return features
 
 
@@ -75,9 +94,8 @@ def multi_label_features(
     """Make the features of a multi-label classifier: a row of 0 and 1, shape `(labels,)`, for each window of a text."""
     features: list[Feature] = []
     rows = indicators(examples, labels).astype(np.float32)
-    for wanted, encoding in zip(rows, _encodings(encoder, [e.text for e in examples]), strict=True):
-        for _, _, ids in _frames(encoder, encoding, windowing):
-            features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": wanted})
+    for wanted, encoding in zip(rows, _readable(encoded(examples, encoder, windowing)), strict=True):
+        features += [{**row, "labels": wanted} for row in _rows(encoding, encoder, windowing)]
     return features
 
 
@@ -86,16 +104,15 @@ def regression_features(
 ) -> list[Feature]:
     """Make the features of a regressor: every window of a long text carries the text's number, as a logit."""
     features: list[Feature] = []
-    for example, encoding in zip(examples, _encodings(encoder, [e.text for e in examples]), strict=True):
+    for example, encoding in zip(examples, _readable(encoded(examples, encoder, windowing)), strict=True):
         wanted = np.float32((example.value - scale.centre) / scale.unit)
-        for _, _, ids in _frames(encoder, encoding, windowing):
-            features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": wanted})
+        features += [{**row, "labels": wanted} for row in _rows(encoding, encoder, windowing)]
     return features
 
 
 def choose_tag_unit(examples: Sequence[TaggedExample], encoder: Encoder) -> TagUnit:
     """Choose the longest unit with which every entity begins and ends; of pieces and words that is a word."""
-    encodings = _encodings(encoder, [e.text for e in examples])
+    encodings = _readable(encoder.encode([example.text for example in examples]))
     longest: tuple[TagUnit, ...] = ("word", "first")
     for unit in longest:
         if not any(align(*pair, unit)[1] for pair in zip(examples, encodings, strict=True)):
@@ -144,7 +161,7 @@ def tagging_features(
     """
     features: list[Feature] = []
     cut = 0
-    for example, encoding in zip(examples, _encodings(encoder, [e.text for e in examples]), strict=True):
+    for example, encoding in zip(examples, _readable(encoded(examples, encoder, windowing)), strict=True):
         units = tag_units(example.text, encoding, tag_unit)
         spans, cuts = align(example, encoding, tag_unit)
         cut += cuts
@@ -152,7 +169,8 @@ def tagging_features(
         by_piece = [IGNORED] * len(encoding.ids)
         for (start, _), tag in zip(units, spans_to_tags(known, len(units), tags.scheme), strict=True):
             by_piece[start] = tags.labels.id_of[tag]
-        for start, end, ids in _frames(encoder, encoding, windowing):
-            row = [*[IGNORED] * len(encoder.prefix), *by_piece[start:end], *[IGNORED] * len(encoder.suffix)]
-            features.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": row})
+        places = windows_of(encoding, encoder, windowing)
+        for row, (frame, start, end) in zip(_rows(encoding, encoder, windowing), places, strict=True):
+            labels = [*[IGNORED] * len(frame.before), *by_piece[start:end], *[IGNORED] * len(frame.after)]
+            features.append({**row, "labels": labels})
     return features, cut

@@ -22,6 +22,7 @@ from lc_finetune.data import (
     Example,
     TextExample,
     gold_of,
+    inputs_of,
 )
 from lc_finetune.data.split import classes as classes_of
 from lc_finetune.errors import LCFinetuneError
@@ -32,6 +33,7 @@ from lc_finetune.inference.export import export
 from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
 from lc_finetune.inference.scope import FEWEST, fit_detector
+from lc_finetune.train.adapters import ADAPTER_FOLDER, Adapted, merged, write_adapter
 from lc_finetune.train.metrics import (
     Figures,
     out_of_scope_figures,
@@ -48,11 +50,13 @@ OUTSIDE_ROWS = 500
 """Out-of-scope rows that a checkpoint keeps the directions of, at most."""
 
 
-def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: list[dict[str, Any]]) -> None:
+def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, history: list[dict[str, Any]]) -> None:
     """Save, export, measure the folder through the path that serves, and record it all."""
     from transformers import AutoTokenizer
 
-    model.to("cpu").float().save_pretrained(staging)
+    if tuned.record:
+        write_adapter(staging / ADAPTER_FOLDER, tuned, plan.task, plan.base)
+    merged(tuned).save_pretrained(staging)
     for weights in staging.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes them readable by their owner alone
     AutoTokenizer.from_pretrained(plan.base.folder, trust_remote_code=False).save_pretrained(staging)
@@ -60,6 +64,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
         task=plan.task.name,
         max_length=plan.windowing.max_length,
         stride=plan.windowing.stride,
+        adapter=tuned.record,
         base_model=plan.base.name,
         base_revision=plan.base.revision,
         data_fingerprint=plan.fingerprint,
@@ -86,7 +91,7 @@ def _export(staging: Path, plan: Plan) -> None:
     try:
         export(
             staging,
-            texts=[e.text for e in held_out],
+            texts=inputs_of(held_out),
             gold=gold_of(held_out) or None,
             source="validation and calibration rows",
         )
@@ -125,10 +130,10 @@ def _write_scope(staging: Path, plan: Plan) -> None:
     outside = plan.splits.out_of_scope
     some = np.random.default_rng(0).permutation(len(outside))[:OUTSIDE_ROWS]
     detector = fit_detector(
-        outputs_of(predictor, [train[row].text for row in chosen]).features,
+        outputs_of(predictor, inputs_of([train[row] for row in chosen])).features,
         classes[chosen],
-        outputs_of(predictor, [row.text for row in held_out]).features,
-        outside=outputs_of(predictor, [outside[row].text for row in some]).features if len(some) else None,
+        outputs_of(predictor, inputs_of(held_out)).features,
+        outside=outputs_of(predictor, inputs_of([outside[row] for row in some])).features if len(some) else None,
     )
     detector.save(staging)
 
@@ -154,7 +159,7 @@ def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
         return ()
     known, split = _held_out(plan)
     checkpoint = Checkpoint.load(staging)
-    texts, gold, aim = [row.text for row in known], gold_of(known), Aim.parse(plan.config.accept)
+    texts, gold, aim = inputs_of(known), gold_of(known), Aim.parse(plan.config.accept)
     try:
         return tuple(
             calibrate(checkpoint, texts, gold, split=split, aim=aim, way=way) for way in served_ways(checkpoint)
@@ -174,8 +179,8 @@ def _measure(staging: Path, plan: Plan) -> dict[str, Figures]:
     if plan.splits.out_of_scope_test and plan.splits.test and predictor.scope:
         measured["test"]["out_of_scope"] = out_of_scope_figures(
             predictor.scope,
-            outputs_of(predictor, [e.text for e in plan.splits.test]).features,
-            outputs_of(predictor, [e.text for e in plan.splits.out_of_scope_test]).features,
+            outputs_of(predictor, inputs_of(plan.splits.test)).features,
+            outputs_of(predictor, inputs_of(plan.splits.out_of_scope_test)).features,
         )
     last = "test" if plan.splits.test else "validation"
     if plan.config.baseline and last in measured:
@@ -191,7 +196,7 @@ def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
     Raises:
         LCFinetuneError: If a text cannot be read or answered.
     """
-    results = predictor.predict([example.text for example in examples])
+    results = predictor.predict(inputs_of(examples))
     for result in results:
         if isinstance(result, LCFinetuneError):
             raise result

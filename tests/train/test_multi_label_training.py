@@ -177,10 +177,7 @@ def test_a_list_in_a_later_file_of_single_labels_is_refused(base_model: Path, tm
 
 @pytest.mark.parametrize(
     ("more", "expected"),
-    [
-        ({"trainer": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor"),
-        ({"accept": "score=0.5,crad=0.9"}, "accept"),
-    ],
+    [({"label_smoothing": 0.1}, "label_smoothing"), ({"accept": "score=0.5,crad=0.9"}, "accept")],
 )
 def test_options_that_do_not_fit_are_refused(
     more: dict[str, Any], expected: str, base_model: Path, tmp_path: Path

@@ -28,10 +28,19 @@ class Batch:
     Attributes:
         input_ids: Shape `(rows, pieces)`, int64.
         attention_mask: Shape `(rows, pieces)`, int64; 0 marks padding.
+        token_type_ids: Shape `(rows, pieces)`, int64: which text of a pair each piece belongs to. None unless the model
+            tells the texts of a pair apart by it.
     """
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64] | None = None
+
+    @property
+    def feed(self) -> dict[str, NDArray[np.int64]]:
+        """The arrays by the names of a model's inputs."""
+        feed = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return feed if self.token_type_ids is None else {**feed, "token_type_ids": self.token_type_ids}
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ GRAPH_PIECES = 16
 """Length of the shortest shape that is recorded; the next ones are twice as long, four times, and so on."""
 
 Call = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""Ids and mask, `(2, rows, pieces)` → logits and features."""
+"""Ids, mask and, of pairs, token types, `(2 or 3, rows, pieces)` → logits and features."""
 
 
 class CudaModel:
@@ -79,13 +79,14 @@ class CudaModel:
             return self._small(batch, shape)
         if self._packs:
             return self._packed(batch)
-        return Outputs(*to_host(*self._padded(self._staged([batch.input_ids, batch.attention_mask]))))
+        return Outputs(*to_host(*self._padded(self._staged([*batch.feed.values()]))))
 
     def _small(self, batch: Batch, shape: tuple[int, int]) -> Outputs:
         rows, pieces = batch.input_ids.shape
-        filled = np.zeros((2, *shape), dtype=np.int64)
+        arrays = [*batch.feed.values()]
+        filled = np.zeros((len(arrays), *shape), dtype=np.int64)
         filled[0] = self._pad_position or 0  # which such a family counts no position for
-        filled[:, :rows, :pieces] = batch.input_ids, batch.attention_mask
+        filled[:, :rows, :pieces] = arrays
         filled[1, :, 0] = 1  # a row without a single piece would be NaN
         inputs = self._staged(filled)
         if shape not in self._recorded:
@@ -109,10 +110,13 @@ class CudaModel:
         present[:, 0] = True  # of an empty text, a tokenizer without special tokens leaves nothing
         lengths = present.sum(axis=1)
         bounds = self._staged(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
-        ids, positions = self._staged([batch.input_ids[present], self._positions(batch.input_ids)[present]])
+        positions = self._positions(batch.input_ids)
+        types = [] if batch.token_type_ids is None else [batch.token_type_ids]
+        inputs = self._staged([array[present][None] for array in (batch.input_ids, positions, *types)])
         self._bounds = bounds
+        names = ("input_ids", "position_ids", "token_type_ids")
         logits, features = to_host(
-            *self._run(input_ids=ids[None], position_ids=positions[None], bounds=bounds, longest=int(lengths.max()))
+            *self._run(**dict(zip(names, inputs, strict=False)), bounds=bounds, longest=int(lengths.max()))
         )
         if not self._per_piece:
             return Outputs(logits, features)
@@ -129,11 +133,12 @@ class CudaModel:
         return counted
 
     def _padded(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        ids, mask = inputs
+        ids, mask, *types = inputs
         self._mask, self._bounds = mask, None
         # A mask of four dimensions is taken as it is. Of one with two, transformers would read the values, which waits
         # for the device and cannot be recorded.
-        return self._run(input_ids=ids, attention_mask=mask.bool()[:, None, None])
+        others = {"token_type_ids": types[0]} if types else {}
+        return self._run(input_ids=ids, attention_mask=mask.bool()[:, None, None], **others)
 
     def _run(self, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self._model(**inputs).logits

@@ -107,15 +107,13 @@ def _filled(lengths: Sequence[int], size: int, parts: int) -> list[tuple[int, in
 
 
 def _rows(batch: Batch, start: int, end: int) -> Batch:
-    mask = batch.attention_mask[start:end]
-    longest = int(mask.sum(axis=1).max())
-    return Batch(np.ascontiguousarray(batch.input_ids[start:end, :longest]), np.ascontiguousarray(mask[:, :longest]))
+    longest = int(batch.attention_mask[start:end].sum(axis=1).max())
+    return Batch(**{name: np.ascontiguousarray(array[start:end, :longest]) for name, array in batch.feed.items()})
 
 
 def _run(session: Any, batch: Batch) -> Outputs:
-    feed = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     try:
-        return Outputs(*session.run(["logits", "features"], feed))
+        return Outputs(*session.run(["logits", "features"], batch.feed))
     except Exception as error:
         if says_out_of_memory(error):
             raise OutOfMemory from error

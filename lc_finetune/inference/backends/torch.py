@@ -72,9 +72,11 @@ class Headed:
     def _keep(self, module: Any, inputs: Any, output: Any) -> None:
         self._state = output[0]
 
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **others: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and the mean over the pieces of the last hidden state."""
-        logits = self._model(input_ids=input_ids, attention_mask=attention_mask).logits
+        logits = self._model(input_ids=input_ids, attention_mask=attention_mask, **others).logits
         state, self._state = self._state, None
         features = masked_mean(state, attention_mask)
         return logits, features
@@ -132,8 +134,8 @@ class TorchBackend:
 def _padded(call: Headed, device: torch.device, batch: Batch) -> Outputs:
     from lc_finetune.inference.backends import cuda
 
-    inputs = (cuda.to_device(array, device) for array in (batch.input_ids, batch.attention_mask))
-    return Outputs(*cuda.to_host(*call(*inputs)))
+    inputs = {name: cuda.to_device(array, device) for name, array in batch.feed.items()}
+    return Outputs(*cuda.to_host(*call(**inputs)))
 
 
 def _forked() -> bool:

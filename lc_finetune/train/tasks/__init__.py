@@ -8,9 +8,11 @@ from lc_finetune.train.tasks.multi_label import MultiLabelClassification
 from lc_finetune.train.tasks.regression import NumberRegression
 from lc_finetune.train.tasks.tagging import Tagging
 from lc_finetune.train.tasks.text_classification import TextClassification
+from lc_finetune.train.tasks.text_pair import TextPairClassification
 
 TASKS: dict[Task, type[TrainingTask]] = {
-    task.name: task for task in (TextClassification, MultiLabelClassification, NumberRegression, Tagging)
+    task.name: task
+    for task in (TextClassification, TextPairClassification, MultiLabelClassification, NumberRegression, Tagging)
 }
 
 __all__ = ["TASKS", "TrainingTask"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.data import Example, Splits
@@ -32,6 +32,8 @@ class TrainingTask(ABC):
         metric: Of the validation rows; the epoch at which it is greatest is kept.
         headline: The figure by which a report compares, and its name.
         judges: What a row of a report's table is about.
+        loss: What makes probabilities of the logits, where a loss can weigh classes; None where there are none.
+        one_class: Whether each row of the Trainer belongs to one class, so that classes can be drawn alike.
         frozen_head: What the baseline puts on the frozen encoder.
         calibrates: Whether scores are calibrated once the model is written.
         scopes: Whether the checkpoint gets the statistics that tell texts out of scope.
@@ -42,6 +44,8 @@ class TrainingTask(ABC):
     metric: ClassVar[str]
     headline: ClassVar[tuple[str, str]]
     judges: ClassVar[str] = "Labels"
+    loss: ClassVar[Literal["softmax", "sigmoid"] | None] = None
+    one_class: ClassVar[bool] = False
     frozen_head: ClassVar[str] = "logistic regression"
     calibrates: ClassVar[bool] = True
     scopes: ClassVar[bool] = False
@@ -66,6 +70,11 @@ class TrainingTask(ABC):
     @property
     def answers(self) -> Sequence[str]:
         """What a threshold can be set for."""
+        return self.labels.names
+
+    @property
+    def weighed(self) -> Sequence[str]:
+        """Name the class that each column of the head belongs to, when classes are weighed."""
         return self.labels.names
 
     @property

@@ -11,7 +11,6 @@ import numpy as np
 from lc_finetune.checkpoint import MULTI_LABEL, Checkpoint, LabelThresholds
 from lc_finetune.confidence import SMALLEST
 from lc_finetune.data import Example, MultiLabelExample, Splits, gold_of
-from lc_finetune.errors import ConfigError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.calibrate import answer
 from lc_finetune.inference.encode import Encoder
@@ -23,7 +22,7 @@ from lc_finetune.train.thresholds import METHOD, choose_thresholds
 from lc_finetune.train.tokenization import Feature, Windowing, indicators, multi_label_features
 
 if TYPE_CHECKING:
-    from lc_finetune.train.config import TrainConfig
+    pass
 
 
 class MultiLabelClassification(TrainingTask):
@@ -32,17 +31,12 @@ class MultiLabelClassification(TrainingTask):
     name = "multi-label-classification"
     metric = "average_precision"
     headline = ("macro_f1", "macro F1")
+    loss = "sigmoid"
 
     @classmethod
     def of(cls, train: Sequence[Example], base: Path) -> Self:
         """Take the labels of the training rows, sorted."""
         return cls(LabelSet.sorted(name for example in train for name in cast(MultiLabelExample, example).labels))
-
-    @classmethod
-    def check(cls, config: TrainConfig) -> None:
-        """Refuse what takes one right label a text."""
-        if config.trainer.get("label_smoothing_factor"):
-            raise ConfigError("trainer: label_smoothing_factor takes one right label a text, found multi-label data.")
 
     def model_class(self) -> Any:
         """Give the sequence classifier of transformers."""

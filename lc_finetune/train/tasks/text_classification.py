@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
+from lc_finetune.checkpoint import Task
 from lc_finetune.data import Example, Splits, TextExample
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import LabelSet
@@ -18,9 +19,11 @@ from lc_finetune.train.tokenization import Feature, Windowing, classification_fe
 class TextClassification(TrainingTask):
     """A softmax over the labels."""
 
-    name = "text-classification"
+    name: ClassVar[Task] = "text-classification"
     metric = "accuracy"
     headline = ("accuracy", "accuracy")
+    loss = "softmax"
+    one_class = True
     scopes = True
 
     @classmethod
@@ -41,7 +44,7 @@ class TextClassification(TrainingTask):
     def features(
         self, examples: Sequence[Example], encoder: Encoder, windowing: Windowing
     ) -> tuple[list[Feature], int]:
-        """Give every window its text's label."""
+        """Give every window the label of its text, or of its pair."""
         texts = cast("Sequence[TextExample]", examples)
         return classification_features(texts, encoder, self.labels, windowing), 0
 
