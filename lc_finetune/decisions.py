@@ -24,6 +24,7 @@ from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
 from lc_finetune.labels import LabelSet
 from lc_finetune.runnables import MultiLabelClassifier, TextClassifier
+from lc_finetune.runnables.base import source_of
 from lc_finetune.schemas import Scores
 
 try:
@@ -429,8 +430,7 @@ def _raised(outcome: Any) -> Any:
 
 def _serving(checkpoint: Any) -> type[Classifier]:
     """Name the class that serves a checkpoint; that of one label where none does, which says so."""
-    source = str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
-    several = validated(source, None).task == "multi-label-classification"
+    several = validated(source_of(checkpoint), None).task == "multi-label-classification"
     return MultiLabelClassifier if several else TextClassifier
 
 

@@ -133,7 +133,7 @@ def test_confidence_judges_pairs_of_texts_and_labels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     words = sorted({word for sentence in SENTENCES for word in sentence.split() if '"' not in word})
     rows = "".join(
-        f"{' '.join(random.choice(words, size=4))}\t{random.choice(['0', '1,2'])}\tx{i}\n" for i in range(90)
+        f"{' '.join(random.choice(words, size=4))}\t{random.choice(['0', '1', '2', '1,2'])}\tx{i}\n" for i in range(90)
     )
     (tmp_path / "rows.tsv").write_text(rows, encoding="utf-8")
     (tmp_path / "names.txt").write_text("card\ncash\nother\n", encoding="utf-8")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
-from lc_finetune.checkpoint import Checkpoint, Task
+from lc_finetune.checkpoint import Task
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.inference.worker import Completion
@@ -47,25 +47,14 @@ class TextClassifier(EncoderRunnable[Classification]):
         accept_score: float | None = None,
         coverage: float | None = None,
     ) -> Self:
-        """Validate and load at once, as `EncoderRunnable.from_checkpoint`.
-
-        Args:
-            checkpoint: A folder, a Hub id, or the `Checkpoint` that training returned.
-            revision: As there.
-            device: As there.
-            dtype: As there.
-            backend: As there.
-            input_key: As there.
-            accept_score: As there.
-            coverage: How probable it is, at least, that `prediction_set` of a result holds the right label.
+        """Validate and load at once; as `EncoderRunnable.from_checkpoint`, with `coverage` for prediction sets.
 
         Raises:
             ConfigError: If a coverage is asked of a checkpoint that was not calibrated for sets.
         """
-        source = str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
         return cls(
-            checkpoint=source, revision=revision, device=device, dtype=dtype, backend=backend, input_key=input_key,
-            accept_score=accept_score, coverage=coverage,
+            checkpoint=source_of(checkpoint), revision=revision, device=device, dtype=dtype, backend=backend,
+            input_key=input_key, accept_score=accept_score, coverage=coverage,
         ).warm_up()  # fmt: skip
 
     def _complete(self, predictor: Predictor) -> Completion | None:
