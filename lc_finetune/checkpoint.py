@@ -136,29 +136,6 @@ class Ancestor(BaseModel):
     data_fingerprint: str | None = None
 
 
-class AdapterRecord(BaseModel):
-    """How a model was tuned that was not tuned whole."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["lora", "adalora", "ia3"]
-    rank: int | None = None
-    alpha: float | None = None
-    dropout: float | None = None
-    targets: tuple[str, ...] = Field(description="Layers that got an adapter, as endings of their names.")
-    trained_parameters: int = Field(ge=1, description="Of adapter and head.")
-    parameters: int = Field(ge=1, description="Of the model that is served.")
-
-    @property
-    def share(self) -> float:
-        """Trained parameters, as a share of the model's."""
-        return self.trained_parameters / self.parameters
-
-    def __str__(self) -> str:
-        learns = f"{self.trained_parameters:,} of {self.parameters:,} parameters ({self.share:.1%})"
-        return f"{learns}: adapter {self.kind} and head"
-
-
 class NumberInterval(BaseModel):
     """How far from a regressor's answer the right number lies."""
 

@@ -112,6 +112,17 @@ def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert namespace["strict"].invoke("Where is my parcel?").accepted is False
 
 
+def test_the_page_on_evaluation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "track_order"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/evaluate.md"):
+        exec(snippet, namespace)
+
+    assert [answer.wanted for answer in namespace["evaluation"].answers] == ["track_order", "other"]
+
+
 def test_the_page_on_saving_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a store in memory."""
     monkeypatch.setenv("LC_FINETUNE_CACHE", str(tmp_path / "cache"))
@@ -122,17 +133,6 @@ def test_the_page_on_saving_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         exec(snippet, namespace)
 
     assert namespace["classifier"].labels == made.labels.names
-
-
-def test_the_page_on_evaluation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, in one namespace."""
-    monkeypatch.chdir(tmp_path)
-    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "track_order"))
-    namespace: dict[str, Any] = {}
-    for snippet in snippets("docs/evaluate.md"):
-        exec(snippet, namespace)
-
-    assert [answer.wanted for answer in namespace["evaluation"].answers] == ["track_order", "other"]
 
 
 def test_the_page_on_agents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,8 @@ class Answer:
     """What was wanted set against what was found in its place; one of the two may be missing.
 
     A classifier has one a text; a multi-label classifier one for each label that applies or is given; a tagger one for
-    each entity that there is or was found. A regressor has one a text, without labels, right if the number lies in its
-    interval.
+    each entity that there is or was found. A regressor has one a text, right if the number lies in its interval,
+    and no labels.
 
     Attributes:
         row: Index of the text.

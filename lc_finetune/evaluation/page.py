@@ -253,7 +253,7 @@ def _labels(checkpoint: Checkpoint, evaluation: Evaluation, figures: Mapping[str
     if checkpoint.task == "multi-label-classification":
         kinds = Counter((answer.wanted or answer.found, answer.kind) for answer in evaluation.answers)
         thresholds = checkpoint.manifest.thresholds if checkpoint.manifest else None
-        columns += ["missed", "given wrongly", "given from score"]
+        columns += ["missed", "given wrongly", "given from own score"]
         for row, label in zip(rows, per_label, strict=True):
             given_from = thresholds.per_label.get(label) if thresholds else None
             row += [kinds[label, "missed"], kinds[label, "invented"], given_from]
@@ -373,7 +373,9 @@ def _name(label: str | None) -> str:
 
 def _reliability(evaluation: Evaluation, calibration: Calibration | None) -> Section | None:
     series: dict[str, Sequence[Bin]] = {}
-    words = ["Answers in bins of equal size, by score. On the dashed line, a score is the share of right answers."]
+    pairs = isinstance(evaluation.results[0], MultiLabelClassification)
+    what = "Pairs of a text and a label, right if it applies," if pairs else "Answers"
+    words = [f"{what} in bins of equal size, by score. On the dashed line, a score is the share of right ones."]
     if calibration is not None:
         series |= {"before calibration": calibration.before.bins, "after": calibration.after.bins}
         words.append(
@@ -381,11 +383,9 @@ def _reliability(evaluation: Evaluation, calibration: Calibration | None) -> Sec
             f"{calibration.before.ece:.4f} before, {calibration.after.ece:.4f} after ({calibration.backend}, "
             f"{calibration.precision}). Scores after it come from maps that were fitted without their rows."
         )
-    if found := [answer for answer in evaluation.answers if answer.score is not None]:
-        series[evaluation.source] = reliability_bins(
-            np.array([answer.score for answer in found], dtype=np.float64),
-            np.array([answer.kind == "right" for answer in found]),
-        )
+    if scored := _scored(evaluation, calibration.after.floor if calibration else 0.0):
+        scores, right = zip(*scored, strict=True)
+        series[evaluation.source] = reliability_bins(np.array(scores, dtype=np.float64), np.array(right))
     if not series:
         return None
     return Section(
@@ -399,6 +399,16 @@ def _reliability(evaluation: Evaluation, calibration: Calibration | None) -> Sec
             for number, (called, bins) in enumerate(series.items())
         ],
     )  # fmt: skip
+
+
+def _scored(evaluation: Evaluation, floor: float) -> list[tuple[float, bool]]:
+    """List scores of at least `floor`, and whether they were right: of answers, or of each label for each text."""
+    if isinstance(evaluation.results[0], MultiLabelClassification):
+        rows = zip(gold_of(evaluation.examples), evaluation.results, strict=True)
+        scored = [(score, label in wanted) for wanted, result in rows for label, score in result.scores.items()]
+    else:
+        scored = [(one.score, one.kind == "right") for one in evaluation.answers if one.score is not None]
+    return [(score, right) for score, right in scored if score >= floor]
 
 
 def _numbers(evaluation: Evaluation, *, show_texts: bool) -> Section:
