@@ -45,13 +45,12 @@ def run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     for package in ("tensorboard", "wandb", "mlflow"):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("tracked")
-    rows = [f"{TEXT} {text} {i},{label}" for i in range(12) for text, label in (("my", "card"), ("some", "cash"))]
-    (folder / "train.csv").write_text("\n".join(["text,label", *rows]))
-    (folder / "test.csv").write_text("\n".join(["text,label", *rows]).replace("my", "a"))
-    command = [sys.executable, "-m", "lc_finetune.train", "--train-file", "train.csv", "--validation-file", "test.csv",
-               "--test-file", "test.csv",
-               "--base-model", str(base_model), "--epochs", "2", "--no-baseline", "--output-dir", "out",
-               "--report-to", "tensorboard,wandb,mlflow"]  # fmt: skip
+    for part, numbers in {"train": range(20), "validation": range(20, 26), "test": range(26, 32)}.items():
+        rows = [f"{TEXT} {text} {i},{label}" for i in numbers for text, label in (("my", "card"), ("some", "cash"))]
+        (folder / f"{part}.csv").write_text("\n".join(["text,label", *rows]))
+    files = [part for name in ("train", "validation", "test") for part in (f"--{name}-file", f"{name}.csv")]
+    command = [sys.executable, "-m", "lc_finetune.train", *files, "--base-model", str(base_model), "--epochs", "2",
+               "--no-baseline", "--output-dir", "out", "--report-to", "tensorboard,wandb,mlflow"]  # fmt: skip
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False,
         env={**os.environ, **environment(folder), "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -107,7 +106,7 @@ def test_no_text_reaches_a_tracker(run: Run) -> None:
     written = [path for path in run.folder.rglob("*") if path.is_file() and run.checkpoint.path not in path.parents]
     holding = {path.name for path in written if TEXT.encode() in path.read_bytes()}
 
-    assert holding == {"train.csv", "test.csv"}
+    assert holding == {"train.csv", "validation.csv", "test.csv"}
     assert not [path for path in run.checkpoint.path.rglob("*") if re.search("event|wandb|mlflow|mlruns", path.name)]
     assert (run.checkpoint.path / "metrics.jsonl").is_file()
 
