@@ -35,14 +35,23 @@ MANIFEST = "lc_finetune.json"
 FORMAT_VERSION = 1
 """The manifest's version. A folder of a newer one is refused; this release reads version 1."""
 
-Task = Literal["text-classification", "text-pair-classification", "multi-label-classification", "token-classification"]
+Task = Literal[
+    "text-classification",
+    "text-pair-classification",
+    "multi-label-classification",
+    "token-classification",
+    "relation-classification",
+]
 PAIRS: tuple[Task, ...] = ("text-pair-classification",)
 """Tasks that are given two texts at a time."""
+RELATIONS: Task = "relation-classification"
+"""The task that is given a text with two marked mentions; see `lc_finetune.markers`."""
 RUNNABLES: dict[Task, str] = {
     "text-classification": "TextClassifier",
     "text-pair-classification": "PairClassifier",
     "multi-label-classification": "MultiLabelClassifier",
     "token-classification": "EntityTagger",
+    "relation-classification": "RelationClassifier",
 }
 """The public class that serves each task."""
 MULTI_LABEL = "multi_label_classification"
@@ -177,6 +186,8 @@ class Checkpoint:
 
 def example_of(task: Task) -> str:
     """Write, as Python, what a Runnable of the task is given."""
+    if task == RELATIONS:
+        return '{"text": "…", "head": (0, 3), "tail": (9, 11)}'
     return '{"text": "…", "text_pair": "…"}' if task in PAIRS else '"…"'
 
 

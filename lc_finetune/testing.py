@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field
 
 from lc_finetune.checkpoint import (
     MULTI_LABEL,
+    RELATIONS,
     Checkpoint,
     LabelThresholds,
     Manifest,
@@ -27,6 +28,7 @@ from lc_finetune.checkpoint import (
     write_manifest,
 )
 from lc_finetune.composition import ResultRunnable
+from lc_finetune.inference.marked import add_markers
 from lc_finetune.labels import LabelSet
 from lc_finetune.runnables.inputs import text_of
 from lc_finetune.schemas import Classification, Entity, Scores, Tagging
@@ -164,6 +166,8 @@ def tiny_checkpoint(
     tagger = task == "token-classification"
     names = _tags(labels or TYPES) if tagger else LabelSet.sorted(labels or LABELS)
     wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
+    if task == RELATIONS:
+        add_markers(wrapped)
     with staged_folder(final) as staging:
         tiny_model(wrapped, task=task, labels=names, max_length=max_length, seed=seed).save_pretrained(staging)
         wrapped.save_pretrained(staging)

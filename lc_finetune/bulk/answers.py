@@ -16,6 +16,7 @@ COLUMNS: dict[Task, tuple[str, ...]] = {
     "text-pair-classification": ("label", "score", "accepted", "in_scope", "error"),
     "multi-label-classification": ("labels", "accepted", "in_scope", "error"),
     "token-classification": ("entities", "error"),
+    "relation-classification": ("label", "score", "accepted", "error"),
 }
 """What is added, in this order and always, whether a checkpoint is calibrated or not."""
 
@@ -24,7 +25,7 @@ def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
     """Name what a checkpoint adds.
 
     A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a multi-label classifier
-    adds `labels` in place of `label` and `score`; a tagger adds `entities`. All end with `error`: None, or why this row
+    adds `labels` in place of `label` and `score`; a tagger adds `entities`; of relations, there is no `in_scope`. All end with `error`: None, or why this row
     has no answer.
 
     Raises:

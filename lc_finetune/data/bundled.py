@@ -5,7 +5,14 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-SUFFIX = {"support": "csv", "sentiment": "csv", "entities": "jsonl", "multilabel": "jsonl", "pairs": "csv"}
+SUFFIX = {
+    "support": "csv",
+    "sentiment": "csv",
+    "entities": "jsonl",
+    "multilabel": "jsonl",
+    "pairs": "csv",
+    "relations": "jsonl",
+}
 
 
 def sample_file(name: str, part: str = "train") -> Path:

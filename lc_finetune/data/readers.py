@@ -15,11 +15,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import RELATIONS, Task
 from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
 from lc_finetune.data.examples import Example, MultiLabelExample, PairExample, TaggedExample, TextExample
+from lc_finetune.data.relations import (
+    RELATION_COLUMNS,
+    SEMEVAL,
+    from_markers,
+    from_spans,
+    hold_markers,
+    semeval_records,
+    span_columns,
+)
 from lc_finetune.errors import DataError, did_you_mean, shown
 from lc_finetune.labels import Span
 from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_tag, tags_to_spans
@@ -95,7 +104,9 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
 
     CSV, TSV, JSON, JSONL and Parquet hold one text, or a pair of texts, a row with its label; or a text with its
     labels: a list, or a cell with a delimiter; or, as JSON, JSONL and Parquet, a text with `entities`; `.conll`,
-    `.iob`, `.bio` and `.txt` hold one word and tag a line. Texts are not changed in any way.
+    `.iob`, `.bio` and `.txt` hold one word and tag a line. Two mentions with a relation are marked in the text, or given
+    as two columns of spans; a `.txt` of SemEval-2010 task 8 is recognised. Texts are not changed in any way, but for
+    such markers, which are taken out.
 
     Args:
         source: A file, or a Hub id with an optional split: `"organisation/name"`, `"organisation/name:train"`.
@@ -122,7 +133,10 @@ def _read(source: str | Path, options: ReadOptions) -> Loaded:
         raise DataError(f"{path}: expected labelled rows, found an empty file.")
     suffix = path.suffix.lower()
     if suffix in CONLL:
-        return _read_conll(path)
+        lines = _read_text(path).replace("\r\n", "\n").split("\n")
+        if SEMEVAL.match(next(line for line in lines if line.strip())):
+            return _read_semeval(path, lines, options)
+        return _read_conll(path, lines)
     if suffix in (".csv", ".tsv"):
         rows = _table_rows(path, "," if suffix == ".csv" else "\t", options)
     elif suffix == ".parquet":
@@ -372,6 +386,13 @@ def _from_rows(source: str, rows: Sequence[_Row], options: ReadOptions) -> Loade
     text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
     if "entities" in columns and options.label_column is None:
         return _spans(source, rows, text)
+    fields = [row.fields for row in rows]
+    couple = span_columns(columns, fields)
+    if options.task == RELATIONS or (
+        options.task == "auto" and (couple or hold_markers([f.get(text) for f in fields]))
+    ):
+        label = find_column(source, columns, options.label_column, RELATION_COLUMNS, "label")
+        return _related(source, rows, text, couple, label, options)
     label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
     if options.task == "multi-label-classification" or (
         options.task != "text-classification" and _are_several(rows, label, options)
@@ -475,6 +496,27 @@ def _labelled(source: str, rows: Sequence[_Row], columns: tuple[str, ...], label
             "--task multi-label-classification."
         )
     return Loaded(tuple(kept), "text-classification", tuple(notes))
+
+
+def _related(
+    source: str, rows: Sequence[_Row], text: str, couple: tuple[str, str] | None, label: str, options: ReadOptions
+) -> Loaded:
+    """Read rows with a relation between two mentions: of two columns of spans, or else marked in the text."""
+    loaded = _labelled(source, rows, (text,), label, options)
+    kept = (row for row in rows if not _is_missing(row.fields.get(label)))
+    examples = [
+        from_spans(row.where, example, [row.fields.get(name) for name in couple], couple)
+        if couple
+        else from_markers(row.where, example)
+        for row, example in zip(kept, cast("Sequence[TextExample]", loaded.examples), strict=True)
+    ]
+    return Loaded(tuple(examples), RELATIONS, loaded.notes)
+
+
+def _read_semeval(path: Path, lines: Sequence[str], options: ReadOptions) -> Loaded:
+    rows = [_Row(f"{path}:{line}", {"text": text, "relation": label}) for line, text, label in
+            semeval_records(str(path), lines)]  # fmt: skip
+    return _related(str(path), rows, "text", None, "relation", options)
 
 
 def _hold_lists(values: Sequence[Any]) -> bool:
@@ -679,8 +721,8 @@ class _Token(NamedTuple):
     line: int
 
 
-def _read_conll(path: Path) -> Loaded:
-    sentences, comments = _conll_sentences(path)
+def _read_conll(path: Path, lines: Sequence[str]) -> Loaded:
+    sentences, comments = _conll_sentences(path, lines)
     if not any(_is_tag(token.tag) for tokens in sentences for token in tokens):
         raise DataError(
             f"{path}: expected a tag such as O or B-PER in the last column, found none. "
@@ -703,12 +745,12 @@ def _read_conll(path: Path) -> Loaded:
     return Loaded(examples, "token-classification", tuple(notes))
 
 
-def _conll_sentences(path: Path) -> tuple[list[list[_Token]], int]:
+def _conll_sentences(path: Path, lines: Sequence[str]) -> tuple[list[list[_Token]], int]:
     """Read the sentences, and count the comment lines."""
     sentences: list[list[_Token]] = []
     comments = width = 0
     inside = False
-    for number, line in enumerate(_read_text(path).replace("\r\n", "\n").split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         columns = _conll_columns(line)
         if not line.strip() or columns[0] == "-DOCSTART-":
             inside = False

@@ -10,6 +10,7 @@ _EXPECTED: dict[Task, str] = {
     "text-pair-classification": "a classifier of text pairs",
     "multi-label-classification": "a multi-label classifier",
     "token-classification": "a tagger",
+    "relation-classification": "a classifier of relations",
 }
 
 _MAY_BE_MEANT = ("text-classification", "multi-label-classification")

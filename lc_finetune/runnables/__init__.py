@@ -3,6 +3,7 @@
 from lc_finetune.runnables.cascade import Cascade
 from lc_finetune.runnables.encoders import EntityTagger, MultiLabelClassifier, PairClassifier, TextClassifier
 from lc_finetune.runnables.fanout import FanOut, FanOutAssign
+from lc_finetune.runnables.relations import RelationClassifier
 from lc_finetune.runnables.router import LabelRouter
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "LabelRouter",
     "MultiLabelClassifier",
     "PairClassifier",
+    "RelationClassifier",
     "TextClassifier",
 ]

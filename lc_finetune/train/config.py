@@ -29,7 +29,12 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Literal[
-        "auto", "text-classification", "text-pair-classification", "multi-label-classification", "token-classification"
+        "auto",
+        "text-classification",
+        "text-pair-classification",
+        "multi-label-classification",
+        "token-classification",
+        "relation-classification",
     ] = Field(default="auto", description="What to train; auto goes by the data.")
     train_file: str | None = Field(
         default=None, description="CSV, TSV, JSON, JSONL, Parquet or CoNLL file, or a Hub data set; bundled if omitted."

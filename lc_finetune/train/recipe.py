@@ -12,6 +12,7 @@ LABEL_SMOOTHING = {
     "text-pair-classification": 0.1,
     "multi-label-classification": 0.0,
     "token-classification": 0.0,
+    "relation-classification": 0.1,
 }
 ENCODER_SHARES = (1.0, 0.9, 0.8, 0.7)
 """Shares of a fine-tuned tagger's encoder, the rest from the base model, that are tried on the validation rows."""
@@ -24,6 +25,7 @@ STEPS = {
     "text-pair-classification": 1_400,
     "multi-label-classification": 1_400,
     "token-classification": 430,
+    "relation-classification": 1_400,
 }
 """Steps that a fine-tuning wants, whatever the size of the data; taggers learn from every word and overfit sooner."""
 EPOCHS = (4, 20)
