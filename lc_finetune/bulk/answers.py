@@ -25,8 +25,8 @@ def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
     """Name what a checkpoint adds.
 
     A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a multi-label classifier
-    adds `labels` in place of `label` and `score`; a tagger adds `entities`; of relations, there is no `in_scope`. All end with `error`: None, or why this row
-    has no answer.
+    adds `labels` in place of `label` and `score`; a classifier of relations has no `in_scope`; a tagger adds
+    `entities`. All end with `error`: None, or why this row has no answer.
 
     Raises:
         ConfigError: If scores are asked of a tagger.

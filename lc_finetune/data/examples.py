@@ -54,7 +54,7 @@ Example = TextExample | MultiLabelExample | TaggedExample
 
 
 def inputs_of(examples: Sequence[Example]) -> list[Input]:
-    """List what a model is given: the text of each, with markers around its two mentions if it has such, or both texts."""
+    """List what a model is given of each example."""
     return [input_of(example) for example in examples]
 
 

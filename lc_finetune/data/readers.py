@@ -104,9 +104,9 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
 
     CSV, TSV, JSON, JSONL and Parquet hold one text, or a pair of texts, a row with its label; or a text with its
     labels: a list, or a cell with a delimiter; or, as JSON, JSONL and Parquet, a text with `entities`; `.conll`,
-    `.iob`, `.bio` and `.txt` hold one word and tag a line. Two mentions with a relation are marked in the text, or given
-    as two columns of spans; a `.txt` of SemEval-2010 task 8 is recognised. Texts are not changed in any way, but for
-    such markers, which are taken out.
+    `.iob`, `.bio` and `.txt` hold one word and tag a line. Two mentions with a relation are marked in the text, or
+    given as two columns of spans; a `.txt` of SemEval-2010 task 8 is recognised. Texts are not changed in any way, but
+    for such marks, which are taken out.
 
     Args:
         source: A file, or a Hub id with an optional split: `"organisation/name"`, `"organisation/name:train"`.
