@@ -27,6 +27,7 @@ from lc_finetune import (
     LabelRouter,
     LCFinetuneError,
     MultiLabelClassifier,
+    RelationClassifier,
     TextClassifier,
 )
 from lc_finetune.inference.export import export
@@ -52,6 +53,11 @@ def _multi_label(folder: Path) -> str:
 
 
 @cache
+def _relations(folder: Path) -> str:
+    return str(tiny_checkpoint(folder.with_name("conformance-relations"), task="relation-classification").path)
+
+
+@cache
 def _on_openvino(folder: Path) -> str:
     """A copy with the export."""
     copy = shutil.copytree(folder, folder.with_name(f"{folder.name}-openvino"))
@@ -66,6 +72,8 @@ CASES = [
     Case("classifier", lambda c, _: TextClassifier(checkpoint=str(c.path), device="cpu"), "my card", 3),
     Case("tagger", lambda _, t: EntityTagger(checkpoint=str(t.path), device="cpu"), "Ann in Oslo", None),
     Case("multi-label", lambda c, _: MultiLabelClassifier(checkpoint=_multi_label(c.path), device="cpu"), "my card", 3),
+    Case("relations", lambda c, _: RelationClassifier(checkpoint=_relations(c.path), device="cpu"),
+         {"text": "Ann in Oslo", "head": (0, 3), "tail": (7, 11)}, "Ann in Oslo"),
     Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
          "my card", 3),
     Case("router", _router, Classification(text="x", label="card"), Classification(text="x", label="cash"),

@@ -108,10 +108,8 @@ def write(path: Path, text: str) -> Path:
 
 def test_a_table_with_inline_markers_is_recognised(tmp_path: Path) -> None:
     """The text is without them; the tail may come first."""
-    table = write(
-        tmp_path / "t.csv", "text,label\n<e1>Ann</e1> runs <e2>it</e2>,runs\nThe <e2>dog</e2> of <e1>Bo</e1>,owns\n"
-    )
-    loaded = read_examples(table)
+    rows = ["text,label", "<e1>Ann</e1> runs <e2>it</e2>,runs", "The <e2>dog</e2> of <e1>Bo</e1>,owns"]
+    loaded = read_examples(write(tmp_path / "t.csv", "\n".join(rows)))
 
     assert loaded.task == "relation-classification"
     assert loaded.examples == (
@@ -223,9 +221,8 @@ def test_markers_are_whole_pieces_and_mentions_read_as_without_them(tmp_path: Pa
     made = tiny_checkpoint(tmp_path / kind, task="relation-classification", tokenizer=kind)
     encoder = Encoder(made.path, offsets=False)
     markers = [encoder.id_of(marker) for marker in MARKERS]
-    plain, marked = encoder.encode(
-        ["flew to Paris from Berlin now", mark("flew to Paris from Berlin now", (8, 13), (19, 25))]
-    )
+    text = "flew to Paris from Berlin now"
+    plain, marked = encoder.encode([text, mark(text, (8, 13), (19, 25))])
     assert isinstance(plain, Encoding)
     assert isinstance(marked, Encoding)
 
@@ -335,12 +332,7 @@ def test_a_tagger_composes_with_relations(relations: RelationClassifier) -> None
         ("Ann", "Bo"), ("Ann", "Oslo"), ("Bo", "Ann"), ("Bo", "Oslo"), ("Oslo", "Ann"), ("Oslo", "Bo"),
     ]  # fmt: skip
     assert result.relations[1].tail == Mention(text="Oslo", start=14, end=18, label="CITY")
-    alone = relations.batch(
-        [
-            {"text": text, "head": (r.head.start, r.head.end), "tail": (r.tail.start, r.tail.end)}
-            for r in result.relations
-        ]
-    )
+    alone = relations.batch([{"text": text, "head": r.head, "tail": r.tail} for r in result.relations])
     assert [r.label for r in result.relations] == [one.label for one in alone]  # type: ignore[union-attr]
     assert [r.score for r in result.relations] == pytest.approx([one.score for one in alone], abs=1e-5)  # type: ignore[union-attr]
 
@@ -495,6 +487,5 @@ def as_marked_row(example: Any) -> dict[str, Any]:
 
 def test_what_a_file_marks_is_what_the_runnable_asks() -> None:
     """Both give the model the same text."""
-    assert inputs_of([RelationExample("Ann runs it", "runs", (0, 3), (9, 11))]) == [
-        as_marked("<e1>Ann</e1> runs <e2>it</e2>")
-    ]
+    example = RelationExample("Ann runs it", "runs", (0, 3), (9, 11))
+    assert inputs_of([example]) == [as_marked("<e1>Ann</e1> runs <e2>it</e2>")]

@@ -71,7 +71,7 @@ def test_a_relation_named_the_wrong_way_round_counts_against_it_twice() -> None:
 
 
 def test_other_has_no_score_but_costs_the_relations() -> None:
-    """By hand: A has 2 gold, 2 named, 1 right (F1 1/2); B 1 gold, none named (0); naming Other rightly gains nothing."""
+    """By hand: A has 2 gold, 2 named, 1 right (F1 1/2); B 1 gold, none named (0); a right Other gains nothing."""
     gold = ["A(e1,e2)", "A(e1,e2)", "B(e2,e1)", "Other", "Other"]
     found = ["A(e1,e2)", "Other", "Other", "A(e2,e1)", "Other"]
 
