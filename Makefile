@@ -27,8 +27,12 @@ demo: setup
 	$(BIN)/python -m lc_finetune.train --train-file $(SAMPLES)/sentiment/train.csv \
 		--validation-file $(SAMPLES)/sentiment/validation.csv --test-file $(SAMPLES)/sentiment/test.csv \
 		--output-dir runs/demo/sentiment --epochs 4 --overwrite
+	$(BIN)/python -m lc_finetune.train --train-file $(SAMPLES)/pairs/train.csv \
+		--validation-file $(SAMPLES)/pairs/validation.csv --test-file $(SAMPLES)/pairs/test.csv \
+		--output-dir runs/demo/interest --overwrite
 	$(BIN)/python -m chains.customer_service
 	$(BIN)/python -m chains.finance_monitor
+	$(BIN)/python -m chains.recommendation
 
 test: setup
 	$(BIN)/python -m pytest

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         PairClassifier,
         RelationClassifier,
         TextClassifier,
+        TextRegressor,
     )
     from lc_finetune.schemas import (
         Classification,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         Mention,
         MultiLabelClassification,
         PairClassification,
+        Regression,
         Relation,
         RelationClassification,
         Relations,
@@ -53,6 +55,7 @@ _HOMES = {
         "PairClassifier",
         "RelationClassifier",
         "TextClassifier",
+        "TextRegressor",
     ),
     "schemas": (
         "Classification",
@@ -60,6 +63,7 @@ _HOMES = {
         "Mention",
         "MultiLabelClassification",
         "PairClassification",
+        "Regression",
         "Relation",
         "RelationClassification",
         "Relations",
@@ -103,6 +107,7 @@ __all__ = [
     "MultiLabelClassifier",
     "PairClassification",
     "PairClassifier",
+    "Regression",
     "Relation",
     "RelationClassification",
     "RelationClassifier",
@@ -110,6 +115,7 @@ __all__ = [
     "Scores",
     "Tagging",
     "TextClassifier",
+    "TextRegressor",
 ]
 
 

@@ -39,6 +39,7 @@ Task = Literal[
     "text-classification",
     "text-pair-classification",
     "multi-label-classification",
+    "regression",
     "token-classification",
     "relation-classification",
 ]
@@ -50,6 +51,7 @@ RUNNABLES: dict[Task, str] = {
     "text-classification": "TextClassifier",
     "text-pair-classification": "PairClassifier",
     "multi-label-classification": "MultiLabelClassifier",
+    "regression": "TextRegressor",
     "token-classification": "EntityTagger",
     "relation-classification": "RelationClassifier",
 }
@@ -94,6 +96,27 @@ class LabelThresholds(BaseModel):
     rows: int = Field(ge=0, description="Their number.")
 
 
+class NumberInterval(BaseModel):
+    """How far from a regressor's answer the right number lies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    half_width: float = Field(ge=0, allow_inf_nan=False, description="On either side of the answer, in its units.")
+    coverage: Probability = Field(description="Share of texts like the held-out rows that it holds for, at least.")
+    split: str = Field(description="Which rows it was measured on.")
+    rows: int = Field(ge=1, description="Their number.")
+
+
+class NumberScale(BaseModel):
+    """What a regressor's logit means: `centre + unit * logit`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    centre: float = Field(allow_inf_nan=False, description="Mean of the training rows.")
+    unit: float = Field(gt=0, allow_inf_nan=False, description="Their standard deviation.")
+    interval: NumberInterval | None = Field(default=None, description="None if there were too few held-out rows.")
+
+
 class Manifest(BaseModel):
     """The content of `lc_finetune.json`."""
 
@@ -107,6 +130,7 @@ class Manifest(BaseModel):
         default=None, description="Pieces that carry tags, see `tag_units`; None if no tagger."
     )
     thresholds: LabelThresholds | None = Field(default=None, description="Of a multi-label classifier.")
+    scale: NumberScale | None = Field(default=None, description="Of a regressor.")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Per split: its size and figures.")
     base_model: str | None = None
     base_revision: str | None = None
@@ -434,7 +458,9 @@ def _task_of(config: Mapping[str, Any], folder: Path) -> Task:
     if any(str(name).endswith("ForTokenClassification") for name in architectures):
         return "token-classification"
     if any(str(name).endswith("ForSequenceClassification") for name in architectures):
-        return "multi-label-classification" if config.get("problem_type") == MULTI_LABEL else "text-classification"
+        if config.get("problem_type") == MULTI_LABEL:
+            return "multi-label-classification"
+        return "regression" if len(config.get("id2label") or {}) == 1 else "text-classification"
     raise CheckpointError(
         f"{folder}: expected a model for sequence or token classification, found {architectures or 'no architecture'}."
     )

@@ -193,7 +193,7 @@ def _export(arguments: argparse.Namespace) -> None:
         source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
-    if arguments.format != "torch" and checkpoint.task != "multi-label-classification":
+    if arguments.format != "torch" and checkpoint.task not in ("multi-label-classification", "regression"):
         print(f"\n{_confidence_of_export(checkpoint, arguments, precision, texts, gold)}")
 
 
@@ -265,6 +265,11 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"{checkpoint.path}: expected a classifier of one label, or a tagger, found a multi-label classifier. "
             "Its scores are not calibrated; its thresholds come from training."
+        )
+    if checkpoint.task == "regression":
+        raise ConfigError(
+            f"{checkpoint.path}: expected a classifier of one label, or a tagger, found a regressor. Its "
+            "numbers have intervals from training instead."
         )
     loaded = _labelled(arguments.file, arguments, checkpoint)
     if loaded.task != checkpoint.task:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lc_finetune.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Span(NamedTuple):
@@ -90,3 +94,9 @@ def micro_f1(gold: Sequence[Collection[Hashable]], predicted: Sequence[Collectio
 def entity_f1(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> float:
     """Micro F1 of exactly matching spans."""
     return micro_f1(gold, predicted)
+
+
+def r_squared(gold: NDArray[np.floating], predicted: NDArray[np.floating]) -> float:
+    """Share of the variance of `gold` that is explained; 0 for its mean, less for worse. Both of shape `(texts,)`."""
+    spread = float(((gold - gold.mean()) ** 2).sum())
+    return 1.0 - float(((gold - predicted) ** 2).sum()) / spread if spread else 0.0

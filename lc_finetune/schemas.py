@@ -128,6 +128,17 @@ class MultiLabelClassification(Result):
     in_scope: Probability | None = Field(default=None, description="As in `Classification`.")
 
 
+class Regression(Result):
+    """A number for a text."""
+
+    value: float = Field(description="The number, in the units of the training rows.")
+    low: float | None = Field(default=None, description="Where the interval begins; None without one.")
+    high: float | None = Field(default=None, description="Where the interval ends; None without one.")
+    coverage: Probability | None = Field(
+        default=None, repr=False, description="Share of texts whose number lies in its interval, at least."
+    )
+
+
 class Entity(BaseModel):
     """A labelled span: `tagging.text[start:end] == text`, always."""
 

@@ -165,6 +165,8 @@ def tiny_checkpoint(
     final = Path(folder)
     tagger = task == "token-classification"
     names = _tags(labels or TYPES) if tagger else LabelSet.sorted(labels or LABELS)
+    if task == "regression":
+        names = LabelSet(("value",))
     wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
     if task == RELATIONS:
         add_markers(wrapped)

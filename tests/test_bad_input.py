@@ -113,7 +113,8 @@ OPTIONS: list[tuple[list[str], str]] = [
     (["--seed", "-1"], "seed"),
     (["--label-names", "no,,yes"], "label_names: expected a name for every number"),
     (["--label-names", "no,no"], "label_names: expected every name once"),
-    (["--task", "regression"], "task"),
+    (["--task", "summarisation"], "task"),
+    (["--task", "regression"], "good.csv:2: expected a number in 'label', found something else"),
     (["--task", "text-classification", "--label-delimiter", ";"], "label_delimiter: expected data for multi-label-"),
     (["--task", "token-classification"], "good.csv: expected data for token-classification"),
     (["--config", "{tmp}/typo.yaml"], "typo.yaml: Expected a field of TrainConfig, found 'epcohs' (did you mean "

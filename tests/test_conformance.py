@@ -27,8 +27,10 @@ from lc_finetune import (
     LabelRouter,
     LCFinetuneError,
     MultiLabelClassifier,
+    PairClassifier,
     RelationClassifier,
     TextClassifier,
+    TextRegressor,
 )
 from lc_finetune.inference.export import export
 from lc_finetune.schemas import Result
@@ -58,6 +60,16 @@ def _relations(folder: Path) -> str:
 
 
 @cache
+def _pairs(folder: Path) -> str:
+    return str(tiny_checkpoint(folder.with_name("conformance-pairs"), task="text-pair-classification").path)
+
+
+@cache
+def _regressor(folder: Path) -> str:
+    return str(tiny_checkpoint(folder.with_name("conformance-regressor"), task="regression").path)
+
+
+@cache
 def _on_openvino(folder: Path) -> str:
     """A copy with the export."""
     copy = shutil.copytree(folder, folder.with_name(f"{folder.name}-openvino"))
@@ -74,6 +86,9 @@ CASES = [
     Case("multi-label", lambda c, _: MultiLabelClassifier(checkpoint=_multi_label(c.path), device="cpu"), "my card", 3),
     Case("relations", lambda c, _: RelationClassifier(checkpoint=_relations(c.path), device="cpu"),
          {"text": "Ann in Oslo", "head": (0, 3), "tail": (7, 11)}, "Ann in Oslo"),
+    Case("pair", lambda c, _: PairClassifier(checkpoint=_pairs(c.path), device="cpu"),
+         {"text": "my card", "text_pair": "is lost"}, "my card"),
+    Case("regressor", lambda c, _: TextRegressor(checkpoint=_regressor(c.path), device="cpu"), "my card", 3),
     Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
          "my card", 3),
     Case("router", _router, Classification(text="x", label="card"), Classification(text="x", label="cash"),

@@ -6,6 +6,7 @@ runs the same code on the CPU.
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,8 @@ def random_batch() -> Batch:
 def plain(model: Any, batch: Batch) -> tuple[Any, Any]:
     """What transformers answers."""
     with torch.inference_mode():
-        logits, features = Headed(copy.deepcopy(model))(
-            torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
-        )
+        inputs = {name: torch.from_numpy(array) for name, array in batch.feed.items()}
+        logits, features = Headed(copy.deepcopy(model))(**inputs)
     return logits.numpy(), features.numpy()
 
 
@@ -82,6 +82,23 @@ def test_answers_are_the_plain_models(family: str, task: str, way: str, monkeypa
     judged = batch.attention_mask.astype(bool) if task == TASKS[1] else slice(None)
     assert outputs.logits.shape == logits.shape
     assert np.abs(outputs.logits - logits)[judged].max() < 1e-5
+    assert np.abs(outputs.features - features).max() < 1e-5
+
+
+@pytest.mark.parametrize("way", ["small", "packed", "padded"])
+def test_token_types_reach_the_model(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pairs: another answer than without them, and that of the plain model."""
+    model, batch = random_model("bert", TASKS[0]), random_batch()
+    typed = replace(batch, token_type_ids=(np.arange(max(LENGTHS)) > 1) * batch.attention_mask)
+    logits, features = plain(model, typed)
+    without, _ = plain(model, batch)
+    monkeypatch.setattr(cuda, "GRAPH_TOKENS", 4096 if way == "small" else 0)
+    served = cuda.CudaModel(model, per_piece=False, packs=way == "packed", record=unrecorded)
+    with torch.inference_mode():
+        outputs = served(typed)
+
+    assert np.abs(logits - without).max() > 1e-3
+    assert np.abs(outputs.logits - logits).max() < 1e-5
     assert np.abs(outputs.features - features).max() < 1e-5
 
 

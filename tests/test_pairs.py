@@ -1,5 +1,6 @@
 """Pairs of texts: one model reads both at once, whatever their lengths."""
 
+import json
 import shutil
 from itertools import product
 from pathlib import Path
@@ -7,18 +8,26 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from langchain_core.documents import Document
+from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableLambda
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from lc_finetune import Cascade, LabelRouter, PairClassification, PairClassifier, TextClassifier
+from lc_finetune.bulk import PredictConfig, predict_file
 from lc_finetune.checkpoint import Checkpoint
-from lc_finetune.errors import InputError
+from lc_finetune.cli import main
+from lc_finetune.errors import CheckpointError, InputError
 from lc_finetune.inference import Predictor, plan
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.inference.export import export
-from lc_finetune.testing import TOKENIZER_KINDS, TokenizerKind, tiny_checkpoint
+from lc_finetune.testing import TOKENIZER_KINDS, FakeClassifier, TokenizerKind, tiny_checkpoint
 
 PAIRS = [
     ("where is my card", "it has not arrived"),
@@ -54,8 +63,8 @@ def test_the_logits_are_transformers_own(any_pair_classifier: Checkpoint) -> Non
     model = AutoModelForSequenceClassification.from_pretrained(any_pair_classifier.path).eval()
     tokenizer = AutoTokenizer.from_pretrained(any_pair_classifier.path)
     short = [pair for pair in PAIRS if len(tokenizer(*pair).input_ids) <= 32]
-    with torch.inference_mode():
-        theirs = [model(**tokenizer(*pair, return_tensors="pt")).logits.log_softmax(-1)[0].numpy() for pair in short]
+    with torch.inference_mode():  # a list, since of a lone pair with a blank second text transformers makes a single
+        theirs = [model(**tokenizer([pair], return_tensors="pt")).logits.log_softmax(-1)[0].numpy() for pair in short]
     predictor = Predictor.load(any_pair_classifier, device="cpu", backend="torch")
 
     assert len(short) >= 3
@@ -154,3 +163,173 @@ def test_the_export_for_single_texts_takes_no_token_types(tmp_path: Path) -> Non
 
     assert checkpoint.config["type_vocab_size"] == 2
     assert [one.name for one in session.get_inputs()] == ["input_ids", "attention_mask"]
+
+
+# The Runnable.
+
+
+@pytest.fixture(scope="session")
+def pair_checkpoint(checkpoints: Path) -> Checkpoint:
+    """A classifier of pairs: labels card, cash, other; windows of 32 pieces."""
+    return tiny_checkpoint(checkpoints / "pairs", task="text-pair-classification")
+
+
+@pytest.fixture(scope="session")
+def classifier(pair_checkpoint: Checkpoint) -> PairClassifier:
+    return PairClassifier.from_checkpoint(pair_checkpoint, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"text": "my card", "text_pair": "is lost"},
+        ("my card", "is lost"),
+        {"text": HumanMessage("my card"), "text_pair": Document("is lost"), "score": 3},
+        PairClassification(text="my card", text_pair="is lost", label="other"),
+    ],
+)
+def test_shapes_of_a_pair(classifier: PairClassifier, given: Any) -> None:
+    """A mapping, whose values may be what a text may be; a tuple; a result."""
+    result = classifier.invoke(given)
+
+    assert isinstance(result, PairClassification)
+    assert (result.text, result.text_pair) == ("my card", "is lost")
+    assert result.label in classifier.labels
+    assert sum(result.scores.values()) == pytest.approx(1.0)
+    assert "card" not in repr(result).replace("'card'", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("secret", "found str"),
+        (["secret", "secret"], "found list"),
+        (("secret", "secret", "secret"), "found tuple"),
+        (("secret", 3), "found tuple"),
+        ({"text": "secret"}, "found a mapping with text. Name the keys with input_key= and pair_key="),
+        ({"text": "secret", "text_pair": None}, "found NoneType"),
+        ({"text": "secret", "text_pair": {"text": "secret"}}, "under 'text_pair', found another mapping"),
+    ],
+)
+def test_what_is_no_pair_is_refused(classifier: PairClassifier, given: Any, message: str) -> None:
+    """In its own slot, by its type alone."""
+    good, bad = classifier.batch([("a", "b"), given], return_exceptions=True)
+
+    assert good.label
+    assert isinstance(bad, InputError)
+    assert message in str(bad)
+    assert "secret" not in str(bad)
+
+
+def test_keys_can_be_named(pair_checkpoint: Checkpoint, classifier: PairClassifier) -> None:
+    """As columns are called elsewhere; which text is first makes a difference."""
+    named = PairClassifier.from_checkpoint(pair_checkpoint, device="cpu", input_key="history", pair_key="item")
+    result = named.invoke({"history": "my card", "item": "is lost"})
+
+    assert result.scores == classifier.invoke(("my card", "is lost")).scores
+    assert result.scores != classifier.invoke(("is lost", "my card")).scores
+    assert set(named.as_tool(name="interest", description="…").args) == {"history", "item"}
+
+
+def test_the_tool_answers_without_the_texts(classifier: PairClassifier) -> None:
+    """Which the caller has."""
+    answered = json.loads(classifier.as_tool(name="n", description="d").invoke({"text": "a", "text_pair": "b"}))
+
+    assert answered["label"] == classifier.invoke(("a", "b")).label
+    assert not {"text", "text_pair"} & set(answered)
+
+
+def test_a_router_takes_its_results(classifier: PairClassifier) -> None:
+    """A `PairClassification` is a `Classification`."""
+    routed = classifier | LabelRouter(routes={}, default=RunnableLambda(lambda result: result.text_pair))
+
+    assert routed.invoke(("my card", "is lost")) == "is lost"
+
+
+def test_a_cascade_refuses_its_results(classifier: PairClassifier) -> None:
+    """Its large model would be asked about the first text alone."""
+    cascade = Cascade(small=classifier, threshold=1.0, large=FakeClassifier(labels=("card", "cash", "other")))
+
+    with pytest.raises(InputError, match="found one of a pair"):
+        cascade.invoke(("my card", "is lost"))
+
+
+def test_each_class_names_the_one_that_serves_the_other(
+    tiny_classifier: Checkpoint, pair_checkpoint: Checkpoint
+) -> None:
+    """A pair model reads two texts, a text model one."""
+    with pytest.raises(CheckpointError, match="Load it with PairClassifier"):
+        TextClassifier.from_checkpoint(pair_checkpoint.path, device="cpu")
+    with pytest.raises(CheckpointError, match="Load it with TextClassifier"):
+        PairClassifier.from_checkpoint(tiny_classifier.path, device="cpu")
+
+
+def test_a_plain_folder_answers_pairs_if_it_is_asked(pair_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A classifier of the Hub does not say what it reads: which class loads it decides, and both may at once."""
+    plain = Path(shutil.copytree(pair_checkpoint.path, tmp_path / "plain"))
+    (plain / "lc_finetune.json").unlink()
+    of_texts = TextClassifier.from_checkpoint(plain, device="cpu")
+    of_pairs = PairClassifier.from_checkpoint(plain, device="cpu")
+    expected = PairClassifier.from_checkpoint(pair_checkpoint, device="cpu").invoke(("my card", "is lost"))
+
+    assert of_pairs.invoke(("my card", "is lost")) == expected
+    assert of_texts.invoke("my card").text == "my card"
+
+
+def test_a_pair_with_a_blank_text_is_never_accepted(pair_checkpoint: Checkpoint) -> None:
+    """Whichever it is, and whatever its score."""
+    classifier = PairClassifier.from_checkpoint(pair_checkpoint, device="cpu", accept_score=0.0)
+    accepted = [result.accepted for result in classifier.batch([("a", "b"), ("", "b"), ("a", " \n")])]
+
+    assert accepted == [True, False, False]
+
+
+# The command line.
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_file_of_pairs_is_answered(pair_checkpoint: Checkpoint, tmp_path: Path, suffix: str) -> None:
+    """Row by row; a row that lacks a text says which."""
+    rows = [{"premise": "my card", "hypothesis": "is lost"}, {"premise": "my cash", "hypothesis": None}]
+    source, output = tmp_path / f"in.{suffix}", tmp_path / "out.jsonl"
+    if suffix == "csv":
+        source.write_text("premise,hypothesis\nmy card,is lost\n", "utf-8")
+    elif suffix == "jsonl":
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source)
+    predict_file(PredictConfig(checkpoint=str(pair_checkpoint.path), input=source, output=output, device="cpu"))
+    answered = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    expected = PairClassifier.from_checkpoint(pair_checkpoint, device="cpu").invoke(("my card", "is lost"))
+
+    assert (answered[0]["label"], answered[0]["error"]) == (expected.label, None)
+    assert answered[0]["score"] == pytest.approx(expected.score, abs=1e-5)
+    if suffix != "csv":
+        assert answered[1]["label"] is None
+        assert answered[1]["error"] == "Expected a text in 'hypothesis', found none."
+
+
+def test_a_column_of_pairs_is_refused_where_none_are_read(
+    tiny_classifier: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line."""
+    (tmp_path / "in.csv").write_text("text,text_pair\na,b\n", "utf-8")
+    arguments = ["--input", str(tmp_path / "in.csv"), "--output", str(tmp_path / "o.csv"), "--text-pair-column", "b"]
+
+    assert main(["predict", str(tiny_classifier.path), *arguments]) == 2
+    assert "expected a classifier of text pairs for --text-pair-column" in capsys.readouterr().err
+
+
+def test_scores_are_calibrated_as_those_of_texts_are(
+    pair_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the same command; answers then say whether they are accepted."""
+    copied = Path(shutil.copytree(pair_checkpoint.path, tmp_path / "c"))
+    rows = "".join(f"{word} {i},pair {i % 7},{word}\n" for i in range(40) for word in ("card", "cash", "other"))
+    (tmp_path / "rows.csv").write_text(f"profile,item,label\n{rows}", "utf-8")
+
+    assert main(["calibrate", str(copied), str(tmp_path / "rows.csv"), "--accept", "coverage=0.5"]) == 0
+    assert "Recorded in" in capsys.readouterr().out
+    (record,) = Checkpoint.load(copied).manifest.calibration  # type: ignore[union-attr]
+    assert record.texts == 120
+    assert PairClassifier.from_checkpoint(copied, device="cpu").invoke(("card", "pair")).accepted is not None

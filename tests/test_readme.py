@@ -11,6 +11,7 @@ from lc_finetune.testing import tiny_base_model, tiny_checkpoint
 from lc_finetune.train.base_model import BaseModel
 
 ROOT = Path(__file__).parent.parent
+INTEREST = ("interested", "not_interested")
 
 
 def snippets(page: str) -> list[str]:
@@ -26,7 +27,9 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ]
     (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
+    tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
+    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
     base = tiny_base_model(tmp_path / "base")
     namespace: dict[str, Any] = {}
     for snippet in snippets("README.md"):
@@ -80,6 +83,17 @@ def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert namespace["label"] in ("other", "track_order")
 
 
+def test_the_page_on_text_pairs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/text-pairs.md"):
+        exec(snippet, namespace)
+
+    assert {result.text_pair for result in namespace["ranked"]} == set(namespace["items"])
+
+
 def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, in one namespace."""
     monkeypatch.chdir(tmp_path)
@@ -113,6 +127,7 @@ def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tiny_checkpoint(tmp_path / "runs" / "demo" / "support", labels=("other", "track_order"))
     tiny_checkpoint(tmp_path / "runs" / "demo" / "entities", task="token-classification")
     tiny_checkpoint(tmp_path / "runs" / "demo" / "sentiment", labels=("negative", "neutral", "positive"))
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "interest", task="text-pair-classification", labels=INTEREST)
     namespace: dict[str, Any] = {}
     for snippet in snippets("docs/chains.md"):
         exec(snippet, namespace)
@@ -120,3 +135,4 @@ def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert namespace["item"]["entities"]["ORDER_ID"] == "C4-80031"
     assert [event["event"] for event in namespace["events"]] == ["window"]
     assert (tmp_path / "state.json").exists()
+    assert len(namespace["advice"]["ranking"]) == 2

@@ -9,12 +9,13 @@ from lc_finetune.bulk.cells import Number
 from lc_finetune.checkpoint import Task
 from lc_finetune.errors import ConfigError, InputError
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, MultiLabelClassification, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, Regression, Tagging
 
 COLUMNS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("label", "score", "accepted", "in_scope", "error"),
     "text-pair-classification": ("label", "score", "accepted", "in_scope", "error"),
     "multi-label-classification": ("labels", "accepted", "in_scope", "error"),
+    "regression": ("value", "low", "high", "error"),
     "token-classification": ("entities", "error"),
     "relation-classification": ("label", "score", "accepted", "error"),
 }
@@ -25,14 +26,16 @@ def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
     """Name what a checkpoint adds.
 
     A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a multi-label classifier
-    adds `labels` in place of `label` and `score`; a classifier of relations has no `in_scope`; a tagger adds
-    `entities`. All end with `error`: None, or why this row has no answer.
+    adds `labels` in place of `label` and `score`; a classifier of relations has no `in_scope`; a regressor adds
+    `value`, `low` and `high`; a tagger adds `entities`. All end with `error`: None, or why this row has no answer.
 
     Raises:
-        ConfigError: If scores are asked of a tagger.
+        ConfigError: If scores are asked of a regressor or a tagger.
     """
     if scores and task == "token-classification":
         raise ConfigError("Expected --scores with a classifier, found a tagger. Its entities have their scores.")
+    if scores and task == "regression":
+        raise ConfigError("Expected --scores with a classifier, found a regressor. Its numbers have intervals.")
     plain = COLUMNS[task]
     return (*plain[:-1], "scores", plain[-1]) if scores else plain
 
@@ -69,6 +72,8 @@ class Answers:
             found["error"] = " ".join(str(outcome).split()) or type(outcome).__name__  # on one line, as TSV needs it
         elif isinstance(outcome, Tagging):
             found["entities"] = [entity.model_dump() for entity in outcome.entities]
+        elif isinstance(outcome, Regression):
+            found = {"value": outcome.value, "low": outcome.low, "high": outcome.high}
         elif isinstance(outcome, Classification | MultiLabelClassification):
             if isinstance(outcome, Classification):
                 found = {"label": outcome.label, "score": outcome.score}
@@ -83,7 +88,7 @@ class Answers:
         """Give the columns' Arrow types."""
         import pyarrow as pa
 
-        text, probability = pa.string(), pa.float64()
+        text, probability, number = pa.string(), pa.float64(), pa.float64()
         offset = pa.int64()
         entity = pa.struct(
             {"label": text, "text": text, "start": offset, "end": offset, "score": probability, "accepted": pa.bool_()}
@@ -92,6 +97,9 @@ class Answers:
             "label": text,
             "score": probability,
             "labels": pa.list_(text),
+            "value": number,
+            "low": number,
+            "high": number,
             "accepted": pa.bool_(),
             "in_scope": probability,
             "scores": pa.struct([(label, probability) for label in self.labels.names]),

@@ -43,6 +43,14 @@ class MultiLabelExample:
 
 
 @dataclass(frozen=True, slots=True)
+class RegressionExample:
+    """A text with a number."""
+
+    text: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class TaggedExample:
     """A text with entity spans: character offsets, sorted, disjoint."""
 
@@ -50,7 +58,7 @@ class TaggedExample:
     spans: tuple[Span, ...]
 
 
-Example = TextExample | MultiLabelExample | TaggedExample
+Example = TextExample | MultiLabelExample | RegressionExample | TaggedExample
 
 
 def inputs_of(examples: Sequence[Example]) -> list[Input]:
@@ -66,12 +74,14 @@ def input_of(example: Example) -> Input:
 
 
 def gold_of(examples: Sequence[Example]) -> Any:
-    """List the right answers: a label of each, its labels, or its spans."""
+    """List the right answers: a label of each, its labels, its number, or its spans."""
     return [answer_of(example) for example in examples]
 
 
 def answer_of(example: Example) -> Any:
-    """Give the right answer: a label, labels, or spans."""
+    """Give the right answer: a label, labels, a number, or spans."""
     if isinstance(example, TextExample):
         return example.label
+    if isinstance(example, RegressionExample):
+        return example.value
     return example.labels if isinstance(example, MultiLabelExample) else example.spans

@@ -19,7 +19,14 @@ from typing import Any, Literal, NamedTuple, cast
 
 from lc_finetune.checkpoint import RELATIONS, Task
 from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
-from lc_finetune.data.examples import Example, MultiLabelExample, PairExample, TaggedExample, TextExample
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    TextExample,
+)
 from lc_finetune.data.relations import (
     RELATION_COLUMNS,
     SEMEVAL,
@@ -386,14 +393,14 @@ def _from_rows(source: str, rows: Sequence[_Row], options: ReadOptions) -> Loade
     text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
     if "entities" in columns and options.label_column is None:
         return _spans(source, rows, text)
-    fields = [row.fields for row in rows]
-    couple = span_columns(columns, fields)
-    if options.task == RELATIONS or (
-        options.task == "auto" and (couple or hold_markers([f.get(text) for f in fields]))
-    ):
+    couple = span_columns(columns, [row.fields for row in rows])
+    marked = couple is not None or hold_markers([row.fields.get(text) for row in rows])
+    if options.task == RELATIONS or (options.task == "auto" and marked):
         label = find_column(source, columns, options.label_column, RELATION_COLUMNS, "label")
         return _related(source, rows, text, couple, label, options)
     label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
+    if options.task == "regression":
+        return _numbered(source, rows, text, label, options)
     if options.task == "multi-label-classification" or (
         options.task != "text-classification" and _are_several(rows, label, options)
     ):
@@ -517,6 +524,33 @@ def _read_semeval(path: Path, lines: Sequence[str], options: ReadOptions) -> Loa
     rows = [_Row(f"{path}:{line}", {"text": text, "relation": label}) for line, text, label in
             semeval_records(str(path), lines)]  # fmt: skip
     return _related(str(path), rows, "text", None, "relation", options)
+
+
+def _numbered(source: str, rows: Sequence[_Row], text: str, label: str, options: ReadOptions) -> Loaded:
+    if options.label_names:
+        raise DataError(f"{source}: expected numbers as they are, found --label-names as well. Leave them out.")
+    kept = [row for row in rows if not (options.drop_unlabelled and _is_missing(row.fields.get(label)))]
+    if not kept:
+        raise DataError(f"{source}: expected labelled rows, found none with a number. Is {label!r} the label column?")
+    dropped = len(rows) - len(kept)
+    notes = [f"{source}: {dropped} of {len(rows)} rows had no number and were dropped."] if dropped else []
+    examples = tuple(RegressionExample(_text(row, text), _number(row, label)) for row in kept)
+    return Loaded(examples, "regression", tuple(notes))
+
+
+def _number(row: _Row, column: str) -> float:
+    value = row.fields.get(column)
+    try:
+        number = math.nan if isinstance(value, bool | list | dict) or value is None else float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        found = "none" if _is_missing(value) else "something else"
+        raise DataError(
+            f"{row.where}: expected a number in {column!r}, found {found}. Numbers are written as in 3, -0.5 or 1e3; "
+            "rows without one are dropped with --drop-unlabelled."
+        )
+    return number
 
 
 def _hold_lists(values: Sequence[Any]) -> bool:

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lc_finetune.data.duplicates import LIMIT, fold, groups
-from lc_finetune.data.examples import Example, MultiLabelExample, PairExample, TaggedExample, TextExample
+from lc_finetune.data.examples import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    TaggedExample,
+    TextExample,
+)
 from lc_finetune.errors import DataError, shown
 
 LARGE = 5_000
@@ -65,7 +72,7 @@ def split_examples(
     if validation is None:
         shares["validation"] = 0.05 if large else 0.1
     multi_label = isinstance(train[0], MultiLabelExample)
-    if large and not multi_label and (validation is None or isinstance(train[0], TextExample)):
+    if large and not multi_label and (validation is None or isinstance(train[0], TextExample | RegressionExample)):
         shares["calibration"] = 0.05
     group_of = _groups(train)
     parts = _deal(train, group_of, shares, seed)
@@ -102,13 +109,20 @@ def _labelled(example: Example, label: str) -> bool:
 
 
 def classes(example: Example) -> tuple[str, ...]:
-    """Name what an example shows: its label or labels, or its entity types."""
+    """Name what an example shows: its label or labels, or its entity types; a number is no class."""
+    if isinstance(example, RegressionExample):
+        return ()
     if isinstance(example, TextExample):
         return (example.label,)
     return example.labels if isinstance(example, MultiLabelExample) else tuple(sorted({s.label for s in example.spans}))
 
 
 def _check_trainable(train: Sequence[Example]) -> None:
+    numbers = {example.value for example in train if isinstance(example, RegressionExample)}
+    if len(numbers) == 1:
+        raise DataError("Expected different numbers in the training rows, found one. Is this the right label column?")
+    if numbers:
+        return
     found = sorted({name for example in train for name in classes(example)})
     if not isinstance(train[0], TaggedExample) and len(found) < 2:
         raise DataError(

@@ -15,6 +15,7 @@ from lc_finetune.data.examples import (
     Example,
     MultiLabelExample,
     PairExample,
+    RegressionExample,
     TaggedExample,
     answer_of,
     input_of,
@@ -33,6 +34,7 @@ class Summary:
 
     Attributes:
         per_row: Of multi-label data, number of labels → training rows that have as many.
+        values: Of numbers, what they come to in the training rows.
     """
 
     sizes: dict[str, int]
@@ -46,6 +48,7 @@ class Summary:
     out_of_scope: dict[str, int] = field(default_factory=dict)
     estimated_seconds: float | None = None
     per_row: dict[int, int] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         counts = sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))
@@ -54,7 +57,9 @@ class Summary:
         lines = [
             "Data",
             "  rows        " + ", ".join(f"{part} {size:,}" for part, size in self.sizes.items() if size),
-            f"  labels      {len(counts)}: " + ", ".join(f"{shown([name])} {count:,}" for name, count in listed),
+            "  numbers     " + ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+            if self.values
+            else f"  labels      {len(counts)}: " + ", ".join(f"{shown([name])} {count:,}" for name, count in listed),
             *self._out_of_scope(),
             *([f"  per row     {self._labels_a_row()}"] if self.per_row else []),
             "  pieces      " + ", ".join(f"{name} {value}" for name, value in self.lengths.items()),
@@ -105,8 +110,20 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
         max_length=max_length,
         notes=(*notes, *splits.notes),
         out_of_scope={"train and validation": len(splits.out_of_scope), "test": len(splits.out_of_scope_test)},
+        values=_values([e.value for e in splits.train if isinstance(e, RegressionExample)]),
         per_row=dict(Counter(len(e.labels) for e in splits.train if isinstance(e, MultiLabelExample))),
     )
+
+
+def _values(numbers: list[float]) -> dict[str, float]:
+    if not numbers:
+        return {}
+    return {
+        "from": min(numbers),
+        "to": max(numbers),
+        "mean": float(np.mean(numbers)),
+        "deviation": float(np.std(numbers)),
+    }
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

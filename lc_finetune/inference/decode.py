@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import TagUnit
+from lc_finetune.checkpoint import NumberScale, TagUnit
 from lc_finetune.confidence import ScoreMap, Thresholds
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.units import tag_units, trim
@@ -20,6 +20,7 @@ from lc_finetune.schemas import (
     Input,
     MultiLabelClassification,
     PairClassification,
+    Regression,
     Result,
     Scores,
     Tagging,
@@ -108,6 +109,20 @@ def decode_label(
     return PairClassification(
         text=text[0], text_pair=text[1], label=label, score=score, scores=scores, accepted=accepted, in_scope=in_scope
     )
+
+
+PLAIN_SCALE = NumberScale(centre=0.0, unit=1.0)
+"""Of a regressor that brings no scale of its own: its logit is the number."""
+
+
+def decode_number(text: str, logits: NDArray[np.floating], scale: NumberScale = PLAIN_SCALE) -> Regression:
+    """Turn the merged logit of one text, shape `(1,)`, into its result."""
+    value = scale.centre + scale.unit * float(logits[0])
+    interval = scale.interval
+    if interval is None:
+        return Regression(text=text, value=value)
+    low, high = value - interval.half_width, value + interval.half_width
+    return Regression(text=text, value=value, low=low, high=high, coverage=interval.coverage)
 
 
 DEFAULT_THRESHOLD = 0.5

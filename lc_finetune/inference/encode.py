@@ -152,14 +152,13 @@ class Encoder:
             stride: Pieces shared by neighbouring windows of a text.
         """
         firsts, seconds = (self.encode([pair[text] for pair in pairs]) for text in (0, 1))
-        return [
-            self._template.filled(first, second, max_length=max_length, stride=stride)
-            if isinstance(first, Encoding) and isinstance(second, Encoding)
-            else first
-            if isinstance(first, InputError)
-            else second
-            for first, second in zip(firsts, seconds, strict=True)
-        ]
+        encodings: list[Encoding | InputError] = []
+        for first, second in zip(firsts, seconds, strict=True):
+            if isinstance(first, Encoding) and isinstance(second, Encoding):
+                encodings.append(self._template.filled(first, second, max_length=max_length, stride=stride))
+            else:
+                encodings.append(first if isinstance(first, InputError) else second)
+        return encodings
 
     def _encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         if not self._offsets:

@@ -42,7 +42,7 @@ class Parity(BaseModel):
         description="Share of the same label; of the same tag at each piece, for a tagger; of the labels given by "
         "either, the share given by both, for a multi-label classifier."
     )
-    metric: Literal["accuracy", "micro_f1", "entity_f1"] | None = Field(
+    metric: Literal["accuracy", "micro_f1", "r2", "entity_f1"] | None = Field(
         default=None, description="None without gold answers."
     )
     metric_before: float | None = Field(default=None, description="Of torch, fp32.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Literal
@@ -23,15 +23,16 @@ from lc_finetune.inference.decode import log_softmax, sigmoid
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.exported import Parity, Precision
 from lc_finetune.inference.predictor import Predictor
-from lc_finetune.labels import Span, micro_f1
-from lc_finetune.schemas import Classification, Input, MultiLabelClassification
+from lc_finetune.labels import Span, micro_f1, r_squared
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Regression
 
-Gold = Sequence[str] | Sequence[Sequence[str]] | Sequence[Sequence[Span]]
-"""Right answers: a label for each text, its labels, or its spans."""
-METRICS: dict[Task, Literal["accuracy", "micro_f1", "entity_f1"]] = {
+Gold = Sequence[Any]
+"""Right answers: a label for each text, its labels, its number, or its spans."""
+METRICS: dict[Task, Literal["accuracy", "micro_f1", "r2", "entity_f1"]] = {
     "text-classification": "accuracy",
     "text-pair-classification": "accuracy",
     "multi-label-classification": "micro_f1",
+    "regression": "r2",
     "token-classification": "entity_f1",
     "relation-classification": "accuracy",
 }
@@ -134,7 +135,7 @@ def measure_parity(
     some = texts[:ALONE_TEXTS]
     alone = [answer for text in some for answer in _answers(exported, [text])]
     together = _answers_in_company(checkpoint, backend, some)
-    probabilities = sigmoid if checkpoint.task == "multi-label-classification" else _softmax
+    probabilities = _PROBABILITIES.get(checkpoint.task, _softmax)
     return Parity(
         texts=len(texts),
         source=source,
@@ -194,6 +195,16 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.exp(log_softmax(logits)))
 
 
+def _unchanged(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return logits
+
+
+_PROBABILITIES: dict[Task, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "multi-label-classification": sigmoid,
+    "regression": _unchanged,  # a trained one's are in standard deviations
+}
+
+
 def _agreement(left: Sequence[_Answer], right: Sequence[_Answer]) -> float:
     """Share of the same label, or tag; of labels that either gives, the share that both give."""
     if isinstance(left[0][1], MultiLabelClassification):
@@ -214,5 +225,7 @@ def _metric(answers: Sequence[_Answer], gold: Gold) -> float:
         return float(np.mean(right))
     if isinstance(answers[0][1], MultiLabelClassification):
         return micro_f1(gold[: len(answers)], [result.labels for _, result in answers])
+    if isinstance(answers[0][1], Regression):
+        return r_squared(np.array(gold[: len(answers)], float), np.array([result.value for _, result in answers]))
     found = [[Span(e.start, e.end, e.label) for e in result.entities] for _, result in answers]
     return micro_f1(gold[: len(answers)], found)

@@ -13,7 +13,7 @@ from weakref import WeakSet, WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import PAIRS, RELATIONS, Checkpoint, loaded_signature
+from lc_finetune.checkpoint import PAIRS, RELATIONS, Checkpoint, NumberScale, loaded_signature
 from lc_finetune.confidence import Calibration
 from lc_finetune.errors import CheckpointError, EngineError, InputError
 from lc_finetune.inference import worker
@@ -31,17 +31,19 @@ from lc_finetune.inference.backends import (
 )
 from lc_finetune.inference.decode import (
     DEFAULT_THRESHOLD,
+    PLAIN_SCALE,
     Confidence,
     decode_entities,
     decode_label,
     decode_labels,
+    decode_number,
 )
 from lc_finetune.inference.encode import Encoder, Encoding, Frame
 from lc_finetune.inference.exported import is_forced
 from lc_finetune.inference.marked import encode_marked
 from lc_finetune.inference.scope import read_detector
 from lc_finetune.markers import MARKERS
-from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Tagging
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Regression, Tagging
 from lc_finetune.schemes import TagSet
 
 CHUNK = 1024
@@ -118,7 +120,7 @@ class Predictor:
         device = resolve_device(device)
         chosen = resolve_backend(checkpoint, backend, device, dtype)
         exported = export_identity(checkpoint, chosen, dtype)
-        key = (checkpoint.digest, device, dtype, chosen, exported)
+        key = (checkpoint.digest, checkpoint.task, device, dtype, chosen, exported)
         with cls._loading:
             predictor = cls._shared.get(key)
             if predictor is None:
@@ -151,6 +153,14 @@ class Predictor:
         if record is None:
             return Confidence(significance=significance)
         return Confidence(record.map, record.acceptance, significance)
+
+    @cached_property
+    def _scale(self) -> NumberScale:
+        """A regressor's; without its interval where rounding of another precision may be wider than it."""
+        manifest = self.checkpoint.manifest
+        scale = (manifest.scale if manifest else None) or PLAIN_SCALE
+        forced = self.export and is_forced(self.checkpoint, self.backend.name, self.backend.precision)  # type: ignore[arg-type]
+        return scale.model_copy(update={"interval": None}) if forced or self.backend.precision == "int8" else scale
 
     def predict(self, texts: Sequence[Input]) -> list[Any]:
         """Answer each text, in order: a result, or the exception that this text alone caused."""
@@ -242,13 +252,15 @@ class Predictor:
 
     def decode(
         self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
-    ) -> Classification | MultiLabelClassification | Tagging:
+    ) -> Classification | MultiLabelClassification | Regression | Tagging:
         """Turn the merged logits of one text into its result."""
         if not np.isfinite(logits).all():
             raise EngineError(
                 "Expected finite logits, found NaN or infinity. Load with dtype='float32', or train with a lower "
                 "learning rate."
             )
+        if self.checkpoint.task == "regression":
+            return decode_number(cast(str, text), logits, self._scale)
         if self._thresholds is not None:
             return decode_labels(cast(str, text), logits, self.checkpoint.labels, self._thresholds, self.confidence)
         if self._tags is None:

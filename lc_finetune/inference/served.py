@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lc_finetune.checkpoint import MULTI_LABEL, RUNNABLES, Checkpoint, Task
 from lc_finetune.errors import CheckpointError
 
@@ -9,12 +11,19 @@ _EXPECTED: dict[Task, str] = {
     "text-classification": "a text classifier",
     "text-pair-classification": "a classifier of text pairs",
     "multi-label-classification": "a multi-label classifier",
+    "regression": "a regressor",
     "token-classification": "a tagger",
     "relation-classification": "a classifier of relations",
 }
 
 _MAY_BE_MEANT = ("text-classification", "multi-label-classification")
 """What a plain folder is taken for, and what it may be if its configuration is silent."""
+
+
+def as_asked(checkpoint: Checkpoint, task: Task) -> Checkpoint:
+    """Take a plain folder's classifier for one of pairs if it is asked for pairs: its configuration names neither."""
+    plain = checkpoint.manifest is None and checkpoint.task == "text-classification"
+    return replace(checkpoint, task=task) if plain and task == "text-pair-classification" else checkpoint
 
 
 def check_served(checkpoint: Checkpoint, task: Task) -> None:

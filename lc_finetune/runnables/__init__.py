@@ -1,7 +1,13 @@
 """The LangChain edge."""
 
 from lc_finetune.runnables.cascade import Cascade
-from lc_finetune.runnables.encoders import EntityTagger, MultiLabelClassifier, PairClassifier, TextClassifier
+from lc_finetune.runnables.encoders import (
+    EntityTagger,
+    MultiLabelClassifier,
+    PairClassifier,
+    TextClassifier,
+    TextRegressor,
+)
 from lc_finetune.runnables.fanout import FanOut, FanOutAssign
 from lc_finetune.runnables.relations import RelationClassifier
 from lc_finetune.runnables.router import LabelRouter
@@ -16,4 +22,5 @@ __all__ = [
     "PairClassifier",
     "RelationClassifier",
     "TextClassifier",
+    "TextRegressor",
 ]

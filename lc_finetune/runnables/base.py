@@ -19,7 +19,7 @@ from lc_finetune.confidence import Thresholds
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
-from lc_finetune.inference.served import check_served
+from lc_finetune.inference.served import as_asked, check_served
 from lc_finetune.runnables.fanout import FanOut
 from lc_finetune.runnables.inputs import awhole, text_of, whole
 from lc_finetune.schemas import Input, Result
@@ -121,7 +121,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     def _loaded(self) -> Predictor:
         if self._predictor is None:
-            checkpoint = validated(self.checkpoint, self.revision)
+            checkpoint = as_asked(validated(self.checkpoint, self.revision), self._task)
             check_served(checkpoint, self._task)
             self._predictor = Predictor.load(checkpoint, device=self.device, dtype=self.dtype, backend=self.backend)
         return self._predictor

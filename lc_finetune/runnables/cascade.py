@@ -23,7 +23,7 @@ from lc_finetune.labels import LabelSet
 from lc_finetune.runnables.dispatch import Dispatcher, child, children, one_of, schema_of
 from lc_finetune.runnables.fanout import FanOut, as_branch, shape_of
 from lc_finetune.runnables.large import LargeModel
-from lc_finetune.schemas import Classification
+from lc_finetune.schemas import Classification, PairClassification
 
 if TYPE_CHECKING:
     from langchain_core.runnables.graph import Graph
@@ -220,6 +220,8 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
             return outcome
         if not isinstance(outcome, Classification):
             return InputError(f"Expected a Classification from the small model, found {type(outcome).__name__}.")
+        if isinstance(outcome, PairClassification):  # the large model would be told half of it
+            return InputError("Expected a Classification of one text from the small model, found one of a pair.")
         if outcome.accepted is None and self.threshold is None:
             return ConfigError(
                 "Expected a calibrated checkpoint, whose results are accepted or not, or threshold=, found neither. "

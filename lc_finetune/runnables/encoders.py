@@ -1,4 +1,4 @@
-"""The classifiers and the tagger."""
+"""The classifiers, the regressor and the tagger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lc_finetune.checkpoint import Task
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.runnables.base import EncoderRunnable, source_of
 from lc_finetune.runnables.inputs import pair_of
-from lc_finetune.schemas import Classification, Input, MultiLabelClassification, PairClassification, Tagging
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, PairClassification, Regression, Tagging
 
 
 class TextClassifier(EncoderRunnable[Classification]):
@@ -115,6 +115,31 @@ class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):
     def OutputType(self) -> type[MultiLabelClassification]:
         """The result."""
         return MultiLabelClassification
+
+
+class TextRegressor(EncoderRunnable[Regression]):
+    """Give a text a number, with an interval that holds the right one as often as it says.
+
+    The interval comes from rows that training held out; a plain Hugging Face folder has none.
+
+    Example:
+        ```python
+        urgency = TextRegressor.from_checkpoint("runs/urgency")
+        urgency.invoke("My card was stolen an hour ago!").value
+        ```
+    """
+
+    _task: ClassVar[Task] = "regression"
+
+    @property
+    def InputType(self) -> type[str]:
+        """A text; other shapes are read too."""
+        return str
+
+    @property
+    def OutputType(self) -> type[Regression]:
+        """The result."""
+        return Regression
 
 
 class EntityTagger(EncoderRunnable[Tagging]):

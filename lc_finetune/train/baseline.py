@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import TagUnit
-from lc_finetune.data import Example, MultiLabelExample, PairExample, RelationExample, TaggedExample, TextExample
+from lc_finetune.data import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    RelationExample,
+    TaggedExample,
+    TextExample,
+)
 from lc_finetune.inference.backends.torch import quiet
 from lc_finetune.inference.decode import best_path
 from lc_finetune.inference.encode import Encoder, Encoding
@@ -24,6 +32,7 @@ from lc_finetune.train.metrics import (
     classification_figures,
     entity_figures,
     multi_label_figures,
+    regression_figures,
     relation_figures,
 )
 from lc_finetune.train.thresholds import choose_thresholds
@@ -82,6 +91,17 @@ def multi_label_baseline(
     given = logits(tested) >= np.log(thresholds / (1.0 - thresholds))
     found = [tuple(labels[i] for i in np.flatnonzero(row).tolist()) for row in given]
     return multi_label_figures([cast(MultiLabelExample, e).labels for e in test], found)
+
+
+def regression_baseline(base: Path, train: Sequence[Example], test: Sequence[Example], max_length: int) -> Figures:
+    """Fit mean-pooled features of the untouched base model to the numbers by ridge regression."""
+    from sklearn.linear_model import RidgeCV
+
+    rows = cast("Sequence[RegressionExample]", train[:ROWS])
+    tested = cast("Sequence[RegressionExample]", test)
+    features = _pooled(base, [example.text for example in (*rows, *tested)], max_length)
+    model = RidgeCV(alphas=np.logspace(-3, 3, 13)).fit(features[: len(rows)], [e.value for e in rows])
+    return regression_figures([e.value for e in tested], model.predict(features[len(rows) :]).tolist())
 
 
 def tagging_baseline(

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from lc_finetune.checkpoint import Task
 from lc_finetune.errors import ConfigError, DataError, did_you_mean, shown
 
 OWNED = {
@@ -28,14 +29,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal[
-        "auto",
-        "text-classification",
-        "text-pair-classification",
-        "multi-label-classification",
-        "token-classification",
-        "relation-classification",
-    ] = Field(default="auto", description="What to train; auto goes by the data.")
+    task: Literal["auto", Task] = Field(default="auto", description="What to train; auto goes by the data.")
     train_file: str | None = Field(
         default=None, description="CSV, TSV, JSON, JSONL, Parquet or CoNLL file, or a Hub data set; bundled if omitted."
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lc_finetune.inference.reliability import expected_calibration_error, perfect_error
 from lc_finetune.inference.scope import ScopeDetector
-from lc_finetune.labels import Span, micro_f1
+from lc_finetune.labels import Span, micro_f1, r_squared
 from lc_finetune.markers import NO_RELATION, relation_of
 
 Figures = dict[str, Any]
@@ -135,6 +135,30 @@ def macro_average_precision(gold: NDArray[np.floating], scores: NDArray[np.float
 
     there = gold.any(axis=0)
     return float(average_precision_score(gold[:, there], scores[:, there], average="macro")) if there.any() else 0.0
+
+
+def regression_figures(gold: Sequence[float], predicted: Sequence[float]) -> Figures:
+    """Mean absolute and root mean square error, in the units of the numbers; R²; Pearson's and Spearman's correlation.
+
+    A correlation with numbers that are all the same is 0.
+    """
+    from scipy.stats import rankdata
+
+    wanted, found = np.array(gold, float), np.array(predicted, float)
+    return {
+        "rows": len(gold),
+        "mae": float(np.abs(wanted - found).mean()),
+        "rmse": float(np.sqrt(((wanted - found) ** 2).mean())),
+        "r2": r_squared(wanted, found),
+        "pearson": _correlation(wanted, found),
+        "spearman": _correlation(rankdata(wanted), rankdata(found)),
+    }
+
+
+def _correlation(left: NDArray[np.floating], right: NDArray[np.floating]) -> float:
+    if np.ptp(left) == 0 or np.ptp(right) == 0:
+        return 0.0
+    return float(np.corrcoef(left, right)[0, 1])
 
 
 def entity_figures(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> Figures:

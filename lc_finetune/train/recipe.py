@@ -7,13 +7,8 @@ HEAD_RATE = 10.0
 """Learning rate of the new head, in times of the encoder's."""
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises."""
-LABEL_SMOOTHING = {
-    "text-classification": 0.1,
-    "text-pair-classification": 0.1,
-    "multi-label-classification": 0.0,
-    "token-classification": 0.0,
-    "relation-classification": 0.1,
-}
+LABEL_SMOOTHING = {"text-classification": 0.1, "text-pair-classification": 0.1, "relation-classification": 0.1}
+"""Of tasks with one right answer whose scores are softened in training; 0 for the others."""
 ENCODER_SHARES = (1.0, 0.9, 0.8, 0.7)
 """Shares of a fine-tuned tagger's encoder, the rest from the base model, that are tried on the validation rows."""
 OUTSIDE_BIASES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -24,6 +19,7 @@ STEPS = {
     "text-classification": 1_400,
     "text-pair-classification": 1_400,
     "multi-label-classification": 1_400,
+    "regression": 1_400,
     "token-classification": 430,
     "relation-classification": 1_400,
 }

@@ -24,7 +24,7 @@ def _split_table(task: type[TrainingTask], split: str, figures: Mapping[str, Any
     lines += [f"  {average:<10} F1 {figures[field]:.4f}" for field, average in AVERAGES.items() if field in figures]
     if baseline:
         gain = f"{baseline[key]:.4f} ({figures[key] - baseline[key]:+.4f} by fine-tuning)"
-        lines.append(f"  frozen encoder + logistic regression: {name} {gain}")
+        lines.append(f"  frozen encoder + {task.frozen_head}: {name} {gain}")
     if confidence := figures.get("confidence"):
         precision = confidence["accepted_precision"]
         taken = f"{confidence['coverage']:.1%} accepted" + (f", {precision:.2%} of them right" if precision else "")
@@ -37,6 +37,8 @@ def _split_table(task: type[TrainingTask], split: str, figures: Mapping[str, Any
             f"  out of scope: {outside['rejected_outside']:.1%} of {outside['rows']:,} rows rejected, and "
             f"{outside['rejected_inside']:.1%} of the others; AUROC {outside['auroc']:.4f}"
         )
+    if "per_label" not in figures:
+        return "\n".join(lines)
     width = max([12, *map(len, figures["per_label"])])
     lines.append(f"  {'':<{width}}  precision  recall      F1  support")
     for label, row in figures["per_label"].items():

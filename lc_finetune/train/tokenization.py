@@ -9,11 +9,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import TagUnit
+from lc_finetune.checkpoint import NumberScale, TagUnit
 from lc_finetune.data import (
     Example,
     MultiLabelExample,
     PairExample,
+    RegressionExample,
     RelationExample,
     TaggedExample,
     TextExample,
@@ -106,6 +107,17 @@ def multi_label_features(
     features: list[Feature] = []
     rows = indicators(examples, labels).astype(np.float32)
     for wanted, encoding in zip(rows, _readable(encoded(examples, encoder, windowing)), strict=True):
+        features += [{**row, "labels": wanted} for row in _rows(encoding, encoder, windowing)]
+    return features
+
+
+def regression_features(
+    examples: Sequence[RegressionExample], encoder: Encoder, scale: NumberScale, windowing: Windowing
+) -> list[Feature]:
+    """Make the features of a regressor: every window of a long text carries the text's number, as a logit."""
+    features: list[Feature] = []
+    for example, encoding in zip(examples, _readable(encoded(examples, encoder, windowing)), strict=True):
+        wanted = np.float32((example.value - scale.centre) / scale.unit)
         features += [{**row, "labels": wanted} for row in _rows(encoding, encoder, windowing)]
     return features
 

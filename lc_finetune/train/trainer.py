@@ -228,7 +228,7 @@ def _arguments(plan: Plan, work: Path) -> Any:
         "per_device_eval_batch_size": 64,
         "weight_decay": recipe.WEIGHT_DECAY,
         "warmup_steps": recipe.WARMUP,
-        "label_smoothing_factor": recipe.LABEL_SMOOTHING[plan.task.name],
+        "label_smoothing_factor": recipe.LABEL_SMOOTHING.get(plan.task.name, 0.0),
         "lr_scheduler_type": "linear",
         "train_sampling_strategy": "group_by_length",
         "eval_strategy": "epoch",

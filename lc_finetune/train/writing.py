@@ -67,7 +67,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
         **plan.task.recorded,
     )
     write_manifest(staging, manifest)
-    served = plan.task.choose_served(Checkpoint.load(staging), plan.splits.validation)
+    served = plan.task.choose_served(Checkpoint.load(staging), plan.splits)
     manifest = manifest.model_copy(update=dict(served))
     write_manifest(staging, manifest)
     _export(staging, plan)

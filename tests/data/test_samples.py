@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lc_finetune.data import Example, TaggedExample, read_examples
+from lc_finetune.data import Example, PairExample, TaggedExample, read_examples
 from lc_finetune.data.bundled import SUFFIX, sample_file
 from lc_finetune.data.duplicates import groups
 from lc_finetune.data.split import classes
@@ -18,15 +18,28 @@ def examples(name: str, part: str) -> tuple[Example, ...]:
     return read_examples(sample_file(name, part)).examples
 
 
-def everything() -> list[Example]:
-    """All bundled texts, those out of scope too."""
-    parts = [example for name in SUFFIX for part in PARTS for example in examples(name, part)]
-    return [*parts, *read_examples(FOLDER / "support" / "out_of_scope.csv").examples]
+def everything() -> list[str]:
+    """All bundled texts, those out of scope too; of pairs, each first text once."""
+    single = [e.text for name in SUFFIX if name != "pairs" for part in PARTS for e in examples(name, part)]
+    outside = [e.text for e in read_examples(FOLDER / "support" / "out_of_scope.csv").examples]
+    return [*single, *outside, *dict.fromkeys(e.text for e in pairs()), *(e.text_pair for e in pairs())]
+
+
+def pairs(*parts: str) -> list[PairExample]:
+    """The bundled pairs."""
+    return [e for part in parts or PARTS for e in examples("pairs", part) if isinstance(e, PairExample)]
 
 
 @pytest.mark.parametrize(
     ("name", "rows", "labels"),
-    [("support", 600, 10), ("sentiment", 300, 3), ("entities", 300, 5), ("multilabel", 120, 6)],
+    [
+        ("support", 600, 10),
+        ("sentiment", 300, 3),
+        ("entities", 300, 5),
+        ("multilabel", 120, 6),
+        ("pairs", 200, 2),
+        ("urgency", 120, 11),
+    ],
 )
 def test_a_sample_is_large_enough(name: str, rows: int, labels: int) -> None:
     """Rows and labels, every label in every part."""
@@ -47,9 +60,16 @@ def test_the_slice_out_of_scope_is_apart() -> None:
 
 def test_no_text_occurs_twice_nor_nearly() -> None:
     """Within a sample or across all of them."""
-    texts = [example.text for example in everything()]
+    assert len(set(groups(everything()))) == len(everything())
 
-    assert len(set(groups(texts))) == len(texts)
+
+def test_a_person_is_in_one_part_and_has_items_of_both_kinds() -> None:
+    """So that a ranking can be measured on people that were never seen."""
+    people = [{e.text for e in pairs(part)} for part in PARTS]
+
+    assert not people[0] & people[1] | people[0] & people[2] | people[1] & people[2]
+    for person in set().union(*people):
+        assert {e.label for e in pairs() if e.text == person} == {"interested", "not_interested"}
 
 
 @pytest.mark.parametrize("part", PARTS)

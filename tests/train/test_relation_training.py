@@ -162,13 +162,20 @@ def test_a_relation_checkpoint_is_a_base_model_with_markers(trained: Checkpoint)
     assert RelationClassification.extend(base) is base
 
 
-def test_the_bundled_sample_trains(base: Path, tmp_path: Path) -> None:
+def test_the_bundled_sample_trains(tmp_path: Path) -> None:
     """From columns of spans; the tail may come first."""
-    rows = str(sample_file("relations"))
-    config = options(base, Path(rows), tmp_path / "out", epochs=1, max_length=64)
-    with pytest.raises(DataError, match=r"train.jsonl: labelled text number \d+: Expected head and tail within"):
-        fine_tune(TrainConfig(**{**config, "max_length": 16}))
+    base = tiny_base_model(tmp_path / "base", max_length=192)
+    config = options(base, sample_file("relations"), tmp_path / "out", epochs=1)
+
     assert fine_tune(TrainConfig(**config)).metrics["validation"]["rows"] > 0
+
+
+def test_mentions_too_far_apart_are_refused_before_training(base: Path, tmp_path: Path) -> None:
+    """With the file and the row, not its text."""
+    config = options(base, sample_file("relations"), tmp_path / "out", max_length=16)
+
+    with pytest.raises(DataError, match=r"train.jsonl: labelled text number 1: Expected head and tail within"):
+        fine_tune(TrainConfig(**config))
 
 
 def test_options_of_other_tasks_are_refused(base: Path, tmp_path: Path) -> None:

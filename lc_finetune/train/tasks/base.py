@@ -33,7 +33,7 @@ class TrainingTask(ABC):
         metric: Of the validation rows; the epoch at which it is greatest is kept.
         headline: The figure by which a report compares, and its name.
         judges: What a row of a report's table is about.
-        smooths: Whether a loss with label smoothing makes sense.
+        frozen_head: What the baseline puts on the frozen encoder.
         calibrates: Whether scores are calibrated once the model is written.
         scopes: Whether the checkpoint gets the statistics that tell texts out of scope.
         offsets: Whether features need characters and words of the pieces.
@@ -43,7 +43,7 @@ class TrainingTask(ABC):
     metric: ClassVar[str]
     headline: ClassVar[tuple[str, str]]
     judges: ClassVar[str] = "Labels"
-    smooths: ClassVar[bool] = True
+    frozen_head: ClassVar[str] = "logistic regression"
     calibrates: ClassVar[bool] = True
     scopes: ClassVar[bool] = False
     offsets: ClassVar[bool] = False
@@ -113,8 +113,8 @@ class TrainingTask(ABC):
         """
         return []
 
-    def choose_served(self, checkpoint: Checkpoint, validation: Sequence[Example]) -> Mapping[str, Any]:
-        """Let the validation rows decide, through the path that serves, fields of the manifest."""
+    def choose_served(self, checkpoint: Checkpoint, splits: Splits) -> Mapping[str, Any]:
+        """Let rows that no step was taken on decide, through the path that serves, fields of the manifest."""
         return {}
 
     @staticmethod
@@ -124,7 +124,7 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def baseline(self, base: Path, splits: Splits, examples: Sequence[Example], max_length: int) -> Figures:
-        """Measure the frozen encoder with logistic regression on the same rows."""
+        """Measure the frozen encoder with `frozen_head` on the same rows."""
 
     @staticmethod
     @abstractmethod

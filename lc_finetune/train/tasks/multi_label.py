@@ -32,7 +32,6 @@ class MultiLabelClassification(TrainingTask):
     name = "multi-label-classification"
     metric = "average_precision"
     headline = ("macro_f1", "macro F1")
-    smooths = False
     calibrates = False  # each label would need a map of its own
 
     @classmethod
@@ -77,8 +76,9 @@ class MultiLabelClassification(TrainingTask):
         """Measure how well texts are ranked; logits and 0 or 1, each of shape `(rows, labels)`."""
         return macro_average_precision(gold, predictions)
 
-    def choose_served(self, checkpoint: Checkpoint, validation: Sequence[Example]) -> Mapping[str, Any]:
+    def choose_served(self, checkpoint: Checkpoint, splits: Splits) -> Mapping[str, Any]:
         """Choose from which score on each label is given."""
+        validation = splits.validation
         results = answer(Predictor.load(checkpoint), [example.text for example in validation])
         scores = np.array([list(result.scores.values()) for result in results])
         scores = np.clip(scores.reshape(len(validation), len(self.labels)), SMALLEST, 1.0 - SMALLEST)

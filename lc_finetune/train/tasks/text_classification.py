@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
+from lc_finetune.checkpoint import Task
 from lc_finetune.data import Example, Splits, TextExample
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import LabelSet
@@ -18,7 +19,7 @@ from lc_finetune.train.tokenization import Feature, Windowing, classification_fe
 class TextClassification(TrainingTask):
     """A softmax over the labels."""
 
-    name = "text-classification"
+    name: ClassVar[Task] = "text-classification"
     metric = "accuracy"
     headline = ("accuracy", "accuracy")
     scopes = True
