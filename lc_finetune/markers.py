@@ -14,8 +14,8 @@ MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")
 """Before and after the head, before and after the tail."""
 INVERSE = ("(e1,e2)", "(e2,e1)")
 """How labels end that say which of the two comes first in their name, as in SemEval-2010 task 8."""
-NO_RELATION = ("Other", "no_relation")
-"""Labels of pairs that stand in none of the relations; averages over relations leave them out."""
+NO_RELATION = ("Other", "no_relation", "NA")
+"""Labels of mentions that stand in none of the relations, in SemEval, TACRED and NYT10; averages leave them out."""
 
 Range = tuple[int, int]
 """Character offsets; the end is exclusive."""

@@ -133,6 +133,8 @@ def test_the_report_speaks_of_relations(trained: Checkpoint, said: list[str]) ->
     assert "from lc_finetune import RelationClassifier" in card
     assert '"head": (' in card
     assert "relations  macro F1" in card
+    assert "in a window of 64 pieces around both mentions" in card
+    assert any("read around their two mentions" in line for line in said)
     assert "frozen encoder + logistic regression: macro F1 of relations" in card
     assert trained.manifest is not None
     assert {one.backend for one in trained.manifest.calibration} == {"torch", "onnx"}
