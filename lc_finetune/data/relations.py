@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lc_finetune.data.examples import RelationExample, TextExample
@@ -54,10 +55,8 @@ def from_spans(where: str, example: TextExample, spans: Sequence[Any], names: Se
         DataError: If one is no span of the text, or they overlap.
     """
     head, tail = (_range(where, span, name) for span, name in zip(spans, names, strict=True))
-    length = len(example.text)
-    inside = [0 <= start < end <= length for start, end in (head, tail)]
-    ranges = (tight(example.text, *one) if well else one for one, well in zip((head, tail), inside, strict=True))
-    return _checked(where, RelationExample(example.text, example.label, *ranges))
+    given = _checked(where, RelationExample(example.text, example.label, head, tail))
+    return replace(given, head=tight(given.text, *head), tail=tight(given.text, *tail))
 
 
 def _range(where: str, span: Any, name: str) -> Range:
