@@ -35,6 +35,7 @@ class Summary:
 
     Attributes:
         per_row: Of multi-label data, number of labels → training rows that have as many.
+        learns: What of the model is trained, if not all of it.
         marked: Whether texts have two marked mentions.
         values: Of numbers, what they come to in the training rows.
     """
@@ -50,6 +51,7 @@ class Summary:
     out_of_scope: dict[str, int] = field(default_factory=dict)
     estimated_seconds: float | None = None
     per_row: dict[int, int] = field(default_factory=dict)
+    learns: str | None = None
     marked: bool = False
     values: dict[str, float] = field(default_factory=dict)
 
@@ -71,6 +73,8 @@ class Summary:
             f"  windows     {self.longer:,} rows ({self.longer / rows:.1%}) longer than {self.max_length} pieces are "
             f"read {'around their two mentions' if self.marked else 'in windows, none is cut'}",
         ]
+        if self.learns is not None:
+            lines.append(f"  learns      {self.learns}")
         if self.estimated_seconds is not None:
             minutes, seconds = divmod(round(self.estimated_seconds), 60)
             lines.append(f"  time        about {minutes} min {seconds} s")
