@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
 from lc_finetune.checkpoint import RELATIONS
 from lc_finetune.data import Example, RelationExample, Splits, TextExample
+from lc_finetune.errors import ConfigError
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.marked import add_markers
 from lc_finetune.labels import LabelSet
@@ -20,6 +21,9 @@ from lc_finetune.train.metrics import Figures, relation_figures, relation_macro_
 from lc_finetune.train.optimizer import grow_embeddings
 from lc_finetune.train.tasks.base import Judged
 from lc_finetune.train.tasks.text_classification import TextClassification
+
+if TYPE_CHECKING:
+    from lc_finetune.train.config import TrainConfig
 
 
 class RelationClassification(TextClassification):
@@ -43,6 +47,15 @@ class RelationClassification(TextClassification):
     def extend(cls, base: BaseModel) -> BaseModel:
         """Add the markers to the tokenizer, unless it knows them."""
         return with_pieces(base, MARKERS, add_markers)
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        """Refuse what would leave the markers untrained."""
+        if config.adapter:
+            raise ConfigError(
+                f"adapter: expected a model that is tuned whole, found {config.adapter} with data for {cls.name}, whose "
+                "markers are new pieces that an adapter does not learn. Leave it out."
+            )
 
     @classmethod
     def of(cls, train: Sequence[Example], base: Path) -> Self:
