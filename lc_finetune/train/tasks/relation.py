@@ -53,8 +53,8 @@ class RelationClassification(TextClassification):
         """Refuse what would leave the markers untrained."""
         if config.adapter:
             raise ConfigError(
-                f"adapter: expected a model that is tuned whole, found {config.adapter} with data for {cls.name}, whose "
-                "markers are new pieces that an adapter does not learn. Leave it out."
+                f"adapter: expected a model that is tuned whole, found {config.adapter} for {cls.name}, whose markers "
+                "are new pieces that an adapter does not learn. Leave it out."
             )
 
     @classmethod
