@@ -42,15 +42,19 @@ Task = Literal[
     "multi-label-classification",
     "regression",
     "token-classification",
+    "relation-classification",
 ]
 PAIRS: tuple[Task, ...] = ("text-pair-classification",)
 """Tasks that are given two texts at a time."""
+RELATIONS: Task = "relation-classification"
+"""The task that is given a text with two marked mentions; see `lc_finetune.markers`."""
 RUNNABLES: dict[Task, str] = {
     "text-classification": "TextClassifier",
     "text-pair-classification": "PairClassifier",
     "multi-label-classification": "MultiLabelClassifier",
     "regression": "TextRegressor",
     "token-classification": "EntityTagger",
+    "relation-classification": "RelationClassifier",
 }
 """The public class that serves each task."""
 PRETRAINING: Literal["mlm"] = "mlm"
@@ -259,6 +263,8 @@ class Checkpoint:
 
 def example_of(task: Task) -> str:
     """Write, as Python, what a Runnable of the task is given."""
+    if task == RELATIONS:
+        return '{"text": "…", "head": (0, 3), "tail": (9, 11)}'
     return '{"text": "…", "text_pair": "…"}' if task in PAIRS else '"…"'
 
 

@@ -162,3 +162,44 @@ class Tagging(Result):
     """The entities of a text, by position; they never overlap when they come from a tagger."""
 
     entities: tuple[Entity, ...] = Field(default=(), description="Entities in order of position.")
+
+
+class Mention(BaseModel):
+    """A part of a text that stands in a relation: `result.text[start:end] == text`, always."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(description="The characters of the mention, unchanged.")
+    start: int = Field(ge=0, description="Offset of the first character.")
+    end: int = Field(ge=0, description="Offset after the last character.")
+    label: str | None = Field(default=None, description="Its entity type, where a tagger found it.")
+
+
+class Relation(BaseModel):
+    """One label for two mentions of a text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head: Mention = Field(description="`e1` in labels that tell a direction.")
+    tail: Mention = Field(description="`e2` in labels that tell a direction.")
+    label: str = Field(description="The most probable label.")
+    score: Probability | None = Field(default=None, description="Probability of `label`.")
+    scores: Scores = Field(
+        default_factory=lambda: Scores({}, ()), repr=False, description="Probability of each label, summing to 1."
+    )
+    accepted: bool | None = Field(
+        default=None, description="Whether the score reaches the threshold; None if uncalibrated."
+    )
+
+
+class RelationClassification(Relation, Result):
+    """One label for two mentions of a text, with the text."""
+
+
+class Relations(Result):
+    """What is said of all couples of entities of a text, in order of position."""
+
+    relations: tuple[Relation, ...] = Field(default=(), description="One of each couple asked about.")
+    too_far_apart: int = Field(
+        default=0, ge=0, description="Couples that are not among them, because no window holds both mentions."
+    )

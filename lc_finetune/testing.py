@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field
 
 from lc_finetune.checkpoint import (
     MULTI_LABEL,
+    RELATIONS,
     Checkpoint,
     LabelThresholds,
     Manifest,
@@ -27,6 +28,7 @@ from lc_finetune.checkpoint import (
     write_manifest,
 )
 from lc_finetune.composition import ResultRunnable
+from lc_finetune.inference.marked import add_markers
 from lc_finetune.labels import LabelSet
 from lc_finetune.runnables.inputs import text_of
 from lc_finetune.schemas import Classification, Entity, Scores, Tagging
@@ -179,6 +181,8 @@ def tiny_checkpoint(
     if task == "regression":
         names = LabelSet(("value",))
     wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
+    if task == RELATIONS:
+        add_markers(wrapped)
     with staged_folder(final) as staging:
         tiny_model(wrapped, task=task, labels=names, max_length=max_length, seed=seed).save_pretrained(staging)
         wrapped.save_pretrained(staging)

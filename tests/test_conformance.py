@@ -28,6 +28,7 @@ from lc_finetune import (
     LCFinetuneError,
     MultiLabelClassifier,
     PairClassifier,
+    RelationClassifier,
     TextClassifier,
     TextRegressor,
 )
@@ -51,6 +52,11 @@ class Case:
 @cache
 def _multi_label(folder: Path) -> str:
     return str(tiny_checkpoint(folder.with_name("conformance-multi-label"), task="multi-label-classification").path)
+
+
+@cache
+def _relations(folder: Path) -> str:
+    return str(tiny_checkpoint(folder.with_name("conformance-relations"), task="relation-classification").path)
 
 
 @cache
@@ -78,6 +84,8 @@ CASES = [
     Case("classifier", lambda c, _: TextClassifier(checkpoint=str(c.path), device="cpu"), "my card", 3),
     Case("tagger", lambda _, t: EntityTagger(checkpoint=str(t.path), device="cpu"), "Ann in Oslo", None),
     Case("multi-label", lambda c, _: MultiLabelClassifier(checkpoint=_multi_label(c.path), device="cpu"), "my card", 3),
+    Case("relations", lambda c, _: RelationClassifier(checkpoint=_relations(c.path), device="cpu"),
+         {"text": "Ann in Oslo", "head": (0, 3), "tail": (7, 11)}, "Ann in Oslo"),
     Case("pair", lambda c, _: PairClassifier(checkpoint=_pairs(c.path), device="cpu"),
          {"text": "my card", "text_pair": "is lost"}, "my card"),
     Case("regressor", lambda c, _: TextRegressor(checkpoint=_regressor(c.path), device="cpu"), "my card", 3),

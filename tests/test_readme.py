@@ -31,6 +31,7 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ]
     (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
+    tiny_checkpoint(tmp_path / "runs" / "relations", task="relation-classification", max_length=64)
     tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
     tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
@@ -70,6 +71,19 @@ def test_the_chinese_page_describes_the_same_formats_and_refers_to_the_same_page
     assert len(suffixes[0]) >= 9
     assert suffixes[0] == suffixes[1]
     assert links[0] == links[1]
+
+
+def test_the_page_on_relations_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "relations", task="relation-classification", max_length=64)
+    tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/relations.md"):
+        exec(snippet, namespace)
+
+    assert (namespace["one"].head.text, namespace["one"].tail.text) == ("Ann", "Acme")
+    assert len(namespace["found"]) == len(namespace["every"].relations)
 
 
 def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ COLUMNS: dict[Task, tuple[str, ...]] = {
     "multi-label-classification": ("labels", "accepted", "in_scope", "error"),
     "regression": ("value", "low", "high", "error"),
     "token-classification": ("entities", "error"),
+    "relation-classification": ("label", "score", "accepted", "error"),
 }
 """What is added, in this order and always, whether a checkpoint is calibrated or not."""
 
@@ -25,8 +26,8 @@ def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
     """Name what a checkpoint adds.
 
     A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a multi-label classifier
-    adds `labels` in place of `label` and `score`; a regressor adds `value`, `low` and `high`; a tagger adds `entities`.
-    All end with `error`: None, or why this row has no answer.
+    adds `labels` in place of `label` and `score`; a classifier of relations has no `in_scope`; a regressor adds
+    `value`, `low` and `high`; a tagger adds `entities`. All end with `error`: None, or why this row has no answer.
 
     Raises:
         ConfigError: If scores are asked of a regressor or a tagger.

@@ -16,11 +16,12 @@ from lc_finetune.bulk.answers import Answers, columns_of, is_text, not_a_text
 from lc_finetune.bulk.sink import Sink, open_sink
 from lc_finetune.bulk.source import Chunk, Source, TextColumns, open_source
 from lc_finetune.bulk.work import Work
-from lc_finetune.checkpoint import PAIRS, Checkpoint
+from lc_finetune.checkpoint import PAIRS, RELATIONS, Checkpoint
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.inference.served import check_served
+from lc_finetune.markers import as_marked
 
 CHUNK_ROWS = {"cpu": 1024, "mps": 4096, "cuda": 4096}
 """Rows scored and written together, by kind of device: several full forwards."""
@@ -191,5 +192,10 @@ def carry_out(answered: Answered, source: Source, sink: Sink, answers: Answers, 
 def _answered(predictor: Predictor, chunks: Iterator[Chunk]) -> Answered:
     """Pair each chunk with the results of its texts; one chunk is read ahead while another is in the engine."""
     chunks, ahead = tee(chunks)
-    texts = ([text for text in chunk.texts if is_text(text)] for chunk in ahead)
+    given = as_marked if predictor.checkpoint.task == RELATIONS else _unchanged
+    texts = ([given(text) for text in chunk.texts if is_text(text)] for chunk in ahead)
     return zip(chunks, map(iter, predictor.predict_stream(texts)), strict=True)
+
+
+def _unchanged(text: Any) -> Any:
+    return text

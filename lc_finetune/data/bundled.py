@@ -12,6 +12,7 @@ SUFFIX = {
     "multilabel": "jsonl",
     "pairs": "csv",
     "urgency": "csv",
+    "relations": "jsonl",
 }
 
 

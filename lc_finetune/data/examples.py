@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lc_finetune.labels import Span
+from lc_finetune.markers import Range, mark
 from lc_finetune.schemas import Input
 
 
@@ -23,6 +24,14 @@ class PairExample(TextExample):
     """A pair of texts with one label."""
 
     text_pair: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelationExample(TextExample):
+    """A text, without any marker, two mentions in it by their character offsets, and the relation between them."""
+
+    head: Range
+    tail: Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +62,14 @@ Example = TextExample | MultiLabelExample | RegressionExample | TaggedExample
 
 
 def inputs_of(examples: Sequence[Example]) -> list[Input]:
-    """List what a model is given: the text of each, or both texts."""
+    """List what a model is given of each example."""
     return [input_of(example) for example in examples]
 
 
 def input_of(example: Example) -> Input:
-    """Give the text, or both texts."""
+    """Give the text, with markers around its two mentions if it has such, or both texts."""
+    if isinstance(example, RelationExample):
+        return mark(example.text, example.head, example.tail)
     return (example.text, example.text_pair) if isinstance(example, PairExample) else example.text
 
 

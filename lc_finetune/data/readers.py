@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import RELATIONS, Task
 from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
 from lc_finetune.data.examples import (
     Example,
@@ -26,6 +26,15 @@ from lc_finetune.data.examples import (
     RegressionExample,
     TaggedExample,
     TextExample,
+)
+from lc_finetune.data.relations import (
+    RELATION_COLUMNS,
+    SEMEVAL,
+    from_markers,
+    from_spans,
+    hold_markers,
+    semeval_records,
+    span_columns,
 )
 from lc_finetune.errors import DataError, did_you_mean, shown
 from lc_finetune.labels import Span
@@ -104,7 +113,9 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
 
     CSV, TSV, JSON, JSONL and Parquet hold one text, or a pair of texts, a row with its label; or a text with its
     labels: a list, or a cell with a delimiter; or, as JSON, JSONL and Parquet, a text with `entities`; `.conll`,
-    `.iob`, `.bio` and `.txt` hold one word and tag a line. Texts are not changed in any way.
+    `.iob`, `.bio` and `.txt` hold one word and tag a line. Two mentions with a relation are marked in the text, or
+    given as two columns of spans; a `.txt` of SemEval-2010 task 8 is recognised. Texts are not changed in any way, but
+    for such marks, which are taken out.
 
     Args:
         source: A file, or a Hub id with an optional split: `"organisation/name"`, `"organisation/name:train"`.
@@ -128,6 +139,9 @@ def _read(source: str | Path, options: ReadOptions) -> Loaded:
         return _from_rows(str(source), list(hub_rows(str(source))), options)
     if path.suffix.lower() in CONLL:
         check_content(path)
+        lines = read_text(path).replace("\r\n", "\n").split("\n")
+        if SEMEVAL.match(next((line for line in lines if line.strip()), "")):
+            return _read_semeval(path, lines, options)
         return read_conll(path)
     pair = [options.text_pair_column] if options.text_pair_column is not None else []
     return _from_rows(str(path), rows_of(path, (options.text_column, options.label_column, *pair)), options)
@@ -399,6 +413,11 @@ def _from_rows(source: str, rows: Sequence[Row], options: ReadOptions) -> Loaded
     text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
     if "entities" in columns and options.label_column is None:
         return _spans(source, rows, text)
+    couple = span_columns(columns, [row.fields for row in rows])
+    marked = couple is not None or hold_markers([row.fields.get(text) for row in rows])
+    if options.task == RELATIONS or (options.task == "auto" and marked):
+        label = find_column(source, columns, options.label_column, RELATION_COLUMNS, "label")
+        return _related(source, rows, text, couple, label, options)
     label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
     if options.task == "regression":
         return _numbered(source, rows, text, label, options)
@@ -504,6 +523,27 @@ def _labelled(source: str, rows: Sequence[Row], columns: tuple[str, ...], label:
             "--task multi-label-classification."
         )
     return Loaded(tuple(kept), "text-classification", tuple(notes))
+
+
+def _related(
+    source: str, rows: Sequence[Row], text: str, couple: tuple[str, str] | None, label: str, options: ReadOptions
+) -> Loaded:
+    """Read rows with a relation between two mentions: of two columns of spans, or else marked in the text."""
+    loaded = _labelled(source, rows, (text,), label, options)
+    kept = (row for row in rows if not _is_missing(row.fields.get(label)))
+    examples = [
+        from_spans(row.where, example, [row.fields.get(name) for name in couple], couple)
+        if couple
+        else from_markers(row.where, example)
+        for row, example in zip(kept, cast("Sequence[TextExample]", loaded.examples), strict=True)
+    ]
+    return Loaded(tuple(examples), RELATIONS, loaded.notes)
+
+
+def _read_semeval(path: Path, lines: Sequence[str], options: ReadOptions) -> Loaded:
+    rows = [Row(f"{path}:{line}", {"text": text, "relation": label}) for line, text, label in
+            semeval_records(str(path), lines)]  # fmt: skip
+    return _related(str(path), rows, "text", None, "relation", options)
 
 
 def _numbered(source: str, rows: Sequence[Row], text: str, label: str, options: ReadOptions) -> Loaded:

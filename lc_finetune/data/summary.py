@@ -16,6 +16,7 @@ from lc_finetune.data.examples import (
     MultiLabelExample,
     PairExample,
     RegressionExample,
+    RelationExample,
     TaggedExample,
     answer_of,
     input_of,
@@ -35,6 +36,7 @@ class Summary:
     Attributes:
         per_row: Of multi-label data, number of labels → training rows that have as many.
         learns: What of the model is trained, if not all of it.
+        marked: Whether texts have two marked mentions.
         values: Of numbers, what they come to in the training rows.
     """
 
@@ -50,6 +52,7 @@ class Summary:
     estimated_seconds: float | None = None
     per_row: dict[int, int] = field(default_factory=dict)
     learns: str | None = None
+    marked: bool = False
     values: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -68,7 +71,7 @@ class Summary:
             f"  duplicates  {self.duplicates:,} rows, near ones included",
             f"  unknown     {self.unknown:.1%} of pieces",
             f"  windows     {self.longer:,} rows ({self.longer / rows:.1%}) longer than {self.max_length} pieces are "
-            "read in windows, none is cut",
+            f"read {'around their two mentions' if self.marked else 'in windows, none is cut'}",
         ]
         if self.learns is not None:
             lines.append(f"  learns      {self.learns}")
@@ -116,6 +119,7 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
         out_of_scope={"train and validation": len(splits.out_of_scope), "test": len(splits.out_of_scope_test)},
         values=_values([e.value for e in splits.train if isinstance(e, RegressionExample)]),
         per_row=dict(Counter(len(e.labels) for e in splits.train if isinstance(e, MultiLabelExample))),
+        marked=isinstance(examples[0], RelationExample),
     )
 
 

@@ -124,6 +124,11 @@ class Encoder:
             (probe.type_ids[first], probe.type_ids[second]),
         )
 
+    def id_of(self, piece: str) -> int | None:
+        """Look a piece up in the vocabulary; None if it is not there."""
+        found: int | None = self._tokenizer.token_to_id(piece)
+        return found
+
     def encode(self, texts: Sequence[str]) -> list[Encoding | InputError]:
         """Encode each text whole; one that the tokenizer cannot read gets an `InputError` in its place."""
         with self._lock:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import PAIRS, Checkpoint, Task
+from lc_finetune.checkpoint import PAIRS, RELATIONS, Checkpoint, Task
 from lc_finetune.data.bundled import SUFFIX, sample_file
 from lc_finetune.data.examples import inputs_of
 from lc_finetune.data.readers import read_examples
@@ -34,6 +34,7 @@ METRICS: dict[Task, Literal["accuracy", "micro_f1", "r2", "entity_f1"]] = {
     "multi-label-classification": "micro_f1",
     "regression": "r2",
     "token-classification": "entity_f1",
+    "relation-classification": "accuracy",
 }
 
 PARITY_TEXTS = 1024
@@ -150,11 +151,16 @@ def measure_parity(
 
 
 def sample_texts(task: Task = "text-classification") -> list[Input]:
-    """Read the texts of the bundled samples, or their pairs, which no model was judged by, in a fixed mixed order."""
+    """Read what the bundled samples hold for a task, which no model was judged by, in a fixed mixed order."""
     loaded = [read_examples(sample_file(name, "test")) for name in SUFFIX]
-    alike = [one.examples for one in loaded if (one.task in PAIRS) == (task in PAIRS)]
+    alike = [one.examples for one in loaded if _shape(one.task) == _shape(task)]
     texts = [text for examples in alike for text in inputs_of(examples)]
     return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
+
+
+def _shape(task: Task) -> Task | None:
+    """Tell what a task is given: None for a text alone."""
+    return task if task in (*PAIRS, RELATIONS) else None
 
 
 _Answer = tuple[NDArray[np.float64], Any]

@@ -13,9 +13,9 @@ from weakref import WeakSet, WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import PAIRS, Checkpoint, NumberScale, loaded_signature
+from lc_finetune.checkpoint import PAIRS, RELATIONS, Checkpoint, NumberScale, loaded_signature
 from lc_finetune.confidence import Calibration
-from lc_finetune.errors import ConfigError, EngineError, InputError
+from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputError
 from lc_finetune.inference import worker
 from lc_finetune.inference.backends import (
     Backend,
@@ -41,7 +41,9 @@ from lc_finetune.inference.decode import (
 )
 from lc_finetune.inference.encode import Encoder, Encoding, Frame
 from lc_finetune.inference.exported import is_forced
+from lc_finetune.inference.marked import encode_marked
 from lc_finetune.inference.scope import read_detector
+from lc_finetune.markers import MARKERS
 from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Regression, Tagging
 from lc_finetune.schemes import TagSet
 
@@ -81,7 +83,10 @@ class Predictor:
         self._thresholds = thresholds_of(checkpoint) if checkpoint.task == "multi-label-classification" else None
         self.per_piece = self._tags is not None
         self._takes_pairs = checkpoint.task in PAIRS
+        self._takes_marked = checkpoint.task == RELATIONS
         self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
+        if self._takes_marked:
+            _check_markers(checkpoint, self._encoder)
         self.token_types = self._takes_pairs and self._encoder.token_types
         self.scope = read_detector(checkpoint)
         self.token_budget = token_budget or TOKEN_BUDGET[device.partition(":")[0]]
@@ -263,6 +268,8 @@ class Predictor:
         if self._takes_pairs:
             pairs = cast("Sequence[tuple[str, str]]", texts)
             return self._encoder.encode_pairs(pairs, max_length=self.max_length, stride=self.stride)
+        if self._takes_marked:
+            return encode_marked(self._encoder, cast("Sequence[str]", texts), max_length=self.max_length)
         return self._encoder.encode(cast("Sequence[str]", texts))
 
     def forward(self, batch: Batch) -> Outputs:
@@ -337,6 +344,15 @@ def calibration_of(checkpoint: Checkpoint, backend: Backend, export: str) -> Cal
     if export and is_forced(checkpoint, backend.name, backend.precision):  # type: ignore[arg-type]
         return None
     return records.get(("torch", "float32", weights))
+
+
+def _check_markers(checkpoint: Checkpoint, encoder: Encoder) -> None:
+    missing = [marker for marker in MARKERS if encoder.id_of(marker) is None]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.path}: expected a tokenizer that knows {' '.join(MARKERS)}, found one without "
+            f"{' '.join(missing)}. Copy the checkpoint again, or train it anew."
+        )
 
 
 def thresholds_of(checkpoint: Checkpoint) -> NDArray[np.float64]:

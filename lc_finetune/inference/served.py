@@ -13,6 +13,7 @@ _EXPECTED: dict[Task, str] = {
     "multi-label-classification": "a multi-label classifier",
     "regression": "a regressor",
     "token-classification": "a tagger",
+    "relation-classification": "a classifier of relations",
 }
 
 _MAY_BE_MEANT = ("text-classification", "multi-label-classification")

@@ -9,6 +9,7 @@ from lc_finetune.runnables.encoders import (
     TextRegressor,
 )
 from lc_finetune.runnables.fanout import FanOut, FanOutAssign
+from lc_finetune.runnables.relations import RelationClassifier
 from lc_finetune.runnables.router import LabelRouter
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LabelRouter",
     "MultiLabelClassifier",
     "PairClassifier",
+    "RelationClassifier",
     "TextClassifier",
     "TextRegressor",
 ]

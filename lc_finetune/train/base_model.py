@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from lc_finetune.checkpoint import PICKLED, WEIGHTS, WEIGHTS_INDEX, Ancestor, check_files, read_manifest, sha256
 from lc_finetune.errors import CheckpointError, ConfigError, shown
@@ -68,6 +73,35 @@ def _lineage(folder: Path, name: str) -> tuple[Ancestor, ...]:
         data_fingerprint=manifest.data_fingerprint,
     )
     return (*manifest.lineage, last)
+
+
+def with_pieces(base: BaseModel, pieces: Sequence[str], add: Callable[[Any], None]) -> BaseModel:
+    """Give the tokenizer of a base model pieces that it lacks; the model itself stays as it is.
+
+    The folder is a private temporary one, which leads to the files of the other. It lasts as long as what is returned.
+
+    Args:
+        base: The base model.
+        pieces: What the tokenizer must know.
+        add: Adds them to it.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
+    if set(pieces) <= set(tokenizer.get_vocab()):
+        return base
+    folder = Path(tempfile.mkdtemp(prefix="lc_finetune-"))
+    add(tokenizer)
+    tokenizer.save_pretrained(folder)
+    for file in base.folder.iterdir():
+        if file.is_file() and not (folder / file.name).exists() and file.name not in TOKENIZERS:
+            try:
+                (folder / file.name).symlink_to(file.resolve())
+            except OSError:  # Windows allows links to few
+                shutil.copy2(file, folder / file.name)
+    extended = BaseModel(folder, base.name, base.revision)
+    weakref.finalize(extended, shutil.rmtree, folder, ignore_errors=True)
+    return extended
 
 
 def _packaged() -> Path | None:

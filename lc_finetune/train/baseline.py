@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import TagUnit
-from lc_finetune.data import Example, MultiLabelExample, PairExample, RegressionExample, TaggedExample, TextExample
+from lc_finetune.data import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    RelationExample,
+    TaggedExample,
+    TextExample,
+)
 from lc_finetune.inference.backends.torch import quiet
 from lc_finetune.inference.decode import best_path
 from lc_finetune.inference.encode import Encoder, Encoding
@@ -25,6 +33,7 @@ from lc_finetune.train.metrics import (
     entity_figures,
     multi_label_figures,
     regression_figures,
+    relation_figures,
 )
 from lc_finetune.train.thresholds import choose_thresholds
 from lc_finetune.train.tokenization import align, indicators
@@ -42,6 +51,16 @@ def classification_baseline(base: Path, train: Sequence[Example], test: Sequence
     features = _both_pooled(base, [*rows, *tested], max_length)
     model = _regression().fit(features[: len(rows)], [e.label for e in rows])
     return classification_figures([e.label for e in tested], list(map(str, model.predict(features[len(rows) :]))))
+
+
+def relation_baseline(
+    base: Path, train: Sequence[RelationExample], test: Sequence[RelationExample], max_length: int
+) -> Figures:
+    """Fit mean-pooled states of the untouched base model, of the text, its head and its tail side by side."""
+    rows = train[:ROWS]
+    features = _mentions_pooled(base, [*rows, *test], max_length)
+    model = _regression().fit(features[: len(rows)], [e.label for e in rows])
+    return relation_figures([e.label for e in test], list(map(str, model.predict(features[len(rows) :]))))
 
 
 def multi_label_baseline(
@@ -133,6 +152,27 @@ def _both_pooled(base: Path, examples: Sequence[TextExample], max_length: int) -
         return first
     second = _pooled(base, pairs, max_length)
     return np.concatenate([first, second, np.abs(first - second), first * second], axis=1)
+
+
+def _mentions_pooled(base: Path, examples: Sequence[RelationExample], max_length: int) -> NDArray[np.float32]:
+    """Average the states of the text, of the head and of the tail: shape `(texts, 3 * hidden)`.
+
+    A mention beyond the first window is left at zero.
+    """
+    features = []
+    states = encoder_states(base, [example.text for example in examples], max_length)
+    for example, (encoding, state) in zip(examples, states, strict=True):
+        parts = [state.mean(axis=0)]
+        for start, end in (example.head, example.tail):
+            pieces = [
+                piece
+                for piece, (first, last) in enumerate(encoding.offsets[: len(state)])
+                if first < end and start < last
+            ]
+            parts.append(state[pieces].mean(axis=0) if pieces else np.zeros_like(parts[0]))
+        features.append(np.concatenate(parts))
+    pooled = np.stack(features)
+    return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
 
 
 def _pooled(base: Path, texts: Sequence[str], max_length: int) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from lc_finetune.inference.reliability import expected_calibration_error, judged_pairs, perfect_error
 from lc_finetune.inference.scope import ScopeDetector
 from lc_finetune.labels import Span, micro_f1, r_squared
+from lc_finetune.markers import NO_RELATION, relation_of
 from lc_finetune.schemas import MultiLabelClassification
 
 Figures = dict[str, Any]
@@ -38,6 +40,26 @@ def classification_figures(gold: Sequence[str], predicted: Sequence[str]) -> Fig
             if name.startswith("=")
         },
     }
+
+
+def relation_figures(gold: Sequence[str], predicted: Sequence[str]) -> Figures:
+    """Accuracy and F1 of labels, as `classification_figures`, and `relation_macro_f1`."""
+    return {**classification_figures(gold, predicted), "relation_macro_f1": relation_macro_f1(gold, predicted)}
+
+
+def relation_macro_f1(gold: Sequence[str], predicted: Sequence[str]) -> float:
+    """Average F1 over the relations, their direction taken into account; pairs in no relation have no F1 of their own.
+
+    The official score of SemEval-2010 task 8 (Hendrickx et al. 2010, scorer 1.2, "(9+1)-way evaluation taking
+    directionality into account"): an answer is right if relation and direction are; one that names the right relation
+    the wrong way round counts against precision and recall of that relation. Averaged over the relations that occur in
+    `gold`, without `NO_RELATION`; 0 if there are none.
+    """
+    wanted, found = ([relation_of(label) for label in labels] for labels in (gold, predicted))
+    right = Counter(relation_of(label) for label, answer in zip(gold, predicted, strict=True) if label == answer)
+    named = Counter(wanted) + Counter(found)
+    relations = sorted(set(wanted) - set(NO_RELATION))
+    return sum(2 * right[one] / named[one] for one in relations) / len(relations) if relations else 0.0
 
 
 def out_of_scope_figures(detector: ScopeDetector, inside: NDArray[np.float32], outside: NDArray[np.float32]) -> Figures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,28 @@ def start_at_shares(model: Any, shares: NDArray[np.floating]) -> None:
         kept = torch.as_tensor(shares, dtype=torch.float32).clamp(1e-3, 1.0 - 1e-3)
         with torch.no_grad():
             outputs[-1].bias.copy_(kept.logit())
+
+
+def grow_embeddings(model: Any, words: Mapping[int, Sequence[int]]) -> None:
+    """Add rows to a model's embeddings for new pieces; each begins as the mean of the pieces it is made of.
+
+    Gee et al. 2022, "Fast Vocabulary Transfer for Language Model Compression". Pieces that have a row keep it.
+
+    Args:
+        model: The model.
+        words: New pieces, the last of the vocabulary, each with older ones.
+    """
+    import torch
+
+    rows = len(model.get_input_embeddings().weight)
+    if max(words) < rows:
+        return
+    model.resize_token_embeddings(max(words) + 1, mean_resizing=False)
+    weight = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for piece, made_of in words.items():
+            if piece >= rows:
+                weight[piece] = weight[list(made_of)].mean(dim=0)
 
 
 def depths(model: Any) -> dict[str, int]:

@@ -97,6 +97,8 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         config.text_column, config.label_column, config.label_names, config.drop_unlabelled, config.task_of_rows,
         config.label_delimiter, config.text_pair_column,
     )  # fmt: skip
+    tokenizer: Any = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
+    lengths = windowing(config, encoder_config(base, pieces=len(tokenizer)))
     encoder = Encoder(base.folder, offsets=False)
     parts: dict[str, Sequence[Example] | None] = {}
     notes: list[str] = []
@@ -109,7 +111,10 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
             notes += loaded.notes
             tasks[source] = loaded.task
             options = replace(options, task=loaded.task, label_delimiter=loaded.label_delimiter)  # of the next file too
-            _check_readable(source, loaded.examples, encoder)
+            extended = TASKS[loaded.task].extend(base)
+            if extended is not base:
+                base, encoder = extended, Encoder(extended.folder, offsets=False)
+            _check_readable(source, loaded.examples, encoder, lengths)
     task = _agreed(config, tasks)
     _check_fields(config, task)
     outside = _set_apart(config, task, parts)
@@ -122,7 +127,6 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         splits, out_of_scope=(*outside["train"], *outside["validation"]), out_of_scope_test=outside["test"]
     )
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
-    lengths = windowing(config, encoder_config(base, pieces=len(tokenizer)))
     training = TASKS[task].of(splits.train, base.folder)
     Aim.parse(config.accept).check_labels(training.answers)
     all_examples = [
@@ -170,9 +174,9 @@ def _set_apart(
     return outside
 
 
-def _check_readable(source: str, examples: Sequence[Example], encoder: Encoder) -> None:
-    """Refuse rows that the tokenizer cannot read, before any work is done."""
-    for row, encoding in enumerate(encoded(examples, encoder, Windowing(recipe.MAX_LENGTH, 0)), start=1):
+def _check_readable(source: str, examples: Sequence[Example], encoder: Encoder, windowing: Windowing) -> None:
+    """Refuse rows that cannot be read as they are served, before any work is done."""
+    for row, encoding in enumerate(encoded(examples, encoder, windowing), start=1):
         if isinstance(encoding, InputError):
             raise DataError(f"{source}: labelled text number {row}: {encoding}") from encoding
 

@@ -7,7 +7,7 @@ HEAD_RATE = 10.0
 """Learning rate of the new head, in times of the encoder's."""
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises."""
-LABEL_SMOOTHING = {"text-classification": 0.1, "text-pair-classification": 0.1}
+LABEL_SMOOTHING = {"text-classification": 0.1, "text-pair-classification": 0.1, "relation-classification": 0.1}
 """Of tasks with one right answer whose scores are softened in training; 0 for the others."""
 ENCODER_SHARES = (1.0, 0.9, 0.8, 0.7)
 """Shares of a fine-tuned tagger's encoder, the rest from the base model, that are tried on the validation rows."""
@@ -40,6 +40,7 @@ STEPS = {
     "regression": 1_400,
     "token-classification": 430,
     "mlm": 2_000,
+    "relation-classification": 1_400,
 }
 """Steps that a training wants, whatever the size of the data; taggers learn from every word and overfit sooner."""
 EPOCHS = (4, 20)

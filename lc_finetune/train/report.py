@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from lc_finetune.checkpoint import RUNNABLES, LabelThresholds, Manifest, Task, example_of
+from lc_finetune.checkpoint import RELATIONS, RUNNABLES, LabelThresholds, Manifest, Task, example_of
 from lc_finetune.confidence import confidence_section
 from lc_finetune.train.tasks import TASKS, TrainingTask
 
@@ -76,7 +76,9 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),
         "## Figures",
         f"```\n{table}\n```" if manifest.metrics else "None were measured.",
-        f"Texts are read in windows of {manifest.max_length} pieces that share {manifest.stride}.",
+        f"Texts are read in windows of {manifest.max_length} pieces that share {manifest.stride}."
+        if manifest.task != RELATIONS
+        else f"A text is read in a window of {manifest.max_length} pieces around both mentions.",
         *([confidence_section(manifest.calibration).rstrip()] if manifest.calibration else []),
     ]
     return "\n".join(header) + "\n\n" + "\n\n".join(body) + "\n"

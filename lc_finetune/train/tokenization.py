@@ -10,9 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import NumberScale, TagUnit
-from lc_finetune.data import Example, MultiLabelExample, PairExample, RegressionExample, TaggedExample, TextExample
+from lc_finetune.data import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    RelationExample,
+    TaggedExample,
+    TextExample,
+    inputs_of,
+)
 from lc_finetune.errors import InputError
 from lc_finetune.inference.encode import Encoder, Encoding, Frame
+from lc_finetune.inference.marked import encode_marked
 from lc_finetune.inference.plan import windows
 from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet, Span
@@ -33,7 +43,9 @@ class Windowing:
 
 
 def encoded(examples: Sequence[Example], encoder: Encoder, windowing: Windowing) -> list[Encoding | InputError]:
-    """Encode the text of each example, or both texts; in place of one that cannot be read, say why."""
+    """Encode what a model is given of each example, see `inputs_of`; in place of one that cannot be read, say why."""
+    if any(isinstance(example, RelationExample) for example in examples):
+        return encode_marked(encoder, cast("list[str]", inputs_of(examples)), max_length=windowing.max_length)
     pairs = [(example.text, example.text_pair) for example in examples if isinstance(example, PairExample)]
     if pairs:
         return encoder.encode_pairs(pairs, max_length=windowing.max_length, stride=windowing.stride)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lc_finetune.data import Example, PairExample, TaggedExample, read_examples
+from lc_finetune.data import Example, PairExample, RelationExample, TaggedExample, read_examples
 from lc_finetune.data.bundled import SUFFIX, sample_file
 from lc_finetune.data.duplicates import groups
 from lc_finetune.data.split import classes
@@ -38,6 +38,7 @@ def pairs(*parts: str) -> list[PairExample]:
         ("entities", 300, 5),
         ("multilabel", 120, 6),
         ("pairs", 200, 2),
+        ("relations", 150, 6),
         ("urgency", 120, 11),
     ],
 )
@@ -87,6 +88,20 @@ def test_entities_begin_and_end_with_their_words(part: str) -> None:
             assert not re.match(r"\w{2}", around) or span.start == 0
             assert not re.search(r"\w{2}\Z", around) or span.end == len(example.text)
             assert not re.search(r"[,;:!?]\Z", inside)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_mentions_are_whole_words(part: str) -> None:
+    """Of relations: no mention cuts a word; heads do not always come first."""
+    loaded = read_examples(sample_file("relations", part))
+    relations = [example for example in loaded.examples if isinstance(example, RelationExample)]
+
+    assert (loaded.task, loaded.notes, len(relations)) == ("relation-classification", (), len(loaded.examples))
+    for example in relations:
+        for start, end in (example.head, example.tail):
+            assert not re.match(r"\w{2}", example.text[max(0, start - 1) : end]) or start == 0
+            assert not re.search(r"\w{2}\Z", example.text[start : end + 1]) or end == len(example.text)
+    assert {example.head < example.tail for example in relations} == {True, False}
 
 
 def test_the_readme_gives_the_sizes_of_the_files() -> None:

@@ -11,6 +11,7 @@ from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.data import Example, Splits
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import LabelSet
+from lc_finetune.train.base_model import BaseModel
 from lc_finetune.train.metrics import Figures, confidence_figures
 from lc_finetune.train.tokenization import Feature, Windowing
 
@@ -53,6 +54,11 @@ class TrainingTask(ABC):
 
     def __init__(self, labels: LabelSet) -> None:
         self.labels = labels  # columns of the head
+
+    @classmethod
+    def extend(cls, base: BaseModel) -> BaseModel:
+        """Give the base model's tokenizer pieces that the task needs, before anything is read with it."""
+        return base
 
     @classmethod
     @abstractmethod
