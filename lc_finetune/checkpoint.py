@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lc_finetune.confidence import Calibration
 from lc_finetune.errors import CheckpointError, ConfigError
 from lc_finetune.labels import LabelSet
+from lc_finetune.remote import MARKER, cached, is_url, safe
 from lc_finetune.schemas import Probability
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,10 @@ EXPORTS = ("onnx", "onnx-fp16", "onnx-int8", "openvino", "openvino-fp16")
 """Subfolders that hold the model for another runtime, each with a manifest of its own; read when a backend asks."""
 SCOPE = "scope.safetensors"
 """Statistics of the features, by which a text out of scope is told; see `lc_finetune.inference.scope`."""
+FETCHED = (*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), SCOPE)
+"""Names and patterns of what is fetched from the Hub or a URL: all that is ever read."""
+MANIFESTS = (MANIFEST, *(f"{export}/export.json" for export in EXPORTS))
+"""What identifies the content of a folder; the first is the folder's own, the others those of its exports."""
 LIBRARIES = ("lc-finetune", "torch", "transformers", "tokenizers", "onnxruntime", "langchain-core")
 
 
@@ -86,10 +91,35 @@ class LabelThresholds(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    per_label: dict[str, Probability] = Field(description="On the model's own score, the sigmoid of its logit.")
+    per_label: dict[str, Probability] = Field(
+        description="On the model's own score, the sigmoid of its logit, not calibrated."
+    )
     method: str
     split: str = Field(description="Which rows they were chosen on.")
     rows: int = Field(ge=0, description="Their number.")
+
+
+class AdapterRecord(BaseModel):
+    """How a model was tuned that was not tuned whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["lora", "adalora", "ia3"]
+    rank: int | None = None
+    alpha: float | None = None
+    dropout: float | None = None
+    targets: tuple[str, ...] = Field(description="Layers that got an adapter, as endings of their names.")
+    trained_parameters: int = Field(ge=1, description="Of adapter and head.")
+    parameters: int = Field(ge=1, description="Of the model that is served.")
+
+    @property
+    def share(self) -> float:
+        """Trained parameters, as a share of the model's."""
+        return self.trained_parameters / self.parameters
+
+    def __str__(self) -> str:
+        learns = f"{self.trained_parameters:,} of {self.parameters:,} parameters ({self.share:.1%})"
+        return f"{learns}: adapter {self.kind} and head"
 
 
 class NumberInterval(BaseModel):
@@ -128,6 +158,7 @@ class Manifest(BaseModel):
     thresholds: LabelThresholds | None = Field(default=None, description="Of a multi-label classifier.")
     scale: NumberScale | None = Field(default=None, description="Of a regressor.")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Per split: its size and figures.")
+    adapter: AdapterRecord | None = Field(default=None, description="None if the whole model was tuned.")
     base_model: str | None = None
     base_revision: str | None = None
     data_fingerprint: str | None = None
@@ -176,19 +207,26 @@ class Checkpoint:
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
-        """Validate a folder, or fetch one from the Hugging Face Hub and validate that.
+        """Validate a folder, or fetch one from a URL or the Hugging Face Hub and validate that.
 
         No weight is read into a model; each file named in the manifest is checked against its SHA-256.
 
         Args:
-            source: A folder, or a Hub id such as `"organisation/model"`.
+            source: A folder, a URL that fsspec reads such as `"s3://models/support"`, or a Hub id such as
+                `"organisation/model"`.
             revision: Branch, tag or commit, for a Hub id only.
 
         Raises:
             CheckpointError: If the folder is missing, incomplete, altered, half-written, pickled, or for a task
                 that this package does not serve.
+            MissingDependencyError: If the package that reads the URL is not installed.
         """
+        if is_url(source):
+            if revision is not None:
+                raise CheckpointError(f"Expected no revision for the URL {safe(source)}, found one. Leave it out.")
+            return cached(os.fspath(source), cls.load, wanted=FETCHED, keys=MANIFESTS)
         folder = _local_folder(source, revision)
+        _check_whole(folder)
         config = _read_json(folder / "config.json", folder)
         _check_weights(folder)
         _check_tokenizer(folder)
@@ -200,7 +238,7 @@ class Checkpoint:
             _say_plain_once(folder)
         labels = _labels(config.get("id2label"), folder)
         if manifest:
-            _check_thresholds(folder, manifest, labels)
+            _check_per_label(folder, manifest, labels)
         return cls(folder, manifest, config, task, labels)
 
 
@@ -349,15 +387,22 @@ def _local_folder(source: str | os.PathLike[str], revision: str | None) -> Path:
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = [*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), SCOPE]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FETCHED)))
     except (OSError, ValueError) as error:  # hub errors descend from OSError, a malformed id is a ValueError
         at = f" at revision {revision!r}" if revision else ""
         raise CheckpointError(
             f"Expected a checkpoint folder or a model on the Hugging Face Hub, could not get {name!r}{at} "
             f"({type(error).__name__}). Check the name, your network and, for a private model, HF_TOKEN."
         ) from error
+
+
+def _check_whole(folder: Path) -> None:
+    if (folder / MARKER).exists():
+        raise CheckpointError(
+            f"{folder}: expected a whole checkpoint, found {MARKER}: its upload has not ended, or had not "
+            "when the folder was copied. Copy it again."
+        )
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
@@ -438,12 +483,18 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _check_thresholds(folder: Path, manifest: Manifest, labels: LabelSet) -> None:
+def _check_per_label(folder: Path, manifest: Manifest, labels: LabelSet) -> None:
     wanted = set(labels.names) if manifest.task == "multi-label-classification" else set()
     if manifest.thresholds is not None and set(manifest.thresholds.per_label) != wanted:
         raise CheckpointError(
             f"{folder / MANIFEST}: expected a threshold for each of {len(wanted)} labels, found "
             f"{len(manifest.thresholds.per_label)}, or for others. The manifest was altered."
+        )
+    names = labels.names if manifest.task == "multi-label-classification" else ()
+    if any(tuple(one.map.per_label) not in ((), names) for one in manifest.calibration):
+        raise CheckpointError(
+            f"{folder / MANIFEST}: expected calibrations with a map for each of {len(names)} labels in their order, "
+            "found another. The manifest was altered."
         )
 
 

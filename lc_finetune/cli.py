@@ -115,6 +115,7 @@ def _train(arguments: argparse.Namespace) -> None:
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
     from lc_finetune.checkpoint import RUNNABLES, example_of
     from lc_finetune.confidence import calibration_table
+    from lc_finetune.remote import is_url
     from lc_finetune.train.report import report_table
     from lc_finetune.train.tasks import TASKS
     from lc_finetune.train.trainer import fine_tune
@@ -126,10 +127,11 @@ def _train(arguments: argparse.Namespace) -> None:
     if config.train_file is None:
         print("\nThe bundled sample shows how things work; its figures say nothing of quality.")
     runnable = RUNNABLES[checkpoint.task]
+    place = config.output_dir if is_url(config.output_dir) else checkpoint.path
     print(
-        f"\nWritten to {checkpoint.path}. Load it in Python:\n\n"
+        f"\nWritten to {place}. Load it in Python:\n\n"
         f"    from lc_finetune import {runnable}\n"
-        f'    model = {runnable}.from_checkpoint("{checkpoint.path}")\n'
+        f'    model = {runnable}.from_checkpoint("{place}")\n'
         f"    model.invoke({example_of(checkpoint.task)})"
     )
 
@@ -178,7 +180,9 @@ def _export(arguments: argparse.Namespace) -> None:
     from lc_finetune.data import gold_of, inputs_of
     from lc_finetune.inference.export import export, parity_table
     from lc_finetune.inference.exported import SHORT
+    from lc_finetune.remote import refuse_url
 
+    refuse_url(arguments.checkpoint, "export")
     checkpoint = Checkpoint.load(arguments.checkpoint)
     texts: list[Input] = []
     gold: Any = None
@@ -193,7 +197,7 @@ def _export(arguments: argparse.Namespace) -> None:
         source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
-    if arguments.format != "torch" and checkpoint.task not in ("multi-label-classification", "regression"):
+    if arguments.format != "torch" and checkpoint.task != "regression":
         print(f"\n{_confidence_of_export(checkpoint, arguments, precision, texts, gold)}")
 
 
@@ -255,21 +259,18 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     from lc_finetune.inference.acceptance import Aim
     from lc_finetune.inference.calibrate import calibrate, check_reached, record, served_ways
     from lc_finetune.inference.served import check_served
+    from lc_finetune.remote import refuse_url
 
     aim = Aim.parse(arguments.accept)
+    refuse_url(arguments.checkpoint, "calibrate")
     if not Path(arguments.checkpoint).is_dir():
         raise ConfigError(f"Expected a checkpoint folder to write to, found none at {arguments.checkpoint}.")
     checkpoint = Checkpoint.load(arguments.checkpoint)
     check_served(checkpoint, checkpoint.task)
-    if checkpoint.task == "multi-label-classification":
-        raise ConfigError(
-            f"{checkpoint.path}: expected a classifier of one label, or a tagger, found a multi-label classifier. "
-            "Its scores are not calibrated; its thresholds come from training."
-        )
     if checkpoint.task == "regression":
         raise ConfigError(
-            f"{checkpoint.path}: expected a classifier of one label, or a tagger, found a regressor. Its "
-            "numbers have intervals from training instead."
+            f"{checkpoint.path}: expected a classifier or a tagger, found a regressor. Its numbers have intervals from "
+            "training instead."
         )
     loaded = _labelled(arguments.file, arguments, checkpoint)
     if loaded.task != checkpoint.task:

@@ -18,11 +18,12 @@ from langchain_core.runnables.config import run_in_executor
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from typing_extensions import TypedDict
 
+from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.errors import ConfigError, InputError, MissingDependencyError, did_you_mean, shown
 from lc_finetune.inference.backends import BackendName, Dtype
-from lc_finetune.inference.predictor import Predictor
+from lc_finetune.inference.predictor import Predictor, validated
 from lc_finetune.labels import LabelSet
-from lc_finetune.runnables import TextClassifier
+from lc_finetune.runnables import MultiLabelClassifier, TextClassifier
 from lc_finetune.schemas import Scores
 
 try:
@@ -44,6 +45,8 @@ except ImportError as error:
         f"Expected langchain-core 1.8 or newer for decision models, found {version('langchain-core')}. "
         "Install it: pip install 'lc-finetune[decisions]'."
     ) from error
+
+Classifier = TextClassifier | MultiLabelClassifier
 
 YES = ("yes", "true", "1")
 """Labels of a binary model that mean yes, in any case, where none is named."""
@@ -123,7 +126,8 @@ _Plans = dict[tuple[str, int], tuple[Any, _Plan]]
 class FineTunedDecisionModel(BaseDecisionModel):
     """Answer a `Choice`, `Noul` or `Score` about a state with fine-tuned classifiers.
 
-    A question is answered by the classifier that has its id as a name, or by the one that `questions` names for it.
+    A classifier of one label answers all three, one of several labels a `Noul` about each of its labels. A question is
+    answered by the classifier that has its id as a name, or by the one that `questions` names for it.
     What it offers is checked against the model's labels before any inference. All questions over one checkpoint, and
     all requests of a batch, share the model's forwards. Probabilities are the classifier's own, normalised over what
     is offered. `state_text` says what is read of a state.
@@ -139,7 +143,7 @@ class FineTunedDecisionModel(BaseDecisionModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model: str = Field(default="", description="Name in traces and responses; the checkpoints' names if left out.")
-    classifiers: Mapping[str, TextClassifier] = Field(min_length=1, description="Name → classifier.")
+    classifiers: Mapping[str, Classifier] = Field(min_length=1, description="Name → classifier.")
     questions: Mapping[str, AnsweredBy] = Field(
         default_factory=dict, description="Id of a question → how it is answered, where its id alone does not say."
     )
@@ -178,11 +182,11 @@ class FineTunedDecisionModel(BaseDecisionModel):
             backend: Likewise.
 
         Raises:
-            CheckpointError: If a folder is unusable or no single-label classifier.
+            CheckpointError: If a folder is unusable or no classifier.
             ConfigError: If `questions` names a classifier or a label that is not there.
         """
         classifiers = {
-            name: TextClassifier.from_checkpoint(one, device=device, dtype=dtype, backend=backend)
+            name: _serving(one).from_checkpoint(one, device=device, dtype=dtype, backend=backend)
             for name, one in checkpoints.items()
         }
         return cls(classifiers=classifiers, questions=questions or {}).warm_up()
@@ -331,10 +335,10 @@ class FineTunedDecisionModel(BaseDecisionModel):
         classifier = self._classifier_of(name, how, InputError)
         predictor = classifier._loaded()
         typed = _typed(name, question)
-        meanings = _meanings(name, typed, how, predictor.checkpoint.labels)
+        meanings = _meanings(name, typed, how, predictor.checkpoint)
         return _Plan(typed, predictor, classifier.input_key, how.reads, meanings)
 
-    def _classifier_of(self, name: str, how: AnsweredBy, error: type[Exception]) -> TextClassifier:
+    def _classifier_of(self, name: str, how: AnsweredBy, error: type[Exception]) -> Classifier:
         wanted = how.classifier if how.classifier is not None else name
         if wanted not in self.classifiers:
             raise error(
@@ -423,6 +427,13 @@ def _raised(outcome: Any) -> Any:
     return outcome
 
 
+def _serving(checkpoint: Any) -> type[Classifier]:
+    """Name the class that serves a checkpoint; that of one label where none does, which says so."""
+    source = str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
+    several = validated(source, None).task == "multi-label-classification"
+    return MultiLabelClassifier if several else TextClassifier
+
+
 # Requests and questions.
 
 
@@ -468,11 +479,18 @@ def _validated(name: str, question: Mapping[str, Any]) -> Any:
 
 
 def _meanings(
-    name: str, question: Noul | Choice | Score, how: AnsweredBy, labels: LabelSet
+    name: str, question: Noul | Choice | Score, how: AnsweredBy, checkpoint: Checkpoint
 ) -> tuple[tuple[str, ...], ...]:
     """Say which labels of the model mean each option; a Noul has one option, yes."""
+    labels = checkpoint.labels
+    several = checkpoint.task == "multi-label-classification"
     if isinstance(question, Noul):
-        return (_yes(name, how, labels),)
+        return (_yes(name, how, labels, several=several),)
+    if several:
+        raise InputError(
+            f"Question {shown([name])!r}: expected a model of one label a text for a {type(question).__name__}, found "
+            "one of several labels, none of which excludes another. Ask a Noul about each of them."
+        )
     options = dict(_options(question))
     meanings = {option: how.labels.get(option, own) for option, own in options.items()}
     lacking = [option for option, meant in meanings.items() if not meant or not labels.id_of.keys() >= set(meant)]
@@ -501,14 +519,15 @@ def _options(question: Choice | Score) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield str(level), (criterion,) if isinstance(criterion, str) else ()
 
 
-def _yes(name: str, how: AnsweredBy, labels: LabelSet) -> tuple[str, ...]:
-    if len(labels) != 2:
+def _yes(name: str, how: AnsweredBy, labels: LabelSet, *, several: bool) -> tuple[str, ...]:
+    if len(labels) != 2 and not several:
         raise InputError(
             f"Question {shown([name])!r}: expected a model with two labels for a Noul, found one with {len(labels)}, "
             "whose labels exclude each other. Ask a Choice, or train a model on this question."
         )
     stated = how.labels.get("true")
-    usual = tuple(label for label in labels.names if label == name or label.casefold() in YES)
+    words = () if several else YES
+    usual = tuple(label for label in labels.names if label == name or label.casefold() in words)
     yes = stated if stated is not None else usual
     if len(yes) != 1 or yes[0] not in labels.id_of or how.labels.keys() - {"true"}:
         raise InputError(

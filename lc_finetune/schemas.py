@@ -104,6 +104,10 @@ class Classification(Result):
     in_scope: Probability | None = Field(
         default=None, description="p-value of the text against the calibration texts; None without one."
     )
+    prediction_set: tuple[str, ...] | None = Field(
+        default=None,
+        description="Labels among which the right one is as often as asked, the likeliest first; None if not asked.",
+    )
 
 
 class PairClassification(Classification):
@@ -117,7 +121,7 @@ class MultiLabelClassification(Result):
     """Any number of labels for a text."""
 
     labels: tuple[str, ...] = Field(
-        default=(), description="Labels whose score reaches their threshold, in the order of the label set."
+        default=(), description="Labels whose own score reaches their threshold, in the order of the label set."
     )
     scores: Scores = Field(
         default_factory=lambda: Scores({}, ()), repr=False, description="Probability of each label, independently."

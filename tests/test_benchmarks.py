@@ -1,18 +1,20 @@
 """The measurements run from end to end; no time is asserted."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import agents, cascade, confidence, gpu, inference, monitor, scope, service, tune
+from benchmarks import agents, cascade, confidence, gpu, inference, monitor, scope, service, training, tune
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint, cli
 from lc_finetune.data import TextExample, read_examples
-from lc_finetune.testing import tiny_checkpoint
+from lc_finetune.testing import SENTENCES, tiny_checkpoint
 
 SAMPLES = Path(__file__).parent.parent / "lc_finetune" / "data" / "samples"
 SUPPORT, ENTITIES = str(SAMPLES / "support" / "test.csv"), str(SAMPLES / "entities" / "test.jsonl")
@@ -116,6 +118,35 @@ def test_confidence_compares_before_and_after(tmp_path: Path) -> None:
     assert rows["other"]["log loss after"] == rows["other"]["log loss before"]
     assert rows["one"]["accepted %"] >= 50 > rows["other"]["accepted %"] == 0
     assert rows["pooled"]["answers"] == 2 * rows["one"]["answers"]
+    assert rows["one"]["labels a set"] is None
+    assert confidence.main([str(one.path), "--texts", SUPPORT, "--output", str(output), "--coverage", "0.8"]) == 0
+    assert measured(output)["confidence"]["one"]["right label in set %"] >= 79
+    assert 1 <= measured(output)["confidence"]["one"]["labels a set"] <= len(labels)
+    assert confidence.main([str(other.path), "--texts", SUPPORT, "--coverage", "0.8"]) == 2
+
+
+def test_confidence_judges_pairs_of_texts_and_labels(tmp_path: Path) -> None:
+    """Of a table without a header, as GoEmotions is published; what is accepted is a text's labels together."""
+    checkpoint = tiny_checkpoint(
+        tmp_path / "c", task="multi-label-classification", thresholds=dict.fromkeys(("card", "cash", "other"), 0.4)
+    )
+    random = np.random.default_rng(0)
+    words = sorted({word for sentence in SENTENCES for word in sentence.split() if '"' not in word})
+    rows = "".join(
+        f"{' '.join(random.choice(words, size=4))}\t{random.choice(['0', '1,2'])}\tx{i}\n" for i in range(90)
+    )
+    (tmp_path / "rows.tsv").write_text(rows, encoding="utf-8")
+    (tmp_path / "names.txt").write_text("card\ncash\nother\n", encoding="utf-8")
+    reading = ["--text-column", "0", "--label-column", "1", "--label-names", str(tmp_path / "names.txt")]
+    file, output = str(tmp_path / "rows.tsv"), tmp_path / "results.json"
+    assert cli.main(["calibrate", str(checkpoint.path), file, *reading, "--accept", "coverage=0.5"]) == 0
+    assert confidence.main([str(checkpoint.path), "--texts", file, *reading, "--output", str(output)]) == 0
+    row = measured(output)["confidence"]["c"]
+
+    assert 90 < row["answers"] <= 270
+    assert row["log loss after"] < row["log loss before"]
+    assert row["accepted %"] >= 50
+    assert 0 <= row["right of them %"] <= 100
 
 
 def test_the_accelerator_script_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,3 +248,33 @@ def test_customer_service_is_timed_beside_its_models(
     assert status == 0
     assert rows["classifier.batch, tagger.batch"]["of the models' rate"] == 1
     assert rows["chain.batch"]["messages a second"] > 0
+
+
+def test_memory_of_training_is_measured_in_processes_of_their_own(base_model: Path, tmp_path: Path) -> None:
+    """A row for the whole model, which the others are shares of, and one for each adapter."""
+    pytest.importorskip("peft")
+    output = tmp_path / "results.json"
+    status = training.main(
+        f"memory --base-model {base_model} --adapters ia3 --steps 2 --batch-size 4 --output {output}".split()
+    )
+
+    assert status == 0
+    assert list(measured(output)["peak memory of training"]) == ["whole model", "ia3"]
+
+
+def test_few_rows_are_drawn_and_compared(base_model: Path, tmp_path: Path) -> None:
+    """With the warm-up, without, and the frozen encoder: an accuracy for each draw, and their mean."""
+    pytest.importorskip("sentence_transformers")
+    encoder = tmp_path / "encoder"
+    shutil.copytree(base_model, encoder)
+    (encoder / "modules.json").write_text("[]")
+    train, output = str(SAMPLES / "support" / "train.csv"), tmp_path / "results.json"
+    status = training.main(
+        f"few-shot --base-model {encoder} --train-file {train} --test-file {SUPPORT} --rows 4 --draws 1 "
+        f"--output {output}".split()
+    )
+    table = measured(output)["accuracy from 4 rows a class"]
+
+    assert status == 0
+    assert list(table) == ["with --few-shot", "without", "frozen encoder + logistic regression"]
+    assert all(row["draw 0"] == row["mean"] for row in table.values())

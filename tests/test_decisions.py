@@ -3,10 +3,12 @@
 import copy
 import json
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("langchain_core.decisions")
@@ -25,7 +27,17 @@ from test_readme import snippets
 from transformers.decision.template_utils import Question as SystemOneQuestion
 
 from benchmarks import decisions as benchmark
-from lc_finetune import Checkpoint, CheckpointError, Classification, ConfigError, InputError, Scores, TextClassifier
+from lc_finetune import (
+    Checkpoint,
+    CheckpointError,
+    Classification,
+    ConfigError,
+    InputError,
+    MultiLabelClassifier,
+    Scores,
+    TextClassifier,
+)
+from lc_finetune.cli import main
 from lc_finetune.decisions import (
     AnsweredBy,
     FineTunedDecisionModel,
@@ -54,10 +66,12 @@ def classifier(tiny_classifier: Checkpoint) -> TextClassifier:
 
 
 @pytest.fixture(scope="module")
-def decisions(tiny_classifier: Checkpoint, binary: Checkpoint) -> FineTunedDecisionModel:
+def decisions(tiny_classifier: Checkpoint, binary: Checkpoint, tiny_multi_label: Checkpoint) -> FineTunedDecisionModel:
     return FineTunedDecisionModel.from_checkpoints(
-        {"topic": tiny_classifier, "is_risky": binary},
+        {"topic": tiny_classifier, "is_risky": binary, "topics": tiny_multi_label},
         questions={
+            "cash": AnsweredBy(classifier="topics"),
+            "plastic": AnsweredBy(classifier="topics", labels={"true": "card"}),
             "is_risky": AnsweredBy(labels={"true": "risky"}),
             "group": AnsweredBy(classifier="topic", labels={"bank": ("card", "cash")}),
             "level": AnsweredBy(classifier="topic", labels={0: "other", 1: "cash", 2: "card"}),
@@ -148,6 +162,41 @@ def test_a_noul_finds_the_usual_label(labels: tuple[str, str], question: str, tm
     assert scores[yes] == pytest.approx(model.invoke(asked("x", **{question: RISKY})).nouls[question].noul)
 
 
+def test_a_noul_is_the_probability_of_a_label_of_several(
+    decisions: FineTunedDecisionModel, tiny_multi_label: Checkpoint, forwards: list[Predictor]
+) -> None:
+    """As the label's own score, by its name or by the mapping, whatever its threshold; all in one forward."""
+    answers = decisions.invoke(asked("my card", cash=RISKY, plastic=RISKY)).nouls
+    ran = len(forwards)
+    scores = MultiLabelClassifier.from_checkpoint(tiny_multi_label, device="cpu").invoke("my card").scores
+
+    assert {name: answer.noul for name, answer in answers.items()} == pytest.approx(
+        {"cash": scores["cash"], "plastic": scores["card"]}
+    )
+    assert ran == 1
+
+
+def test_a_noul_about_one_of_several_labels_is_calibrated(tiny_multi_label: Checkpoint, tmp_path: Path) -> None:
+    """By the map of that label, in a model that is made of Runnables and in one that is made of folders."""
+    folder = Path(shutil.copytree(tiny_multi_label.path, tmp_path / "c"))
+    random = np.random.default_rng(0)
+    rows = [{"text": f"{one} {i}", "labels": ["cash"] * int(random.random() < 0.1)}
+            for i in range(40) for one in SENTENCES]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["calibrate", str(folder), str(tmp_path / "rows.jsonl")]) == 0
+    served = MultiLabelClassifier.from_checkpoint(folder, device="cpu")
+    score = served.invoke(SENTENCES[0]).scores["cash"]
+    how = {"cash": AnsweredBy(classifier="topics")}
+    models = (
+        FineTunedDecisionModel(classifiers={"topics": served}, questions=how),
+        FineTunedDecisionModel.from_checkpoints({"topics": folder}, questions=how, device="cpu"),
+    )
+
+    assert score < 0.2
+    for model in models:
+        assert score == pytest.approx(model.invoke(asked(SENTENCES[0], cash=RISKY)).nouls["cash"].noul)
+
+
 def test_a_score_is_the_expected_level(decisions: FineTunedDecisionModel, classifier: TextClassifier) -> None:
     """Levels count from zero in the order of the criteria; the legend holds them as given."""
     scores = classifier.invoke("my card").scores
@@ -192,6 +241,9 @@ BAD_QUESTIONS: dict[str, tuple[str, Any, str]] = {
     "a level that the model lacks": ("topic", Score(instructions="?", criteria=["card", {"a": 1}]), "levels"),
     "a label offered twice": ("group", Choice(instructions="?", criteria={"bank": None, "card": None}), "several"),
     "yes or no of three labels": ("topic", RISKY, "two labels"),
+    "a choice of labels that may all be right": ("topics", TOPIC, "Ask a Noul"),
+    "a level of labels that may all be right": ("topics", Score(instructions="?", criteria=["card", "cash"]), "Noul"),
+    "yes or no about a label that is not there": ("topics", RISKY, "means yes"),
     "an id that nothing answers": ("topik", TOPIC, "did you mean 'topic'"),
     "a place in an image": ("topic", Box(instructions="?"), "Choice, a Noul or a Score"),
     "a malformed question": ("topic", {"type": "choice", "instructions": "my secret text"}, "choice.criteria"),
@@ -578,6 +630,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_checkpoint(tmp_path / "runs" / "urgent", labels=("no", "yes"))
     tiny_checkpoint(tmp_path / "runs" / "mood", labels=("angry", "calm", "concerned"))
     namespace: dict[str, Any] = {}
+    tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
     for snippet in snippets("docs/decisions.md"):
         exec(snippet, namespace)
 

@@ -21,7 +21,6 @@ from lc_finetune import (
     TextClassifier,
 )
 from lc_finetune.bulk import PredictConfig, predict_file
-from lc_finetune.cli import main
 from lc_finetune.confidence import Thresholds
 from lc_finetune.inference.decode import Confidence, decode_labels, sigmoid
 from lc_finetune.inference.predictor import Predictor
@@ -195,13 +194,3 @@ def test_a_file_is_answered_with_lists_of_labels(tiny_multi_label: Checkpoint, t
 
     assert list(rows[0]) == ["text", "labels", "accepted", "in_scope", "scores", "error"]
     assert all("card" in row["labels"] and "cash" not in row["labels"] for row in rows)
-
-
-def test_calibration_of_single_answers_is_refused(
-    tiny_multi_label: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """In one line."""
-    (tmp_path / "rows.csv").write_text("text,labels\na,card\n", encoding="utf-8")
-
-    assert main(["calibrate", str(tiny_multi_label.path), str(tmp_path / "rows.csv")]) == 2
-    assert "found a multi-label classifier" in capsys.readouterr().err

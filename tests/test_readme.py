@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from lc_finetune.checkpoint import FETCHED, MANIFEST
+from lc_finetune.cli import main
+from lc_finetune.remote import upload
 from lc_finetune.testing import tiny_base_model, tiny_checkpoint
+from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.base_model import BaseModel
 
 ROOT = Path(__file__).parent.parent
@@ -98,11 +102,26 @@ def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """In order, in one namespace."""
     monkeypatch.chdir(tmp_path)
     tiny_checkpoint(tmp_path / "runs" / "support")
+    rows = [f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "card"), ("hi", "other"))]
+    (tmp_path / "held_out.csv").write_text("\n".join(["text,label", *rows]))
+    assert main(["calibrate", "runs/support", "held_out.csv"]) == 0
     namespace: dict[str, Any] = {}
     for snippet in snippets("docs/confidence.md"):
         exec(snippet, namespace)
 
     assert namespace["strict"].invoke("Where is my parcel?").accepted is False
+
+
+def test_the_page_on_saving_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a store in memory."""
+    monkeypatch.setenv("LC_FINETUNE_CACHE", str(tmp_path / "cache"))
+    made = tiny_checkpoint(tmp_path / "support")
+    upload(made.path, "memory://models/support", last=MANIFEST, replaced=FETCHED)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/saving-and-tracking.md"):
+        exec(snippet, namespace)
+
+    assert namespace["classifier"].labels == made.labels.names
 
 
 def test_the_page_on_agents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,3 +155,19 @@ def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [event["event"] for event in namespace["events"]] == ["window"]
     assert (tmp_path / "state.json").exists()
     assert len(namespace["advice"]["ranking"]) == 2
+
+
+def test_the_page_on_adapters_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the base model that the adapter names."""
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    tiny_base_model(tmp_path / "base")
+    rows = [f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "a"), ("hi", "b"))]
+    (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
+    given = {"train_file": "tickets.csv", "base_model": "base", "output_dir": "runs/adapted", "adapter": "lora"}
+    fine_tune(TrainConfig(**given, epochs=1, baseline=False))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/adapters.md"):
+        exec(snippet, namespace)
+
+    assert namespace["model"].config.id2label == {0: "a", 1: "b"}

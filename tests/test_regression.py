@@ -268,7 +268,9 @@ def test_what_takes_labels_is_refused(trained: Checkpoint, base_model: Path, tmp
     for i, (options, message) in enumerate(
         [
             ({"accept": "precision=0.9"}, "found numbers, which have intervals"),
-            ({"trainer": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor takes labels"),
+            ({"label_smoothing": 0.1}, "label_smoothing: expected .* found data for regression"),
+            ({"focal_gamma": 2.0}, "focal_gamma: expected a task with classes"),
+            ({"balanced_sampling": True}, "balanced_sampling: .* Leave it out"),
             ({"label_names": ("a", "b")}, "found --label-names as well"),
         ]
     ):

@@ -31,7 +31,7 @@ class PredictConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    checkpoint: str = Field(description="Checkpoint folder, or Hub id.")
+    checkpoint: str = Field(description="Checkpoint folder, URL, or Hub id.")
     input: Path = Field(description="CSV, TSV, JSONL or Parquet file with a text in each row.")
     output: Path = Field(description="Where the rows go, with their results; CSV, TSV, JSONL or Parquet.")
     text_column: str | None = Field(default=None, description="Column of the text; recognised if omitted.")

@@ -59,9 +59,9 @@ def split_examples(
     """Take what is missing from the training rows: stratified, seeded, near duplicates on one side.
 
     From 5,000 rows up, 5 % go to validation and 5 % to calibration; below, 10 % to validation. Given parts are kept
-    as they are; with a given validation part, calibration still takes its 5 % of a large classification set.
+    as they are; with a given validation part, calibration still takes its 5 % of a large set that is no tagger's.
     Multi-label data is stratified by combination of labels, rare combinations by their rarest label (as in Sechidis et
-    al. 2011, "On the Stratification of Multi-label Data"), and gives no calibration rows.
+    al. 2011, "On the Stratification of Multi-label Data").
 
     Raises:
         DataError: If the training rows hold fewer than two classes or labels, or no entity.
@@ -71,8 +71,7 @@ def split_examples(
     shares: dict[str, float] = {}
     if validation is None:
         shares["validation"] = 0.05 if large else 0.1
-    multi_label = isinstance(train[0], MultiLabelExample)
-    if large and not multi_label and (validation is None or isinstance(train[0], TextExample | RegressionExample)):
+    if large and (validation is None or not isinstance(train[0], TaggedExample)):
         shares["calibration"] = 0.05
     group_of = _groups(train)
     parts = _deal(train, group_of, shares, seed)

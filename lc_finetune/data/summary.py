@@ -34,6 +34,7 @@ class Summary:
 
     Attributes:
         per_row: Of multi-label data, number of labels → training rows that have as many.
+        learns: What of the model is trained, if not all of it.
         values: Of numbers, what they come to in the training rows.
     """
 
@@ -48,6 +49,7 @@ class Summary:
     out_of_scope: dict[str, int] = field(default_factory=dict)
     estimated_seconds: float | None = None
     per_row: dict[int, int] = field(default_factory=dict)
+    learns: str | None = None
     values: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -68,6 +70,8 @@ class Summary:
             f"  windows     {self.longer:,} rows ({self.longer / rows:.1%}) longer than {self.max_length} pieces are "
             "read in windows, none is cut",
         ]
+        if self.learns is not None:
+            lines.append(f"  learns      {self.learns}")
         if self.estimated_seconds is not None:
             minutes, seconds = divmod(round(self.estimated_seconds), 60)
             lines.append(f"  time        about {minutes} min {seconds} s")

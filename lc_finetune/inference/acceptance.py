@@ -80,6 +80,10 @@ class Aim:
                 raise ConfigError(f"accept: expected a score of 0 to 1 for a label, found {per_label[label]:g}.")
         return cls(asked, kind, value, per_label)
 
+    def threshold_of(self, label: str) -> float:
+        """Give the threshold that was asked for, of a label by its name; one for all, whatever it is, in other aims."""
+        return self.per_label.get(label, self.value)
+
     def check_labels(self, known: Sequence[str]) -> None:
         """Refuse thresholds of labels that a model does not have.
 
@@ -172,7 +176,7 @@ def _covering(aim: Aim, scores: FloatArray, right: BoolArray, _: NDArray[Any]) -
 
 def _scored(aim: Aim, scores: FloatArray, right: BoolArray, labels: NDArray[Any]) -> Acceptance:
     """Take the thresholds as given; a threshold that no answer reaches is no error, but is said."""
-    thresholds = np.array([aim.per_label.get(str(label), aim.value) for label in labels])
+    thresholds = np.array([aim.threshold_of(str(label)) for label in labels])
     return _acceptance(aim, thresholds, scores, right)
 
 

@@ -25,37 +25,59 @@ from lc_finetune.confidence import (
 from lc_finetune.errors import CheckpointError, ConfigError, shown
 from lc_finetune.inference.acceptance import NEVER, Aim, BoolArray, accept
 from lc_finetune.inference.backends import BackendName, Dtype, resolve_device
+from lc_finetune.inference.conformal import prediction_sets
 from lc_finetune.inference.decode import Confidence
 from lc_finetune.inference.exported import SERVED, is_exported
+from lc_finetune.inference.fitting import fit_beta, fit_isotonic, fit_temperature
 from lc_finetune.inference.parity import Gold
 from lc_finetune.inference.predictor import Predictor, window_of
-from lc_finetune.inference.reliability import reliability
+from lc_finetune.inference.reliability import reliability, reliability_of_pairs
 from lc_finetune.labels import LabelSet, Span
-from lc_finetune.schemas import Classification, Input, Tagging
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Tagging
 from lc_finetune.schemes import TagSet
 
 FOLDS = 10
 """Parts of the rows, each judged by maps that were fitted on the others."""
 MOST_ROWS = 10_000
 """Texts that are looked at, chosen with a seed if there are more."""
+MOST_PAIRS = 500_000
+"""Pairs of a text and a label that are looked at, likewise, where labels are independent."""
 SEED = 0
-PRIOR = 2.0
-"""Standard deviation of the normal priors on a map's parameters around those that change nothing: they matter only
-where there are few rows, and keep a model that was always right there from being certain."""
+LABEL_SPREADS = {"tight": 0.2, "loose": 1.0}
+"""How far the parameters of a label's map may be from those of the map that all labels share: standard deviations of
+normal priors. A label with few rows keeps to the shared map."""
+_TOP_MAPS: Mapping[str, Callable[[FloatArray, BoolArray], Beta | Isotonic]] = {
+    "beta": fit_beta,
+    "isotonic": fit_isotonic,
+}
 
 
 class Outcome(NamedTuple):
-    """Answers under a map: each of shape `(answers,)`.
+    """Answers under a map: each of shape `(answers,)`, or `(texts, labels)` where labels are independent.
 
     Attributes:
-        scores: Of what was answered.
-        squared_errors: Of the probabilities, summed over the labels.
+        scores: Of what was answered, or of each label.
+        squared_errors: Of the probabilities of an answer, summed over the labels, or of each label.
         log_losses: Negative log of the probability of what was right.
     """
 
     scores: FloatArray
     squared_errors: FloatArray
     log_losses: FloatArray
+
+
+class Verdicts(NamedTuple):
+    """What `accept` has to judge: each of shape `(answers,)`.
+
+    Attributes:
+        scores: Calibrated; `NEVER` where an answer cannot be accepted.
+        right: Whether the answer is right.
+        labels: Whose threshold holds.
+    """
+
+    scores: FloatArray
+    right: BoolArray
+    labels: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -80,11 +102,6 @@ class TextEvidence:
         """Whether each answer is right."""
         return np.asarray(self.logits.argmax(axis=1) == self.gold)
 
-    @property
-    def answers(self) -> NDArray[Any]:
-        """The label of each answer."""
-        return np.asarray(np.array(self.names, dtype=object)[self.logits.argmax(axis=1)])
-
     def part(self, rows: NDArray[np.intp]) -> TextEvidence:
         """Take some of the texts."""
         return TextEvidence(self.logits[rows], self.gold[rows], self.names)
@@ -98,13 +115,82 @@ class TextEvidence:
 
     def maps(self) -> dict[str, ScoreMap]:
         """Fit each kind of map, the simplest first."""
-        cooled = ScoreMap(temperature=_temperature(self.logits, self.gold))
+        cooled = ScoreMap(temperature=fit_temperature(self.logits, self.gold))
         scores, right = self.under(cooled).scores, self.right
         return {
             "none": ScoreMap(),
             "temperature": cooled,
             **{kind: cooled.model_copy(update={"top": fit(scores, right)}) for kind, fit in _TOP_MAPS.items()},
         }
+
+    def verdicts(self, map: ScoreMap, _: Aim) -> Verdicts:
+        """Judge each text's label."""
+        labels = np.array(self.names, dtype=object)[self.logits.argmax(axis=1)]
+        return Verdicts(self.under(map).scores, self.right, labels)
+
+
+@dataclass(frozen=True)
+class LabelEvidence:
+    """What a multi-label classifier said of labelled texts.
+
+    Attributes:
+        scores: Of each label, shape `(texts, labels)`.
+        gold: Whether it applies, shape `(texts, labels)`.
+        given: Whether it was given, shape `(texts, labels)`.
+        names: The labels.
+    """
+
+    scores: FloatArray
+    gold: BoolArray
+    given: BoolArray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.gold)
+
+    @property
+    def right(self) -> BoolArray:
+        """Whether each pair of a text and a label is right: whether the label applies."""
+        return self.gold
+
+    def part(self, rows: NDArray[np.intp]) -> LabelEvidence:
+        """Take some of the texts."""
+        return LabelEvidence(self.scores[rows], self.gold[rows], self.given[rows], self.names)
+
+    def under(self, map: ScoreMap) -> Outcome:
+        """Apply a map."""
+        scores = map.of_each(self.scores)
+        of_right = np.where(self.gold, scores, 1.0 - scores)
+        return Outcome(scores, (1.0 - of_right) ** 2, -np.log(np.maximum(of_right, SMALLEST)))
+
+    def maps(self) -> dict[str, ScoreMap]:
+        """Fit none, one map for all labels, and maps of each label around that one."""
+        shared = fit_beta(self.scores.ravel(), self.gold.ravel())
+        fitted = {
+            kind: [
+                fit_beta(*pair, around=shared, spread=spread) for pair in zip(self.scores.T, self.gold.T, strict=True)
+            ]
+            for kind, spread in LABEL_SPREADS.items()
+        }
+        fitted = {"shared": [shared] * len(self.names), **fitted}
+        return {
+            "none": ScoreMap(),
+            **{kind: ScoreMap(per_label=dict(zip(self.names, maps, strict=True))) for kind, maps in fitted.items()},
+        }
+
+    def verdicts(self, map: ScoreMap, aim: Aim) -> Verdicts:
+        """Judge each text's labels as one answer, which is right if each of them is.
+
+        It is accepted if each reaches its threshold: what decides is the label that is farthest below its own.
+        """
+        scores = map.of_each(self.scores)
+        over = np.where(self.given, scores - np.array([aim.threshold_of(name) for name in self.names]), np.inf)
+        decides = np.arange(len(self)), over.argmin(axis=1)
+        return Verdicts(
+            np.where(self.given.any(axis=1), scores[decides], NEVER),
+            np.asarray((self.gold | ~self.given).all(axis=1)),
+            np.array(self.names, dtype=object)[decides[1]],
+        )
 
 
 @dataclass(frozen=True)
@@ -139,8 +225,12 @@ class SpanEvidence:
         fitted = {kind: ScoreMap(top=fit(self.scores, self.right)) for kind, fit in _TOP_MAPS.items()}
         return {"none": ScoreMap(), **fitted}
 
+    def verdicts(self, map: ScoreMap, _: Aim) -> Verdicts:
+        """Judge each entity."""
+        return Verdicts(self.under(map).scores, self.right, self.answers)
 
-Evidence = TextEvidence | SpanEvidence
+
+Evidence = TextEvidence | LabelEvidence | SpanEvidence
 
 
 class TooFewAnswers(ConfigError):
@@ -169,7 +259,7 @@ def calibrate(
     Args:
         checkpoint: The folder.
         texts: Texts, or pairs, that the model has not learnt from.
-        gold: The right label of each, or its spans for a tagger.
+        gold: The right label of each, its labels for a multi-label classifier, or its spans for a tagger.
         split: Where the texts come from, for the record.
         aim: What is asked of the accepted answers.
         way: How it is served.
@@ -182,15 +272,17 @@ def calibrate(
     """
     tagger = checkpoint.task == "token-classification"
     aim.check_labels(TagSet.from_labels(checkpoint.labels).types if tagger else checkpoint.labels.names)
-    rows = np.random.default_rng(SEED).permutation(len(texts))[:MOST_ROWS]
+    several = checkpoint.task == "multi-label-classification"
+    most = min(MOST_ROWS, MOST_PAIRS // len(checkpoint.labels)) if several else MOST_ROWS
+    rows = np.random.default_rng(SEED).permutation(len(texts))[:most]
     raw = RawPredictor(Predictor.load(checkpoint, **way._asdict()))
     results = answer(raw, [texts[row] for row in rows])
     evidence = evidence_of(results, cast(Gold, [gold[row] for row in rows]), checkpoint.labels.names)
     map, before, after = fit(evidence)
-    scores = evidence.under(map).scores
+    verdicts = evidence.verdicts(map, aim)
     if raw.scope and isinstance(evidence, TextEvidence):
         inside = np.array([result.in_scope >= raw.scope.significance for result in results])
-        scores = np.where(inside, scores, NEVER)
+        verdicts = verdicts._replace(scores=np.where(inside, verdicts.scores, NEVER))
     return Calibration(
         backend=cast(Any, raw.backend.name),
         precision=cast(Any, raw.backend.precision),
@@ -200,7 +292,10 @@ def calibrate(
         map=map,
         before=before,
         after=after,
-        acceptance=accept(aim, scores, evidence.right, evidence.answers),
+        acceptance=accept(aim, *verdicts),
+        sets=prediction_sets(ScoreMap().of_labels(evidence.logits), evidence.gold)
+        if isinstance(evidence, TextEvidence)
+        else None,
     )
 
 
@@ -235,7 +330,7 @@ def evidence_of(results: Sequence[Any], gold: Gold, names: tuple[str, ...]) -> E
 
     Args:
         results: Of a classifier, or of a tagger.
-        gold: As many labels, or spans.
+        gold: As many labels, tuples of labels, or of spans.
         names: The labels of the model.
 
     Raises:
@@ -247,6 +342,15 @@ def evidence_of(results: Sequence[Any], gold: Gold, names: tuple[str, ...]) -> E
         scores = np.array([list(result.scores.values()) for result in results])
         logits = np.log(np.maximum(scores, np.finfo(np.float64).tiny))
         return TextEvidence(logits, np.array([column[str(label)] for label in gold]), names)
+    if results and isinstance(results[0], MultiLabelClassification):
+        several = cast("Sequence[Sequence[str]]", gold)
+        _refuse_unknown({label for labels in several for label in labels}, names)
+        return LabelEvidence(
+            np.array([list(result.scores.values()) for result in results]),
+            _indicators(several, names),
+            _indicators([result.labels for result in results], names),
+            names,
+        )
     spans = cast("Sequence[Sequence[Span]]", gold)
     types = TagSet.from_labels(LabelSet(names)).types
     _refuse_unknown({span.label for right in spans for span in right}, types)
@@ -259,6 +363,10 @@ def evidence_of(results: Sequence[Any], gold: Gold, names: tuple[str, ...]) -> E
         raise TooFewAnswers("Expected texts in which the tagger finds entities, found none. Give more, or others.")
     of_found, are_right, labels = zip(*found, strict=True)
     return SpanEvidence(np.array(of_found, dtype=np.float64), np.array(are_right), np.array(labels, dtype=object))
+
+
+def _indicators(several: Sequence[Sequence[str]], names: tuple[str, ...]) -> BoolArray:
+    return np.array([[name in labels for name in names] for labels in map(frozenset, several)])
 
 
 def fit(evidence: Evidence) -> tuple[ScoreMap, Reliability, Reliability]:
@@ -279,8 +387,9 @@ def fit(evidence: Evidence) -> tuple[ScoreMap, Reliability, Reliability]:
 
 
 def figures(outcome: Outcome, right: BoolArray) -> Reliability:
-    """Measure answers under a map."""
-    return reliability(outcome.scores, right, squared_errors=outcome.squared_errors, log_losses=outcome.log_losses)
+    """Measure answers under a map, or pairs of texts and labels if arrays have two dimensions."""
+    measure = reliability if right.ndim == 1 else reliability_of_pairs
+    return measure(outcome.scores, right, squared_errors=outcome.squared_errors, log_losses=outcome.log_losses)
 
 
 def _cross_fitted(evidence: Evidence) -> dict[str, Outcome]:
@@ -297,60 +406,6 @@ def _cross_fitted(evidence: Evidence) -> dict[str, Outcome]:
         kind: Outcome(*(np.concatenate(columns)[back] for columns in zip(*outcomes, strict=True)))
         for kind, outcomes in judged.items()
     }
-
-
-def _temperature(logits: FloatArray, gold: NDArray[np.intp]) -> float:
-    """Find the temperature of least log loss: Guo et al. 2017, "On Calibration of Modern Neural Networks"."""
-    from scipy.optimize import minimize_scalar
-
-    of_gold = logits[np.arange(len(gold)), gold]
-
-    def loss(log_temperature: float) -> float:
-        scale = np.exp(-log_temperature)
-        largest = logits.max(axis=1)
-        normalizer = np.log(np.exp(scale * (logits - largest[:, None])).sum(axis=1))
-        return float((normalizer - scale * (of_gold - largest)).sum() + log_temperature**2 / (2 * PRIOR**2))
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
-
-
-def _beta(scores: FloatArray, right: BoolArray) -> Beta:
-    from scipy.optimize import minimize
-
-    p = np.clip(scores, SMALLEST, 1.0 - SMALLEST)
-    features = np.stack([np.log(p), -np.log1p(-p), np.ones_like(p)], axis=1)
-    neutral = np.array([1.0, 1.0, 0.0])
-    sign = np.where(right, 1.0, -1.0)
-
-    def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
-        margin = sign * (features @ parameters)
-        away = parameters - neutral
-        slope = -sign / (1.0 + np.exp(np.clip(margin, -500, 500)))
-        value = np.logaddexp(0.0, -margin).sum() + (away**2).sum() / (2 * PRIOR**2)
-        return float(value), features.T @ slope + away / PRIOR**2
-
-    fitted = minimize(loss, neutral, jac=True, method="L-BFGS-B", bounds=[(0.0, None), (0.0, None), (None, None)])
-    a, b, c = map(float, fitted.x)
-    return Beta(a=a, b=b, c=c)
-
-
-def _isotonic(scores: FloatArray, right: BoolArray) -> Isotonic:
-    """Join the middles of the pooled blocks; none is surer than as many rows can show (Laplace's rule)."""
-    from sklearn.isotonic import IsotonicRegression
-
-    order = np.argsort(scores, kind="stable")
-    levels = IsotonicRegression().fit_transform(scores[order], right[order].astype(np.float64))
-    edges = np.flatnonzero(np.diff(levels)) + 1
-    margin = 1.0 / (len(scores) + 2)
-    return Isotonic(
-        knots=tuple(
-            (float(np.clip(block.mean(), 0.0, 1.0)), float(np.clip(level.mean(), margin, 1.0 - margin)))
-            for block, level in zip(np.split(scores[order], edges), np.split(levels, edges), strict=True)
-        )
-    )
-
-
-_TOP_MAPS: Mapping[str, Callable[[FloatArray, BoolArray], Beta | Isotonic]] = {"beta": _beta, "isotonic": _isotonic}
 
 
 # The folder.
@@ -383,11 +438,11 @@ def check_reached(calibrations: Sequence[Calibration]) -> None:
         ConfigError: It names the highest score.
     """
     for one in calibrations:
-        if one.acceptance is not None and one.acceptance.precision is None:
+        chosen = one.acceptance
+        if chosen and chosen.precision is None and Aim.parse(chosen.asked).kind in ("score", "cost"):
             raise ConfigError(
-                f"accept: expected a score that an answer reaches, found {one.acceptance.score!r}. Of "
-                f"{one.after.count} answers of {one.backend} in {one.precision}, none has more than "
-                f"{one.acceptance.best_score:.4f}."
+                f"accept: expected a score that an answer reaches, found {chosen.score!r}. Of the answers of "
+                f"{one.backend} in {one.precision}, none has more than {chosen.best_score:.4f}."
             )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import NumberScale, TagUnit
-from lc_finetune.confidence import ScoreMap, Thresholds
+from lc_finetune.confidence import ScoreMap, SetLevel, Thresholds
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet
@@ -111,6 +111,17 @@ def decode_label(
     )
 
 
+def prediction_set(logits: NDArray[np.floating], labels: LabelSet, level: SetLevel | None) -> tuple[str, ...]:
+    """Give the labels of a text, from its merged logits, shape `(labels,)`, that a level takes, the likeliest first.
+
+    The most probable label is always among them; without a level all are.
+    """
+    own = UNCALIBRATED.of_labels(logits)
+    least = level.score if level else 0.0
+    ranked = np.argsort(-logits, kind="stable").tolist()
+    return tuple(labels[i] for rank, i in enumerate(ranked) if rank == 0 or own[i] >= least)
+
+
 PLAIN_SCALE = NumberScale(centre=0.0, unit=1.0)
 """Of a regressor that brings no scale of its own: its logit is the number."""
 
@@ -143,12 +154,13 @@ def decode_labels(
 ) -> MultiLabelClassification:
     """Turn the merged logits of one text, shape `(labels,)`, into its result.
 
-    Each label whose own score reaches its threshold, shape `(labels,)`, is given, in the order of the label set: equal
-    answers are equal results, whatever the last digits of their scores.
+    Each label whose own score, before any map, reaches its threshold, shape `(labels,)`, is given: no map changes the
+    answer. They are in the order of the label set: equal answers are equal results, whatever the last digits of their
+    scores.
     """
-    probabilities = sigmoid(logits)
-    given = tuple(labels[i] for i in np.flatnonzero(probabilities >= thresholds).tolist())
-    scores = Scores(labels.id_of, probabilities.tolist())
+    own = sigmoid(logits)
+    given = tuple(labels[i] for i in np.flatnonzero(own >= thresholds).tolist())
+    scores = Scores(labels.id_of, confidence.map.of_each(own).tolist())
     return MultiLabelClassification(
         text=text, labels=given, scores=scores, accepted=confidence.accepts_all(text, given, scores)
     )

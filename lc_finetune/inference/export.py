@@ -30,6 +30,7 @@ from lc_finetune.inference.exported import (
 )
 from lc_finetune.inference.parity import BelowParity, Gold, measure_parity, sample_texts, shortfall
 from lc_finetune.inference.quantize import quantize_onnx
+from lc_finetune.remote import refuse_url
 from lc_finetune.schemas import Input
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,9 @@ def export(
         MissingDependencyError: If the format's package is not installed.
     """
     _check_choice(format, precision)
-    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
+    if not isinstance(checkpoint, Checkpoint):
+        refuse_url(checkpoint, "export")
+        checkpoint = Checkpoint.load(checkpoint)
     texts, gold = _shuffled(texts, gold)
     scales = _share(len(texts)) if precision == "int8" else 0
     calibration, texts, gold = texts[:scales], texts[scales:], None if gold is None else gold[scales:]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import PAIRS, Checkpoint, NumberScale, loaded_signature
 from lc_finetune.confidence import Calibration
-from lc_finetune.errors import EngineError, InputError
+from lc_finetune.errors import ConfigError, EngineError, InputError
 from lc_finetune.inference import worker
 from lc_finetune.inference.backends import (
     Backend,
@@ -37,6 +37,7 @@ from lc_finetune.inference.decode import (
     decode_label,
     decode_labels,
     decode_number,
+    prediction_set,
 )
 from lc_finetune.inference.encode import Encoder, Encoding, Frame
 from lc_finetune.inference.exported import is_forced
@@ -157,18 +158,43 @@ class Predictor:
         forced = self.export and is_forced(self.checkpoint, self.backend.name, self.backend.precision)  # type: ignore[arg-type]
         return scale.model_copy(update={"interval": None}) if forced or self.backend.precision == "int8" else scale
 
-    def predict(self, texts: Sequence[Input]) -> list[Any]:
-        """Answer each text, in order: a result, or the exception that this text alone caused."""
+    def with_set(self, coverage: float) -> worker.Completion:
+        """Make what gives results of a classifier a `prediction_set` of a coverage; for `predict`.
+
+        Raises:
+            ConfigError: If the checkpoint was not calibrated for it.
+        """
+        record = self.calibration
+        if record is None or record.sets is None:
+            raise ConfigError(
+                f"coverage: expected a checkpoint that was calibrated for prediction sets, found one that was not. "
+                f"Calibrate it: lc-finetune calibrate {self.checkpoint.path} FILE"
+            )
+        level = record.sets.level(coverage)
+
+        def complete(result: Classification, logits: NDArray[np.floating]) -> Classification:
+            held = prediction_set(logits, self.checkpoint.labels, level)
+            return result.model_copy(update={"prediction_set": held})
+
+        return complete
+
+    def predict(self, texts: Sequence[Input], complete: worker.Completion | None = None) -> list[Any]:
+        """Answer each text, in order: a result, or the exception that this text alone caused.
+
+        Args:
+            texts: Any number.
+            complete: Adds to each result what this call asks for beyond others.
+        """
         results: list[Any] = []
         ahead: Future[list[Any]] | None = None
         for chunk in _chunks(texts):
-            future = self._submit(chunk)
+            future = self._submit(chunk, complete)
             if ahead is not None:
                 results += ahead.result()
             ahead = future
         return results + (ahead.result() if ahead is not None else [])
 
-    async def apredict(self, texts: Sequence[Input]) -> list[Any]:
+    async def apredict(self, texts: Sequence[Input], complete: worker.Completion | None = None) -> list[Any]:
         """As `predict`, without ever blocking the event loop."""
         results: list[Any] = []
         for chunk in _chunks(texts):
@@ -176,7 +202,7 @@ class Predictor:
             turn = owner.gate.enter(len(chunk))
             if turn is not None:
                 await self._turn(owner, turn, len(chunk))
-            job = worker.Job(self, chunk)
+            job = worker.Job(self, chunk, complete=complete)
             owner.submit(job)
             answered: list[Any] = await asyncio.wrap_future(job.future)
             results += answered
@@ -206,7 +232,7 @@ class Predictor:
                 owner.gate.leave(texts)
             raise
 
-    def _submit(self, texts: Sequence[Input]) -> Future[list[Any]]:
+    def _submit(self, texts: Sequence[Input], complete: worker.Completion | None = None) -> Future[list[Any]]:
         owner = worker.worker_of(self.device)
         encodings = self.encode(texts) if self._encodes_ahead else None
         if (turn := owner.gate.enter(len(texts))) is not None:
@@ -216,7 +242,7 @@ class Predictor:
                 if not turn.cancel():  # the room had just been given: hand it on
                     owner.gate.leave(len(texts))
                 raise
-        job = worker.Job(self, texts, encodings)
+        job = worker.Job(self, texts, encodings, complete)
         owner.submit(job)
         return job.future
 

@@ -74,6 +74,10 @@ class Model(Protocol):
         """Turn merged logits into a result."""
 
 
+Completion = Callable[[Any, NDArray[np.floating]], Any]
+"""Adds to a result what one call asks for beyond others, from the text's merged logits."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """The texts of one call, and the future its caller waits for; `encodings` where the caller has made them."""
@@ -81,6 +85,7 @@ class Job:
     model: Model
     texts: Sequence[Input]
     encodings: Sequence[Encoding | InputError] | None = None
+    complete: Completion | None = None
     future: Future[list[Any]] = field(default_factory=Future)
     results: list[Any] = field(default_factory=list)
     open: int = 0
@@ -251,7 +256,9 @@ class _Wave:
     def _decode(self, text: _Text) -> Any:
         whole = text.job.texts[text.position]
         try:
-            return self._model.decode(whole, text.encoding, *self._merged(text))
+            logits, features = self._merged(text)
+            result = self._model.decode(whole, text.encoding, logits, features)
+            return result if text.job.complete is None else text.job.complete(result, logits)
         except LCFinetuneError as error:
             return error
         except Exception as error:

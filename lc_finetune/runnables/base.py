@@ -20,6 +20,7 @@ from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
 from lc_finetune.inference.served import as_asked, check_served
+from lc_finetune.inference.worker import Completion
 from lc_finetune.runnables.fanout import FanOut
 from lc_finetune.runnables.inputs import awhole, text_of, whole
 from lc_finetune.schemas import Input, Result
@@ -36,7 +37,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    checkpoint: str = Field(description="Checkpoint folder, or Hub id.")
+    checkpoint: str = Field(description="Checkpoint folder, URL, or Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.")
     dtype: Dtype = "auto"
@@ -82,7 +83,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         """Validate and load at once.
 
         Args:
-            checkpoint: A folder, a Hub id, or the `Checkpoint` that training returned.
+            checkpoint: A folder, a URL (`s3://…`), a Hub id, or the `Checkpoint` that training returned.
             revision: Branch, tag or commit of a Hub id.
             device: `"auto"` takes CUDA, then MPS, then CPU.
             dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA; int8 is never chosen unasked.
@@ -110,7 +111,8 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     def warm_up(self) -> Self:
         """Load now and run once for one text and once for two, so that the first real call is as fast as the others."""
         for texts in ([self._example], [self._example] * 2):
-            for outcome in self._loaded().predict(texts):
+            predictor = self._loaded()
+            for outcome in predictor.predict(texts, self._complete(predictor)):
                 if isinstance(outcome, Exception):
                     raise outcome
         return self
@@ -205,14 +207,23 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     def _many(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
-        return _filled(slots, self._judged(self._loaded().predict(texts)) if texts else [])
+        if not texts:
+            return slots
+        predictor = self._loaded()
+        return _filled(slots, self._judged(predictor.predict(texts, self._complete(predictor))))
 
     async def _amany(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
         predictor = self._predictor
         if predictor is None:
             predictor = await run_in_executor(None, self._loaded)
-        return _filled(slots, self._judged(await predictor.apredict(texts)) if texts else [])
+        if not texts:
+            return slots
+        return _filled(slots, self._judged(await predictor.apredict(texts, self._complete(predictor))))
+
+    def _complete(self, predictor: Predictor) -> Completion | None:
+        """Make what adds to each result what these fields ask for beyond others."""
+        return None
 
     def _judged(self, outcomes: list[Any]) -> list[Any]:
         """Let `accept_score` decide what is accepted."""

@@ -6,8 +6,10 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.inference.backends import BackendName, Dtype
+from lc_finetune.inference.predictor import Predictor
+from lc_finetune.inference.worker import Completion
 from lc_finetune.runnables.base import EncoderRunnable, source_of
 from lc_finetune.runnables.inputs import pair_of
 from lc_finetune.schemas import Classification, Input, MultiLabelClassification, PairClassification, Regression, Tagging
@@ -23,7 +25,51 @@ class TextClassifier(EncoderRunnable[Classification]):
         ```
     """
 
+    coverage: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="How probable it is, at least, that `prediction_set` holds the right label; None for no set.",
+    )
+
     _task: ClassVar[Task] = "text-classification"
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Any,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        backend: BackendName = "auto",
+        input_key: str = "text",
+        accept_score: float | None = None,
+        coverage: float | None = None,
+    ) -> Self:
+        """Validate and load at once, as `EncoderRunnable.from_checkpoint`.
+
+        Args:
+            checkpoint: A folder, a Hub id, or the `Checkpoint` that training returned.
+            revision: As there.
+            device: As there.
+            dtype: As there.
+            backend: As there.
+            input_key: As there.
+            accept_score: As there.
+            coverage: How probable it is, at least, that `prediction_set` of a result holds the right label.
+
+        Raises:
+            ConfigError: If a coverage is asked of a checkpoint that was not calibrated for sets.
+        """
+        source = str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
+        return cls(
+            checkpoint=source, revision=revision, device=device, dtype=dtype, backend=backend, input_key=input_key,
+            accept_score=accept_score, coverage=coverage,
+        ).warm_up()  # fmt: skip
+
+    def _complete(self, predictor: Predictor) -> Completion | None:
+        return None if self.coverage is None else predictor.with_set(self.coverage)
 
     @property
     def InputType(self) -> type[str]:
@@ -94,8 +140,9 @@ class PairClassifier(EncoderRunnable[PairClassification]):
 class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):
     """Classify a text: any number of labels, each with a probability of its own.
 
-    A label is given when its score reaches the threshold that training chose for it on validation rows; of a plain
-    Hugging Face folder, 0.5. `labels` is in the order of the label set, not of the scores.
+    A label is given when the model's own score reaches the threshold that training chose for it on validation rows; of
+    a plain Hugging Face folder, 0.5. `scores` are calibrated where the checkpoint is, which changes no label that is
+    given. `labels` is in the order of the label set, not of the scores.
 
     Example:
         ```python

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.inference.reliability import expected_calibration_error, perfect_error
+from lc_finetune.inference.reliability import expected_calibration_error, judged_pairs, perfect_error
 from lc_finetune.inference.scope import ScopeDetector
 from lc_finetune.labels import Span, micro_f1, r_squared
+from lc_finetune.schemas import MultiLabelClassification
 
 Figures = dict[str, Any]
 
@@ -180,6 +181,25 @@ def confidence_figures(scores: Sequence[float], right: Sequence[bool], accepted:
         "ece_perfect": perfect_error(confidence)[1],
         "coverage": len(taken) / len(correct),
         "accepted_precision": float(taken.mean()) if len(taken) else None,
+    }
+
+
+def label_confidence_figures(gold: Sequence[Sequence[str]], results: Sequence[MultiLabelClassification]) -> Figures:
+    """How true calibrated scores of several labels are, and what is accepted.
+
+    `ece` is over pairs of a text and a label (see `judged_pairs`), the rest over texts: accepted answers are right if
+    each label that they give is.
+    """
+    scores = np.array([list(result.scores.values()) for result in results])
+    applies = np.array([[name in labels for name in results[0].scores] for labels in map(set, gold)])
+    judged, _ = judged_pairs(scores)
+    taken = [set(r.labels) <= set(labels) for r, labels in zip(results, gold, strict=True) if r.accepted]
+    return {
+        "answers": int(judged.sum()),
+        "ece": expected_calibration_error(scores[judged], applies[judged]),
+        "ece_perfect": perfect_error(scores[judged])[1],
+        "coverage": len(taken) / len(results),
+        "accepted_precision": float(np.mean(taken)) if taken else None,
     }
 
 

@@ -27,6 +27,9 @@ from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.few_shot import advice
+from lc_finetune.train.few_shot import check as check_few_shot
+from lc_finetune.train.fields import check_task
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.tasks import TASKS, TrainingTask
 from lc_finetune.train.tokenization import Windowing, encoded, windows_of
@@ -128,6 +131,10 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         *splits.out_of_scope_test,
     ]  # fmt: skip
     plan = Plan(config, training, base, splits, windowing, fingerprint(all_examples))
+    if config.few_shot:
+        check_few_shot(base, splits.train)
+    elif advised := advice(base, task, splits.train):
+        notes.append(advised)
     summary = summarize(splits, tokenizer, max_length=windowing.max_length, notes=notes)
     return plan, summary
 
@@ -208,6 +215,7 @@ def _check_fields(config: TrainConfig, task: Task) -> None:
     if config.label_delimiter is not None and task != "multi-label-classification":
         raise ConfigError(f"label_delimiter: expected data for multi-label-classification, found data for {task}.")
     TASKS[task].check(config)
+    check_task(config, TASKS[task])
 
 
 def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Windowing:
@@ -229,4 +237,6 @@ def count_windows(plan: Plan) -> int:
 
 def epochs_of(plan: Plan) -> int:
     """Say how many passes over the training rows there will be at most."""
+    if plan.config.few_shot and plan.config.epochs is None:
+        return recipe.FEW_EPOCHS
     return plan.config.epochs or recipe.epochs(plan.task.name, len(plan.splits.train), plan.config.batch_size)

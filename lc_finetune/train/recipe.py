@@ -13,6 +13,24 @@ ENCODER_SHARES = (1.0, 0.9, 0.8, 0.7)
 """Shares of a fine-tuned tagger's encoder, the rest from the base model, that are tried on the validation rows."""
 OUTSIDE_BIASES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """What is taken off a tagger's logit of `O`, as tried on the validation rows."""
+ADAPTER_RANK = 16
+ADAPTER_DROPOUT = 0.05
+ADAPTER_RATES = {"lora": 10.0, "adalora": 10.0, "ia3": 25.0}
+"""Learning rate of an adapter, and of the head beside it, in times of the encoder's when all of it is tuned."""
+UNKNOWN_STEPS = 1_000_000
+"""Stands for the steps of a training, which AdaLoRA's schedule wants, until they are known."""
+FEW_ROWS = (8, 64)
+"""Rows a class, from and to, for which the contrastive warm-up is recommended."""
+WARM_UP_STEPS = 60
+WARM_UP_BATCH = 64
+"""Texts, two of a class."""
+WARM_UP_RATE = 0.5
+"""Learning rate of the warm-up, in times of the encoder's."""
+WARM_UP_TEMPERATURE = 0.1
+FEW_EPOCHS = 8
+"""Most passes over few rows, once the encoder is warm."""
+MEAN_SCALE = 10.0
+"""How much more the mean of the states counts than a state itself, in the layer that averages."""
 MAX_LENGTH = 256
 """Pieces in one window, unless the model has fewer positions; longer texts are read in windows."""
 STEPS = {
@@ -27,9 +45,13 @@ EPOCHS = (4, 20)
 """Fewest and most passes over the data."""
 
 
-def learning_rate(hidden_size: int) -> float:
-    """Choose the encoder's peak learning rate: 2e-4 at 384 wide, falling with the square of the width (5e-5 at 768)."""
-    return float(min(5e-4, max(1e-5, 2e-4 * (384 / hidden_size) ** 2)))
+def learning_rate(hidden_size: int, adapter: str | None = None) -> float:
+    """Choose the encoder's peak learning rate: 2e-4 at 384 wide, falling with the square of the width (5e-5 at 768).
+
+    An adapter's is `ADAPTER_RATES` times that.
+    """
+    rate = float(min(5e-4, max(1e-5, 2e-4 * (384 / hidden_size) ** 2)))
+    return rate * ADAPTER_RATES[adapter] if adapter else rate
 
 
 def epochs(task: str, rows: int, batch_size: int) -> int:

@@ -71,6 +71,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         f'model = {runnable}.from_checkpoint("path/to/{name}")\n'
         f"model.invoke({example_of(manifest.task)})\n"
         "```",
+        *([f"Trained: {manifest.adapter}. The adapter is in `adapter/`."] if manifest.adapter else []),
         "## Labels",
         ", ".join(f"`{label}`" for label in labels),
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),
@@ -84,7 +85,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
 
 def _thresholds_in_words(thresholds: LabelThresholds) -> str:
     lines = [f"A label is given from this score on, chosen on {thresholds.rows:,} {thresholds.split} rows", ""]
-    lines[0] += f" ({thresholds.method}):"
-    lines += ["| label | from score |", "| --- | --- |"]
+    lines[0] += f" ({thresholds.method}). The score is the model's own, before any calibration:"
+    lines += ["| label | from own score |", "| --- | --- |"]
     lines += [f"| `{label}` | {score:.4f} |" for label, score in thresholds.per_label.items()]
     return "\n".join(lines)

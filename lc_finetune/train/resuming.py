@@ -80,7 +80,7 @@ def refuse_unfinished(work: Path, config: TrainConfig) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith((RUN_RECORD, f".{RUN_RECORD}.", "checkpoint-", "runs", "tmp-checkpoint-"))
+    return name.startswith((RUN_RECORD, f".{RUN_RECORD}.", "checkpoint-", "runs", "tmp-checkpoint-", "warmed-base"))
 
 
 def _whole_states(work: Path) -> list[Path]:

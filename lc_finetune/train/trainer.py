@@ -9,19 +9,27 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from lc_finetune.checkpoint import Checkpoint, refuse_existing, staged_folder
+from lc_finetune.checkpoint import AdapterRecord, Checkpoint, refuse_existing, staged_folder
 from lc_finetune.errors import CheckpointError, ConfigError, LCFinetuneError
+from lc_finetune.hub import check_access, push
 from lc_finetune.inference.encode import Encoder
+from lc_finetune.remote import is_url
 from lc_finetune.train import recipe
+from lc_finetune.train.adapters import Adapted, RankBudget, adapt, orthogonality
 from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.few_shot import warm_up
+from lc_finetune.train.losses import Loss, class_weights
 from lc_finetune.train.preparation import Plan, count_windows, epochs_of, output_folder, prepare
 from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_early
 from lc_finetune.train.tokenization import IGNORED, Feature
+from lc_finetune.train.tracking import check_installed, report_final, tracking
+from lc_finetune.train.uploading import fine_tune_to_url
 from lc_finetune.train.writing import write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -41,10 +49,23 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         DataError: If a file cannot be used.
         ConfigError: If an option cannot be used, or the disk is full.
         CheckpointError: If there is no such base model.
+        MissingDependencyError: If a tracker, or the store of a URL, lacks its package.
     """
+    check_installed(config.report_to)
+    if config.push_to_hub is not None:
+        check_access(config.push_to_hub)
+    if is_url(config.output_dir):
+        checkpoint = fine_tune_to_url(config, lambda local: _fine_tune(config, local, say), say)
+    else:
+        checkpoint = _fine_tune(config, output_folder(config), say)
+    if config.push_to_hub is not None:
+        say(f"Pushed to {push(checkpoint, config.push_to_hub)}")
+    return checkpoint
+
+
+def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) -> Checkpoint:
     from lc_finetune.inference.backends.torch import quiet
 
-    output = output_folder(config)
     refuse_existing(output, overwrite=config.overwrite)
     work = output.absolute().with_name(output.name + ".work")
     refuse_unfinished(work, config)
@@ -52,11 +73,16 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     arguments = _arguments(plan, work)  # an option that the Trainer refuses is refused now
     try:
         with quiet():
-            say(str(replace(summary, estimated_seconds=_estimate(plan, arguments))))
+            seconds, adapter = _estimate(plan, arguments)
+            say(str(replace(summary, estimated_seconds=seconds, learns=str(adapter) if adapter else None)))
             resume_from = open_work(work, plan, say)
-            model, history = _train(plan, work, resume_from, say)
-            with staged_folder(output, overwrite=config.overwrite) as staging:
-                write_checkpoint(staging, output.name, plan, model, history)
+            with tracking(config, output.name, say) as trackers:
+                warmed = _warmed(plan, work, arguments, say)
+                tuned, history = _train(warmed, work, resume_from, say, [tracker.callback for tracker in trackers])
+                with staged_folder(output, overwrite=config.overwrite) as staging:
+                    write_checkpoint(staging, output.name, plan, tuned, history)
+                checkpoint = Checkpoint.load(output)
+                report_final(trackers, checkpoint.metrics, max((entry.get("step", 0) for entry in history), default=0))
     except Exception as error:
         if isinstance(error, LCFinetuneError):
             raise
@@ -72,7 +98,11 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
             f"finished epochs are kept in {work}."
         ) from error
     shutil.rmtree(work, ignore_errors=True)
-    return Checkpoint.load(output)
+    return checkpoint
+
+
+def _warmed(plan: Plan, work: Path, arguments: Any, say: Callable[[str], None]) -> Plan:
+    return warm_up(plan, work, arguments, say) if plan.config.few_shot else plan
 
 
 def _is_full(error: Exception) -> bool:
@@ -83,14 +113,18 @@ def _is_full(error: Exception) -> bool:
     return any(mark in str(error) for mark in marks)
 
 
-def _estimate(plan: Plan, arguments: Any) -> float:
-    """Time two steps of a throw-away model and scale up to all epochs, in seconds.
+def _estimate(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
+    """Time two steps of a throw-away model and scale up to all epochs, in seconds; say what of it learns.
 
     Raises:
         CheckpointError: If the base model cannot take such a step.
     """
     try:
-        return _timed_step(plan, arguments) * epochs_of(plan) * -(-count_windows(plan) // plan.config.batch_size)
+        seconds, adapter = _timed_step(plan, arguments)
+        steps = epochs_of(plan) * -(-count_windows(plan) // plan.config.batch_size)
+        if plan.config.few_shot:
+            steps += recipe.WARM_UP_STEPS * recipe.WARM_UP_BATCH // plan.config.batch_size
+        return seconds * steps, adapter
     except LCFinetuneError:
         raise
     except Exception as error:  # whatever the model's code raises; memory that ran out too
@@ -100,18 +134,19 @@ def _estimate(plan: Plan, arguments: Any) -> float:
         ) from error
 
 
-def _timed_step(plan: Plan, arguments: Any) -> float:
+def _timed_step(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
     import torch
 
     device = arguments.device
     with torch.random.fork_rng():
-        model = _new_model(plan).to(device).train()
+        adapted = _adapted(plan)
+    model = adapted.model.to(device).train()
     encoder = Encoder(plan.base.folder, offsets=plan.task.offsets)
     features, _ = plan.task.features(plan.splits.train[: plan.config.batch_size], encoder, plan.windowing)
     batch = {
         name: tensor.to(device) for name, tensor in _collate(features[: plan.config.batch_size], encoder.pad_id).items()
     }
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()
@@ -122,7 +157,7 @@ def _timed_step(plan: Plan, arguments: Any) -> float:
         loss.item()  # waits for the device
         optimizer.zero_grad()
         seconds = time.perf_counter() - started
-    return seconds
+    return seconds, adapted.record
 
 
 def _new_model(plan: Plan) -> Any:
@@ -155,6 +190,31 @@ def _new_model(plan: Plan) -> Any:
     return model
 
 
+def _adapted(plan: Plan) -> Adapted:
+    """Make the model that is trained: whole, or wrapped with an adapter."""
+    model = _new_model(plan)
+    return adapt(model, plan.config, plan.base) if plan.config.adapter else Adapted(model, None)
+
+
+def _loss(plan: Plan, features: Sequence[Feature]) -> Loss | None:
+    """Choose the loss; None is the model's own, or the Trainer's with label smoothing."""
+    config = plan.config
+    if config.class_weights is None and config.focal_gamma is None:
+        return None
+    return Loss(
+        weights=class_weights(config.class_weights, features, plan.task.weighed) if config.class_weights else None,
+        gamma=config.focal_gamma or 0.0,
+        smoothing=_smoothing(plan),
+        independent=plan.task.loss == "sigmoid",
+    )
+
+
+def _smoothing(plan: Plan) -> float:
+    if plan.config.label_smoothing is not None:
+        return plan.config.label_smoothing
+    return 0.0 if plan.config.focal_gamma else recipe.LABEL_SMOOTHING.get(plan.task.name, 0.0)
+
+
 def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
     """Pad a batch to its longest row."""
     import torch
@@ -171,9 +231,9 @@ def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
 
 
 def _train(
-    plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None]
-) -> tuple[Any, list[dict[str, Any]]]:
-    """Run the Trainer; returns the model with its best epoch's weights, and the log."""
+    plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None], trackers: Sequence[Any] = ()
+) -> tuple[Adapted, list[dict[str, Any]]]:
+    """Run the Trainer; returns the model, whole or adapted, with its best epoch's weights, and the log."""
     from transformers import EarlyStoppingCallback, PrinterCallback
     from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
     from transformers.trainer_utils import IntervalStrategy
@@ -191,9 +251,14 @@ def _train(
         arguments.eval_strategy, arguments.load_best_model_at_end = IntervalStrategy.NO, False
     if resume_from is not None and validation and stopped_early(Path(resume_from), plan.config.patience):
         arguments.num_train_epochs = 0  # nothing is left but to load the best epoch
+    config, adapted = plan.config, _adapted(plan)
     trainer = FasterHeadTrainer(
-        head_rate=recipe.HEAD_RATE,
-        model=_new_model(plan),
+        head_rate=recipe.HEAD_RATE if config.adapter is None else 1.0,
+        layer_decay=config.layer_decay,
+        balanced_sampling=config.balanced_sampling,
+        penalty=partial(orthogonality, adapted.model) if config.adapter == "adalora" else None,
+        compute_loss_func=_loss(plan, train),
+        model=adapted.model,
         args=arguments,
         train_dataset=cast(Any, train),
         eval_dataset=cast(Any, validation),
@@ -203,13 +268,18 @@ def _train(
     )
     for printer in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
         trainer.remove_callback(printer)
-    trainer.add_callback(EpochLines(say, metric=plan.task.metric))
+    for callback in (*trackers, EpochLines(say, metric=plan.task.metric)):
+        trainer.add_callback(callback)
+    if config.adapter == "adalora":
+        trainer.add_callback(RankBudget())
     say("Training")
     trainer.train(resume_from_checkpoint=resume_from)
+    for callback in trackers:  # W&B's would log what follows on validation rows as `test/…`
+        trainer.remove_callback(callback)
     history = list(trainer.state.log_history)
     if validation:
         history += plan.task.choose(trainer, lambda: _new_model(plan), validation, say)
-    return trainer.model, history
+    return adapted, history
 
 
 def _arguments(plan: Plan, work: Path) -> Any:
@@ -223,12 +293,14 @@ def _arguments(plan: Plan, work: Path) -> Any:
     values: dict[str, Any] = {
         "output_dir": os.fspath(work),
         "num_train_epochs": epochs_of(plan),
-        "learning_rate": config.learning_rate or recipe.learning_rate(hidden),
+        "learning_rate": config.learning_rate or recipe.learning_rate(hidden, config.adapter),
         "per_device_train_batch_size": config.batch_size,
         "per_device_eval_batch_size": 64,
         "weight_decay": recipe.WEIGHT_DECAY,
         "warmup_steps": recipe.WARMUP,
-        "label_smoothing_factor": recipe.LABEL_SMOOTHING.get(plan.task.name, 0.0),
+        "label_smoothing_factor": _smoothing(plan),
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "activation_checkpointing": config.gradient_checkpointing,
         "lr_scheduler_type": "linear",
         "train_sampling_strategy": "group_by_length",
         "eval_strategy": "epoch",
@@ -244,7 +316,8 @@ def _arguments(plan: Plan, work: Path) -> Any:
         "use_cpu": on_cpu,
         "bf16": (on_cuda and torch.cuda.is_bf16_supported()) or (on_cpu and _multiplies_bf16()),
         "optim": "adamw_torch_fused",
-        "report_to": "none",
+        "report_to": "none",  # the trackers' callbacks are handed over with their runs open
+        "run_name": work.name.removesuffix(".work"),
         "dataloader_pin_memory": on_cuda,
     }
     try:

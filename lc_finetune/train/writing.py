@@ -24,6 +24,7 @@ from lc_finetune.data import (
     gold_of,
     inputs_of,
 )
+from lc_finetune.data.split import classes as classes_of
 from lc_finetune.errors import LCFinetuneError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
@@ -32,9 +33,9 @@ from lc_finetune.inference.export import export
 from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
 from lc_finetune.inference.scope import FEWEST, fit_detector
+from lc_finetune.train.adapters import ADAPTER_FOLDER, Adapted, merged, write_adapter
 from lc_finetune.train.metrics import (
     Figures,
-    confidence_figures,
     out_of_scope_figures,
 )
 from lc_finetune.train.preparation import Plan
@@ -49,11 +50,13 @@ OUTSIDE_ROWS = 500
 """Out-of-scope rows that a checkpoint keeps the directions of, at most."""
 
 
-def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: list[dict[str, Any]]) -> None:
+def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, history: list[dict[str, Any]]) -> None:
     """Save, export, measure the folder through the path that serves, and record it all."""
     from transformers import AutoTokenizer
 
-    model.to("cpu").float().save_pretrained(staging)
+    if tuned.record:
+        write_adapter(staging / ADAPTER_FOLDER, tuned, plan.task, plan.base)
+    merged(tuned).save_pretrained(staging)
     for weights in staging.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes them readable by their owner alone
     AutoTokenizer.from_pretrained(plan.base.folder, trust_remote_code=False).save_pretrained(staging)
@@ -61,6 +64,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: 
         task=plan.task.name,
         max_length=plan.windowing.max_length,
         stride=plan.windowing.stride,
+        adapter=tuned.record,
         base_model=plan.base.name,
         base_revision=plan.base.revision,
         data_fingerprint=plan.fingerprint,
@@ -101,7 +105,7 @@ def _held_out(plan: Plan) -> tuple[list[Example], str]:
         rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
     else:
         rows, split = plan.splits.validation, "validation rows, which also chose the epoch"
-    known = [row for row in rows if not isinstance(row, TextExample) or row.label in plan.task.labels.id_of]
+    known = [row for row in rows if set(classes_of(row)) <= set(plan.task.answers)]
     if len(known) < len(rows):
         split += f"; {len(rows) - len(known)} more have labels that training never saw"
     return known, split
@@ -196,10 +200,8 @@ def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
     for result in results:
         if isinstance(result, LCFinetuneError):
             raise result
-    figures, judged = TASKS[predictor.checkpoint.task].figures(results, examples)
-    if predictor.calibration is not None and judged:
-        answers, right = zip(*judged, strict=True)
-        figures["confidence"] = confidence_figures(
-            [answer.score for answer in answers], right, [answer.accepted for answer in answers]
-        )
+    task = TASKS[predictor.checkpoint.task]
+    figures, judged = task.figures(results, examples)
+    if predictor.calibration is not None and (confidence := task.confidence(results, examples, judged)):
+        figures["confidence"] = confidence
     return figures

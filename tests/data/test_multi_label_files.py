@@ -206,16 +206,23 @@ def test_splitting_keeps_every_label_in_training(answers: list[tuple[str, ...]],
 
 
 def test_combinations_of_labels_are_dealt_in_their_shares() -> None:
-    """Frequent ones exactly, rare ones by their rarest label; no row is set aside for a calibration."""
+    """Frequent ones exactly, rare ones by their rarest label, to validation and to calibration."""
     combinations = [("a",)] * 60 + [("a", "b")] * 30 + [()] * 9 + [("b", "c")]
     examples = [MultiLabelExample(f"{i * 7919 % 100_003} {i}", combinations[i % 100]) for i in range(6000)]
     splits = split_examples(examples, seed=0)
-    held_out = [classes(e) for e in splits.validation]
+    for part in (splits.validation, splits.calibration):
+        held_out = [classes(e) for e in part]
+        assert {names: held_out.count(names) for names in set(combinations)} == {
+            ("a",): 180, ("a", "b"): 90, (): 27, ("b", "c"): 3,
+        }  # fmt: skip
 
-    assert splits.sizes["calibration"] == 0
-    assert {names: held_out.count(names) for names in set(combinations)} == {
-        ("a",): 180, ("a", "b"): 90, (): 27, ("b", "c"): 3,
-    }  # fmt: skip
+
+def test_calibration_rows_are_taken_beside_a_given_validation_part_too() -> None:
+    """Of a large set: the rows that choose epoch and thresholds are not those that calibrate."""
+    examples = [MultiLabelExample(f"{i * 7919 % 100_003} {i}", ("a",) if i % 2 else ("b",)) for i in range(6000)]
+    splits = split_examples(examples[:5500], validation=examples[5500:], seed=0)
+
+    assert splits.sizes == {"train": 5225, "validation": 500, "calibration": 275, "test": 0}
 
 
 def test_too_few_labels_are_not_trainable() -> None:

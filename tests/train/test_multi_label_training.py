@@ -10,14 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lc_finetune import Checkpoint, ConfigError, DataError, MultiLabelClassifier
+from lc_finetune import (
+    Checkpoint,
+    ConfigError,
+    DataError,
+    MultiLabelClassification,
+    MultiLabelClassifier,
+    Scores,
+)
 from lc_finetune.cli import main
 from lc_finetune.data import ReadOptions, gold_of, read_examples, sample_file
 from lc_finetune.labels import micro_f1
 from lc_finetune.train import TrainConfig, fine_tune
-from lc_finetune.train.metrics import macro_average_precision, multi_label_figures
+from lc_finetune.train.metrics import label_confidence_figures, macro_average_precision, multi_label_figures
 from lc_finetune.train.report import report_table
-from lc_finetune.train.tasks.multi_label import MultiLabelClassification
+from lc_finetune.train.tasks.multi_label import MultiLabelClassification as MultiLabelTask
 from lc_finetune.train.thresholds import choose_thresholds
 
 WORDS = {"card": "my card", "cash": "some cash", "order": "the order"}
@@ -88,6 +95,36 @@ def test_thresholds_are_recorded_with_their_method(trained: tuple[Checkpoint, st
     assert "| `cash` |" in (trained[0].path / "README.md").read_text(encoding="utf-8")
 
 
+def test_training_ends_with_calibration(trained: tuple[Checkpoint, str]) -> None:
+    """Of torch and of the export, label by label; the record, the card and the metrics say what was found."""
+    checkpoint = trained[0]
+    manifest = checkpoint.manifest
+    result = MultiLabelClassifier.from_checkpoint(checkpoint.path, device="cpu").invoke("my card")
+
+    assert manifest is not None
+    assert [(c.backend, c.after.unit, c.texts) for c in manifest.calibration] == [
+        ("torch", "pair", 60), ("onnx", "pair", 60),
+    ]  # fmt: skip
+    assert all("validation rows, which also chose the epoch" in c.split for c in manifest.calibration)
+    assert result.accepted in (True, False)
+    assert {"ece", "coverage", "accepted_precision"} <= set(checkpoint.metrics["validation"]["confidence"])
+    assert "pairs of a text and a label" in (checkpoint.path / "README.md").read_text(encoding="utf-8")
+    assert "calibrated scores: ECE" in report_table(MultiLabelTask, checkpoint.metrics)
+
+
+def test_figures_of_confidence_are_of_pairs_and_of_whole_answers() -> None:
+    """Two pairs have a tenth; of two accepted answers the one with a wrong label is wrong."""
+    results = [
+        MultiLabelClassification(text="x", labels=("a",), scores=Scores.of({"a": 0.9, "b": 0.0}), accepted=True),
+        MultiLabelClassification(text="y", labels=("a",), scores=Scores.of({"a": 0.8, "b": 0.05}), accepted=True),
+        MultiLabelClassification(text="z", labels=(), scores=Scores.of({"a": 0.0, "b": 0.05}), accepted=False),
+    ]
+    figures = label_confidence_figures([("a", "never seen"), ("b",), ()], results)
+
+    assert (figures["answers"], figures["coverage"], figures["accepted_precision"]) == (2, pytest.approx(2 / 3), 0.5)
+    assert figures["ece"] == pytest.approx((0.1 + 0.8) / 2)
+
+
 def test_the_run_is_told_of_labels_a_row_and_of_its_metric(trained: tuple[Checkpoint, str]) -> None:
     """Before and while it trains."""
     said = trained[1]
@@ -99,7 +136,7 @@ def test_the_run_is_told_of_labels_a_row_and_of_its_metric(trained: tuple[Checkp
 
 def test_the_report_has_every_average_and_the_baseline(trained: tuple[Checkpoint, str]) -> None:
     """Micro, macro, weighted and by text, and a row for each label."""
-    table = report_table(MultiLabelClassification, trained[0].metrics)
+    table = report_table(MultiLabelTask, trained[0].metrics)
 
     assert {"micro", "macro", "weighted", "samples"} <= {line.split()[0] for line in table.splitlines() if line.strip()}
     assert "frozen encoder + logistic regression: macro F1" in table
@@ -140,12 +177,12 @@ def test_a_list_in_a_later_file_of_single_labels_is_refused(base_model: Path, tm
 
 @pytest.mark.parametrize(
     ("more", "expected"),
-    [({"trainer": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor"), ({"accept": "coverage=0.9"}, "accept")],
+    [({"label_smoothing": 0.1}, "label_smoothing"), ({"accept": "score=0.5,crad=0.9"}, "accept")],
 )
-def test_options_of_other_tasks_are_refused(
+def test_options_that_do_not_fit_are_refused(
     more: dict[str, Any], expected: str, base_model: Path, tmp_path: Path
 ) -> None:
-    """Before any work; what is right or wrong by itself is neither smoothed nor accepted as one."""
+    """Before any work; what is right or wrong by itself is not smoothed, and only labels have thresholds."""
     with pytest.raises(ConfigError, match=expected):
         fine_tune(TrainConfig(**options(base_model, write_table(tmp_path), tmp_path / "o", **more)))
     assert not (tmp_path / "o").exists()

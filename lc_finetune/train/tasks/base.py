@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.data import Example, Splits
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import LabelSet
-from lc_finetune.train.metrics import Figures
+from lc_finetune.train.metrics import Figures, confidence_figures
 from lc_finetune.train.tokenization import Feature, Windowing
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class TrainingTask(ABC):
         metric: Of the validation rows; the epoch at which it is greatest is kept.
         headline: The figure by which a report compares, and its name.
         judges: What a row of a report's table is about.
+        loss: What makes probabilities of the logits, where a loss can weigh classes; None where there are none.
+        one_class: Whether each row of the Trainer belongs to one class, so that classes can be drawn alike.
         frozen_head: What the baseline puts on the frozen encoder.
         calibrates: Whether scores are calibrated once the model is written.
         scopes: Whether the checkpoint gets the statistics that tell texts out of scope.
@@ -42,6 +44,8 @@ class TrainingTask(ABC):
     metric: ClassVar[str]
     headline: ClassVar[tuple[str, str]]
     judges: ClassVar[str] = "Labels"
+    loss: ClassVar[Literal["softmax", "sigmoid"] | None] = None
+    one_class: ClassVar[bool] = False
     frozen_head: ClassVar[str] = "logistic regression"
     calibrates: ClassVar[bool] = True
     scopes: ClassVar[bool] = False
@@ -66,6 +70,11 @@ class TrainingTask(ABC):
     @property
     def answers(self) -> Sequence[str]:
         """What a threshold can be set for."""
+        return self.labels.names
+
+    @property
+    def weighed(self) -> Sequence[str]:
+        """Name the class that each column of the head belongs to, when classes are weighed."""
         return self.labels.names
 
     @property
@@ -115,6 +124,20 @@ class TrainingTask(ABC):
     @abstractmethod
     def figures(results: Sequence[Any], examples: Sequence[Example]) -> tuple[Figures, list[Judged]]:
         """Measure results, and judge each answer whose score is a probability of being right."""
+
+    @staticmethod
+    def confidence(results: Sequence[Any], examples: Sequence[Example], judged: Sequence[Judged]) -> Figures:
+        """Say how true calibrated scores are, and what is accepted; nothing where there is nothing to judge.
+
+        Args:
+            results: Of a calibrated checkpoint.
+            examples: As many.
+            judged: What `figures` judged.
+        """
+        if not judged:
+            return {}
+        answers, right = zip(*judged, strict=True)
+        return confidence_figures([one.score for one in answers], right, [one.accepted for one in answers])
 
     @abstractmethod
     def baseline(self, base: Path, splits: Splits, examples: Sequence[Example], max_length: int) -> Figures:

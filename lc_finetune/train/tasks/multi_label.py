@@ -11,19 +11,18 @@ import numpy as np
 from lc_finetune.checkpoint import MULTI_LABEL, Checkpoint, LabelThresholds
 from lc_finetune.confidence import SMALLEST
 from lc_finetune.data import Example, MultiLabelExample, Splits, gold_of
-from lc_finetune.errors import ConfigError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.calibrate import answer
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import LabelSet
 from lc_finetune.train.baseline import multi_label_baseline
-from lc_finetune.train.metrics import Figures, macro_average_precision, multi_label_figures
+from lc_finetune.train.metrics import Figures, label_confidence_figures, macro_average_precision, multi_label_figures
 from lc_finetune.train.tasks.base import Judged, TrainingTask
 from lc_finetune.train.thresholds import METHOD, choose_thresholds
 from lc_finetune.train.tokenization import Feature, Windowing, indicators, multi_label_features
 
 if TYPE_CHECKING:
-    from lc_finetune.train.config import TrainConfig
+    pass
 
 
 class MultiLabelClassification(TrainingTask):
@@ -32,23 +31,12 @@ class MultiLabelClassification(TrainingTask):
     name = "multi-label-classification"
     metric = "average_precision"
     headline = ("macro_f1", "macro F1")
-    calibrates = False  # each label would need a map of its own
+    loss = "sigmoid"
 
     @classmethod
     def of(cls, train: Sequence[Example], base: Path) -> Self:
         """Take the labels of the training rows, sorted."""
         return cls(LabelSet.sorted(name for example in train for name in cast(MultiLabelExample, example).labels))
-
-    @classmethod
-    def check(cls, config: TrainConfig) -> None:
-        """Refuse what takes one right label a text."""
-        if "accept" in config.model_fields_set:
-            raise ConfigError(
-                "accept: expected one label a text, or entities, found multi-label data, which is not calibrated. "
-                "Leave it out; each label gets a threshold from the validation rows."
-            )
-        if config.trainer.get("label_smoothing_factor"):
-            raise ConfigError("trainer: label_smoothing_factor takes one right label a text, found multi-label data.")
 
     def model_class(self) -> Any:
         """Give the sequence classifier of transformers."""
@@ -95,6 +83,11 @@ class MultiLabelClassification(TrainingTask):
     def figures(results: Sequence[Any], examples: Sequence[Example]) -> tuple[Figures, list[Judged]]:
         """Measure sets of labels; none is judged alone."""
         return multi_label_figures(gold_of(examples), [result.labels for result in results]), []
+
+    @staticmethod
+    def confidence(results: Sequence[Any], examples: Sequence[Example], judged: Sequence[Judged]) -> Figures:
+        """Judge pairs of a text and a label, and accepted sets of labels."""
+        return label_confidence_figures(gold_of(examples), results)
 
     def baseline(self, base: Path, splits: Splits, examples: Sequence[Example], max_length: int) -> Figures:
         """Classify mean-pooled features for each label."""

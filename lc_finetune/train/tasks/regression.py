@@ -52,8 +52,6 @@ class NumberRegression(TrainingTask):
         """Refuse what takes labels."""
         if "accept" in config.model_fields_set:
             raise ConfigError("accept: expected labels or entities, found numbers, which have intervals. Leave it out.")
-        if config.trainer.get("label_smoothing_factor"):
-            raise ConfigError("trainer: label_smoothing_factor takes labels, found numbers.")
 
     @property
     def recorded(self) -> Mapping[str, Any]:

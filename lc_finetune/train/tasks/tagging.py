@@ -29,6 +29,7 @@ class Tagging(TrainingTask):
     metric = "f1"
     headline = ("f1", "F1")
     judges = "Entities"
+    loss = "softmax"
     offsets = True
 
     def __init__(self, tags: TagSet, tag_unit: TagUnit) -> None:
@@ -47,6 +48,11 @@ class Tagging(TrainingTask):
     def answers(self) -> Sequence[str]:
         """Give the entity types."""
         return self.tags.types
+
+    @property
+    def weighed(self) -> Sequence[str]:
+        """Name the entity type of each tag; `O` goes by its own name."""
+        return [tag if tag == OUTSIDE else tag.partition("-")[2] for tag in self.labels.names]
 
     @property
     def recorded(self) -> Mapping[str, Any]:
@@ -89,9 +95,10 @@ class Tagging(TrainingTask):
             outcome = trainer.predict(validation)
             return [self.validate(outcome.predictions - bias * shift, outcome.label_ids) for bias in biases]
 
+        adapted = bool(getattr(trainer.model, "peft_config", None))  # and stays the model that adapter/ holds
         tried = choose_tagger(
-            trainer.model, base(), shares=recipe.ENCODER_SHARES, biases=recipe.OUTSIDE_BIASES, outside=outside,
-            measure=measure,
+            trainer.model, trainer.model if adapted else base(), shares=(1.0,) if adapted else recipe.ENCODER_SHARES,
+            biases=recipe.OUTSIDE_BIASES, outside=outside, measure=measure,
         )  # fmt: skip
         best = max(choice.metric for choice in tried)
         say(f"  nearby weights, {len(tried)} tried  validation f1 {best:.4f}")

@@ -22,6 +22,8 @@ class TextClassification(TrainingTask):
     name: ClassVar[Task] = "text-classification"
     metric = "accuracy"
     headline = ("accuracy", "accuracy")
+    loss = "softmax"
+    one_class = True
     scopes = True
 
     @classmethod
