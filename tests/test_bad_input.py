@@ -126,7 +126,7 @@ OPTIONS: list[tuple[list[str], str]] = [
     (["--config", "{tmp}/broken.yaml"], "broken.yaml:2: expected YAML or JSON"),
     (["--config", "{tmp}/date.yaml"], "date.yaml: expected YAML or JSON"),
     (["--output-dir", "{tmp}/full"], "Expected a new or empty output folder"),
-    (["--output-dir", "s4://bucket/model"], "found the scheme 's4' (did you mean 's3'?)"),
+    (["--output-dir", "gss://bucket/model"], "found the scheme 'gss' (did you mean 'gs'?)"),
     (["--report-to", "tensorbord"], "report_to: Input should be 'tensorboard', 'wandb' or 'mlflow'"),
     (["--output-dir", "{tmp}/good.csv"], "found the file"),
     (["--output-dir", "{tmp}/good.csv/out"], "found a file at"),
