@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lc_finetune.checkpoint import Task
-from lc_finetune.data import MultiLabelExample, PairExample, RegressionExample, TextExample
+from lc_finetune.data import MultiLabelExample, PairExample, RegressionExample, RelationExample, TextExample
 from lc_finetune.evaluation.answering import Evaluation
 
 SUFFIXES: dict[Task, str] = {
@@ -17,9 +17,11 @@ SUFFIXES: dict[Task, str] = {
     "text-pair-classification": ".csv",
     "multi-label-classification": ".csv",
     "regression": ".csv",
+    "relation-classification": ".jsonl",
     "token-classification": ".jsonl",
 }
 """The format in which training reads a task's rows with all that they hold."""
+ENDS = ("head", "tail")
 
 
 def errors_file(evaluation: Evaluation) -> str:
@@ -27,8 +29,9 @@ def errors_file(evaluation: Evaluation) -> str:
 
     A table of `text`, `label` or `labels`, `predicted`, `score`, `likely_label_error` for classifiers, of pairs with
     `text_pair`; of `text`, `label`, `predicted`, `low`, `high` for regressors, whose mistakes are numbers outside of
-    their interval; for taggers a JSON object a line, of `text`, `entities`, `predicted`, `likely_label_error`. Training
-    reads texts and labels.
+    their interval; a JSON object a line for taggers, of `text`, `entities`, `predicted`, `likely_label_error`, and of
+    relations, of `text`, `head`, `tail`, `label`, `predicted`, `score`, `likely_label_error`. Training reads texts and
+    labels.
     """
     examples: Sequence[Any] = evaluation.examples
     results, wrong = evaluation.results, sorted(evaluation.wrong)
@@ -39,6 +42,18 @@ def errors_file(evaluation: Evaluation) -> str:
             [examples[row].text, examples[row].text_pair, examples[row].label, results[row].label, results[row].score,
              row in doubted] for row in wrong
         ])  # fmt: skip
+    if isinstance(examples[0], RelationExample):
+        return _lines(
+            {
+                "text": examples[row].text,
+                **{name: dict(zip(("start", "end"), getattr(examples[row], name), strict=True)) for name in ENDS},
+                "label": examples[row].label,
+                "predicted": results[row].label,
+                "score": results[row].score,
+                "likely_label_error": row in doubted,
+            }
+            for row in wrong
+        )
     if isinstance(examples[0], RegressionExample):
         header = ["text", "label", "predicted", "low", "high"]
         return _table(header, [
@@ -57,21 +72,21 @@ def errors_file(evaluation: Evaluation) -> str:
             [examples[row].text, str(list(examples[row].labels)), str(list(results[row].labels)), row in doubted]
             for row in wrong
         ])  # fmt: skip
-    return "".join(
-        json.dumps(
-            {
-                "text": examples[row].text,
-                "entities": [{"start": s.start, "end": s.end, "label": s.label} for s in examples[row].spans],
-                "predicted": [
-                    {"start": e.start, "end": e.end, "label": e.label, "score": e.score} for e in results[row].entities
-                ],
-                "likely_label_error": row in doubted,
-            },
-            ensure_ascii=False,
-        )
-        + "\n"
+    return _lines(
+        {
+            "text": examples[row].text,
+            "entities": [{"start": s.start, "end": s.end, "label": s.label} for s in examples[row].spans],
+            "predicted": [
+                {"start": e.start, "end": e.end, "label": e.label, "score": e.score} for e in results[row].entities
+            ],
+            "likely_label_error": row in doubted,
+        }
         for row in wrong
     )
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
