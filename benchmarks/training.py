@@ -88,7 +88,7 @@ def memory(arguments: argparse.Namespace) -> Table:
             config = TrainConfig(
                 train_file=str(train), validation_file=str(validation), base_model=arguments.base_model,
                 output_dir=str(Path(folder, "out")), adapter=adapter, batch_size=arguments.batch_size,
-                trainer={"max_steps": arguments.steps, "eval_strategy": "no", "save_strategy": "no",
+                trainer={"max_steps": arguments.steps, "save_strategy": "no",
                          "load_best_model_at_end": False},
             )  # fmt: skip
             command = [sys.executable, "-m", "benchmarks.training", "one", config.model_dump_json()]
