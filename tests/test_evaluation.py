@@ -24,6 +24,7 @@ from lc_finetune.data import (
     TaggedExample,
     TextExample,
     read_examples,
+    sample_file,
 )
 from lc_finetune.evaluation import Evaluation, compare, evaluate, evaluation_page
 from lc_finetune.evaluation.comparison import McNemar, mcnemar
@@ -299,6 +300,17 @@ def test_rows_with_a_mistake_are_read_by_training(checkpoint: Checkpoint, tmp_pa
 
     assert loaded.examples == tuple(evaluation.examples[row] for row in sorted(evaluation.wrong))
     assert 10 < len(loaded.examples) < len(evaluation.examples)
+
+
+def test_relations_with_a_mistake_are_read_by_training(tmp_path: Path) -> None:
+    """With both mentions where they were."""
+    made = tiny_checkpoint(tmp_path / "relations", task="relation-classification", max_length=96)
+    examples = read_examples(sample_file("relations", "test")).examples
+    evaluation = evaluate(Predictor.load(made, device="cpu"), examples, source="rows")
+    path = tmp_path / f"errors{SUFFIXES[made.task]}"
+    path.write_text(errors_file(evaluation), newline="")
+
+    assert read_examples(path).examples == tuple(examples[row] for row in sorted(evaluation.wrong)) != ()
 
 
 @pytest.mark.parametrize("labels", ["it's", 'a "b", c', "x|y", " blank ", "1"])
