@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import agents, cascade, confidence, gpu, inference, monitor, scope, service, training, tune
+from benchmarks import agents, cascade, confidence, gpu, inference, monitor, quality, scope, service, training, tune
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint, cli
@@ -278,3 +278,23 @@ def test_few_rows_are_drawn_and_compared(base_model: Path, tmp_path: Path) -> No
     assert status == 0
     assert list(table) == ["with --few-shot", "without", "frozen encoder + logistic regression"]
     assert all(row["draw 0"] == row["mean"] for row in table.values())
+
+
+def test_quality_keeps_what_is_done(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row a seed; a finished cell is not trained again, one that is missing is."""
+    (tmp_path / "data" / "banking77").mkdir(parents=True)
+    for name, count in (("train", 40), ("test", 12)):
+        rows = [f"{name} {i * 7919 % 1000} {'card' if i % 2 else 'cash'},{i % 2}" for i in range(count)]
+        (tmp_path / "data" / "banking77" / f"{name}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    command = f"{tmp_path / 'data'} --sets banking77 --base-model {base_model} --output-dir {tmp_path / 'runs'} --seeds"
+    ledger = tmp_path / "runs" / quality.LEDGER
+
+    assert quality.main([*command.split(), "0"]) == 0
+    first = quality.finished(ledger)
+    assert quality.main([*command.split(), "0", "1"]) == 0
+    printed = capsys.readouterr().out
+
+    assert list(first) == ["banking77-0"]
+    assert next(iter(quality.finished(ledger).items())) == ("banking77-0", first["banking77-0"])
+    assert set(first["banking77-0"]["test"]) == {"accuracy", "macro F1"}
+    assert all(name in printed for name in ("| seed 0 |", "| seed 1 |", "| mean |", "| standard deviation |"))
