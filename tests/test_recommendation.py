@@ -95,7 +95,7 @@ def test_without_a_history_the_other_features_rank(knowing: Knowing) -> None:
     [
         ({"features": {}}, "Expected an item with a text, found NoneType."),
         ("  ", "found a blank one"),
-        (3, "found NoneType"),
+        (3, "found int"),
         ({"text": "rye flour", "features": {"popularity": "high"}}, "Expected 'features' as names with finite numbers"),
         ({"text": "rye flour", "features": {"popularity": math.nan}}, "finite numbers"),
         ("poison", "ValueError"),
