@@ -355,7 +355,8 @@ def test_gold_spans_on_token_boundaries_come_back_exactly(
     gold = tuple(span for span in chosen if data.draw(st.booleans()))
 
     features, cut = tagging_features([TaggedExample(text, gold)], encoder, TAGS, Windowing(100_000, 0), tag_unit=unit)
-    inner = features[0]["labels"][len(encoder.prefix) : len(features[0]["labels"]) - len(encoder.suffix)]
+    tags, frame = features[0]["labels"], encoder.frame
+    inner = tags[len(frame.before) : len(tags) - len(frame.after)]
     logits = np.array([[20.0 * (tag == column) for column in range(len(TAGS.labels))] for tag in inner])
     decoded = decode_entities(text, encoding, logits.reshape(-1, len(TAGS.labels)), TAGS, tag_unit=unit)
 
