@@ -4,8 +4,7 @@
 
 The classes are divided, at random but always alike, into old and new ones. A classifier of the old is trained, which
 keeps some rows; it goes on with the rows of the new classes alone. Beside it, one classifier is trained on all rows
-together. Fails if the one that went on is more than 1.5 points below that, on old or on new classes. Reads the test file
-once for each training.
+together. Fails if the one that went on is more than 1.5 points below that, on old or on new classes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """A checkpoint is trained further on new rows, and keeps what it knew."""
 
 import json
+import random
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,33 @@ from lc_finetune.train.distillation import Distillation, keep_columns
 from lc_finetune.train.preparation import prepare
 from lc_finetune.train.replay import Replay, choose_replay, read_replay, with_replay, write_replay
 from lc_finetune.train.trainer import _new_model
+from tests.test_readme import snippets
 
 TEXTS = {"card": "my bank card is lost", "cash": "withdraw cash please", "loan": "a loan for a house"}
+OTHERS = (
+    "river",
+    "morning",
+    "yellow",
+    "window",
+    "seven",
+    "quickly",
+    "garden",
+    "paper",
+    "north",
+    "letter",
+    "music",
+    "winter",
+)
+
+
+def texts_of(label: str, rows: int = 30) -> list[str]:
+    """Texts that are no near duplicates of each other."""
+    chance = random.Random(label)
+    return [f"{' '.join(chance.sample(OTHERS, 5))} {TEXTS.get(label, label)}" for _ in range(rows)]
 
 
 def write(path: Path, labels: tuple[str, ...], rows: int = 30) -> Path:
-    lines = [f"{TEXTS.get(label, label)} {i},{label}" for i in range(rows) for label in labels]
+    lines = [f"{text},{label}" for label in labels for text in texts_of(label, rows)]
     path.write_text("\n".join(["text,label", *lines]))
     return path
 
@@ -120,7 +143,8 @@ def test_kept_rows_measure_what_is_forgotten_without_a_file(earlier: Checkpoint,
 
 def test_lineage_and_fingerprints_of_both_are_recorded(earlier: Checkpoint, further: Checkpoint) -> None:
     """And what was done."""
-    assert earlier.manifest is not None and further.manifest is not None
+    assert earlier.manifest is not None
+    assert further.manifest is not None
     last = further.manifest.lineage[-1]
 
     assert (last.name, last.task) == (str(earlier.path), "text-classification")
@@ -229,7 +253,7 @@ def test_a_cascade_s_record_is_new_data(earlier: Checkpoint, tmp_path: Path) -> 
         lambda text: Classification(text=text, label="loan" if "loan" in text else "card", source="llm")
     )
     cascade = Cascade(small=small, large=large, threshold=1.0, labels=("card", "cash", "loan"), record=str(record))
-    cascade.batch([f"{TEXTS[label]} {i}" for i in range(15) for label in ("loan", "card")])
+    cascade.batch([text for label in ("loan", "card") for text in texts_of(label)])
     made = fine_tune(TrainConfig(**options(record, tmp_path / "out", continue_from=str(earlier.path))))
 
     assert made.labels.names == ("card", "cash", "loan")
@@ -240,7 +264,8 @@ def test_without_kept_rows_the_earlier_answers_guide(tiny_classifier: Checkpoint
     table = write(tmp_path / "new.csv", ("loan", "atm"))
     made = fine_tune(TrainConfig(**options(table, tmp_path / "out", continue_from=str(tiny_classifier.path))))
 
-    assert made.manifest is not None and made.manifest.continued is not None
+    assert made.manifest is not None
+    assert made.manifest.continued is not None
     assert (made.manifest.continued.replayed, made.manifest.continued.distillation) == (0, 1.0)
     assert made.manifest.max_length == 32
     assert not (made.path / "scope.safetensors").exists()
@@ -251,21 +276,25 @@ def test_an_adapter_goes_on_too(earlier: Checkpoint, tmp_path: Path) -> None:
     table = write(tmp_path / "new.csv", ("loan", "card"))
     made = fine_tune(TrainConfig(**options(table, tmp_path / "out", continue_from=str(earlier.path), adapter="lora")))
 
-    assert made.manifest is not None and made.manifest.adapter is not None
+    assert made.manifest is not None
+    assert made.manifest.adapter is not None
     assert made.labels.names == ("card", "cash", "loan")
 
 
 def test_a_multi_label_classifier_goes_on(tiny_multi_label: Checkpoint, tmp_path: Path) -> None:
     """With its labels first, and a threshold for each."""
     path = tmp_path / "new.jsonl"
-    rows = [{"text": f"{TEXTS['loan']} {i}", "labels": ["loan"] if i % 2 else ["card", "loan"]} for i in range(40)]
+    rows = [
+        {"text": text, "labels": ["loan"] if i % 2 else ["card", "loan"]} for i, text in enumerate(texts_of("loan"))
+    ]
     path.write_text("\n".join(map(json.dumps, rows)))
     made = fine_tune(
         TrainConfig(**options(path, tmp_path / "out", continue_from=str(tiny_multi_label.path), keep_replay=6))
     )
 
     assert made.labels.names == ("card", "cash", "other", "loan")
-    assert made.manifest is not None and made.manifest.thresholds is not None
+    assert made.manifest is not None
+    assert made.manifest.thresholds is not None
     assert set(made.manifest.thresholds.per_label) == set(made.labels.names)
     assert all(isinstance(row, MultiLabelExample) for row in read_replay(made.path).train)
 
@@ -281,7 +310,8 @@ def test_a_tagger_goes_on(tiny_tagger: Checkpoint, tmp_path: Path) -> None:
     made = fine_tune(TrainConfig(**options(path, tmp_path / "out", continue_from=str(tiny_tagger.path), keep_replay=6)))
 
     assert made.labels.names == (*tiny_tagger.labels.names, "B-AMOUNT", "I-AMOUNT")
-    assert made.manifest is not None and tiny_tagger.manifest is not None
+    assert made.manifest is not None
+    assert tiny_tagger.manifest is not None
     assert made.manifest.tag_unit == tiny_tagger.manifest.tag_unit
     assert EntityTagger.from_checkpoint(made.path, device="cpu").invoke("pay 7 euros").text == "pay 7 euros"
     assert all(isinstance(row, TaggedExample) for row in read_replay(made.path).train)
@@ -399,3 +429,14 @@ def test_new_columns_begin_at_the_mean() -> None:
 
     assert torch.equal(model.classifier.weight[:2], earlier.classifier.weight)
     assert torch.allclose(model.classifier.weight[2], random + earlier.classifier.weight.mean(dim=0))
+
+
+def test_the_page_runs(further: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a checkpoint that was trained further."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(further.path, tmp_path / "runs" / "support-2")
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/continual-learning.md"):
+        exec(snippet, namespace)
+
+    assert namespace["figures"]["rows"] == 60
