@@ -89,7 +89,7 @@ def split_examples(
         "calibration": tuple(parts.get("calibration", ())),
         "test": tuple(test or ()),
     }
-    notes = _notes(splits)
+    notes = _notes(splits, known)
     if len(train) > LIMIT:
         notes.append(f"near duplicates are not looked for above {LIMIT:,} rows, only equal texts.")
     return Splits(**splits, duplicates=len(train) - len(set(group_of)), notes=tuple(notes))
@@ -204,7 +204,7 @@ def _keep_every_class(train: Sequence[Example], members: dict[int, list[int]], p
             kept |= shown_by[group]
 
 
-def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
+def _notes(splits: dict[str, tuple[Example, ...]], known: Sequence[str]) -> list[str]:
     notes: list[str] = []
     trained = Counter(name for example in splits["train"] for name in classes(example))
     once = sorted(name for name, count in trained.items() if count == 1)
@@ -215,8 +215,9 @@ def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
     if not splits["validation"]:
         notes.append("validation: no rows to spare, so that nothing is measured and the last epoch is kept.")
     seen = {_folded(example) for example in splits["train"]}
+    learnt = {*trained, *known}
     for part in ("validation", "test"):
-        unseen = Counter(name for example in splits[part] for name in classes(example) if name not in trained)
+        unseen = Counter(name for example in splits[part] for name in classes(example) if name not in learnt)
         if unseen:
             notes.append(
                 f"{part}: {sum(unseen.values())} rows with labels that training never saw "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lc_finetune.checkpoint import Checkpoint, ContinuedRecord
@@ -12,6 +13,7 @@ from lc_finetune.data import Example
 from lc_finetune.errors import ConfigError, shown
 from lc_finetune.evaluation import Evaluation, evaluate
 from lc_finetune.inference import Predictor
+from lc_finetune.remote import is_url, safe
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, lineage_of
 from lc_finetune.train.metrics import Figures
@@ -27,8 +29,8 @@ class Continued:
     """What a run goes on from.
 
     Attributes:
-        name: The earlier checkpoint, as it was given.
-        checkpoint: The same.
+        name: Of the earlier checkpoint.
+        checkpoint: The earlier checkpoint.
         replay: The rows that it keeps.
         distillation: Weight of staying near its answers; 0 for none.
         test: Rows to measure what is forgotten.
@@ -86,7 +88,15 @@ def go_on(config: TrainConfig) -> tuple[TrainConfig, Continued | None]:
     if replay.train and TASKS[checkpoint.task].one_class and config.class_weights is None:
         decided["balanced_sampling"] = True  # there are few kept rows of an old class, and many of a new one
     weight = recipe.DISTILLATION if config.distillation is None else config.distillation
-    return config.model_copy(update=decided), Continued(config.continue_from, checkpoint, replay, weight)
+    return config.model_copy(update=decided), Continued(_name(config.continue_from), checkpoint, replay, weight)
+
+
+def _name(source: str) -> str:
+    """Name a checkpoint without saying where on this machine it lies, or what opens the store of a URL."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder.absolute().name
+    return safe(source) if is_url(source) else source
 
 
 def _check_labels_stay(config: TrainConfig, checkpoint: Checkpoint) -> None:
