@@ -31,7 +31,7 @@ class Continued:
     Attributes:
         name: Of the earlier checkpoint.
         checkpoint: The earlier checkpoint.
-        replay: The rows that it keeps.
+        replay: The rows that it keeps, and that the new ones do not hold.
         distillation: Weight of staying near its answers; 0 for none.
         test: Rows to measure what is forgotten.
     """

@@ -31,7 +31,7 @@ from lc_finetune.train.continual import Continued, go_on, label_notes
 from lc_finetune.train.few_shot import advice
 from lc_finetune.train.few_shot import check as check_few_shot
 from lc_finetune.train.fields import check_task
-from lc_finetune.train.replay import with_replay
+from lc_finetune.train.replay import not_among, with_replay
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.tasks import TASKS, TrainingTask
 from lc_finetune.train.tokenization import Windowing, encoded, windows_of
@@ -135,8 +135,9 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         splits, out_of_scope=(*outside["train"], *outside["validation"]), out_of_scope_test=outside["test"]
     )
     if continued:
-        splits = with_replay(splits, continued.replay)
-        continued = replace(continued, test=tuple(parts["earlier_test"] or ()))
+        kept = not_among(continued.replay, splits)
+        splits = with_replay(splits, kept)
+        continued = replace(continued, replay=kept, test=tuple(parts["earlier_test"] or ()))
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     training = TASKS[task].of(splits.train, base.folder)
     if continued:

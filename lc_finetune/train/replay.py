@@ -112,16 +112,21 @@ def read_replay(folder: Path) -> Replay:
     return Replay(tuple(parts["train"]), tuple(parts["held_out"]))
 
 
-def with_replay(splits: Splits, replay: Replay) -> Splits:
-    """Add the kept rows to the new ones: a text that is among the new rows, with whatever answer, is not replayed."""
+def not_among(replay: Replay, splits: Splits) -> Replay:
+    """Leave out the kept rows whose text is among new rows, with whatever answer: the new one counts."""
     new = {fold(row.text) for part in ("train", "validation", "calibration", "test") for row in getattr(splits, part)}
-    kept = Replay(
-        *(tuple(row for row in rows if fold(row.text) not in new) for rows in (replay.train, replay.held_out))
+    train, held_out = (
+        tuple(row for row in rows if fold(row.text) not in new) for rows in (replay.train, replay.held_out)
     )
+    return Replay(train, held_out)
+
+
+def with_replay(splits: Splits, replay: Replay) -> Splits:
+    """Add kept rows to the new ones; validation and calibration, if there is one, share those held out."""
     every = 2 if splits.calibration else 1
     return replace(
         splits,
-        train=(*splits.train, *kept.train),
-        validation=(*splits.validation, *kept.held_out[::every]),
-        calibration=(*splits.calibration, *(kept.held_out[1::2] if splits.calibration else ())),
+        train=(*splits.train, *replay.train),
+        validation=(*splits.validation, *replay.held_out[::every]),
+        calibration=(*splits.calibration, *(replay.held_out[1::2] if splits.calibration else ())),
     )

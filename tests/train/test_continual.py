@@ -23,7 +23,7 @@ from lc_finetune.testing import tiny_checkpoint
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.distillation import Distillation, keep_columns
 from lc_finetune.train.preparation import prepare
-from lc_finetune.train.replay import Replay, choose_replay, read_replay, with_replay, write_replay
+from lc_finetune.train.replay import Replay, choose_replay, not_among, read_replay, with_replay, write_replay
 from lc_finetune.train.trainer import _new_model
 from tests.test_readme import snippets
 
@@ -376,7 +376,7 @@ def test_a_text_that_is_labelled_anew_is_not_replayed() -> None:
     old = tuple(TextExample(f"old {i}", "a") for i in range(4))
     replay = Replay((TextExample("Same text", "a"), *old[:1]), old)
     splits = Splits((TextExample("same text", "b"),), (TextExample("v", "b"),), (TextExample("c", "b"),))
-    mixed = with_replay(splits, replay)
+    mixed = with_replay(splits, not_among(replay, splits))
 
     assert mixed.train == (TextExample("same text", "b"), old[0])
     assert mixed.validation[1:] == (old[0], old[2])
