@@ -103,14 +103,6 @@ def test_kept_rows_are_balanced_and_private(earlier: Checkpoint) -> None:
     assert 0 < len(replay.held_out) <= 2
 
 
-def test_nothing_is_kept_unasked(base_model: Path, tmp_path: Path) -> None:
-    """A checkpoint holds no text by default."""
-    made = fine_tune(TrainConfig(**options(write(tmp_path / "t.csv", ("card", "cash")), tmp_path / "out",
-                                           base_model=str(base_model))))  # fmt: skip
-
-    assert not (made.path / "private").exists()
-
-
 def test_old_labels_keep_their_columns(earlier: Checkpoint, further: Checkpoint) -> None:
     """New ones come after them, sorted, also where the new file has no row of an old one."""
     assert earlier.labels.names == ("card", "cash")
@@ -131,14 +123,6 @@ def test_forgetting_is_a_number(earlier: Checkpoint, further: Checkpoint) -> Non
     assert "Labels, earlier test (60 rows)" in card
     assert "before this training: accuracy" in card
     assert "forgotten" in (further.path / "report.html").read_text()
-
-
-def test_kept_rows_measure_what_is_forgotten_without_a_file(earlier: Checkpoint, tmp_path: Path) -> None:
-    """Those that no step was taken on."""
-    table = write(tmp_path / "new.csv", ("loan", "atm"))
-    made = fine_tune(TrainConfig(**options(table, tmp_path / "out", continue_from=str(earlier.path))))
-
-    assert made.metrics["earlier_validation"]["rows"] == len(read_replay(earlier.path).held_out)
 
 
 def test_lineage_and_fingerprints_of_both_are_recorded(earlier: Checkpoint, further: Checkpoint) -> None:
@@ -246,7 +230,7 @@ def test_the_checkpoint_itself_is_not_replaced(earlier: Checkpoint, tmp_path: Pa
 
 
 def test_a_cascade_s_record_is_new_data(earlier: Checkpoint, tmp_path: Path) -> None:
-    """The language model's answers train the classifier that asked it."""
+    """The language model's answers train the classifier that asked it; kept rows held out say what it forgot."""
     record = tmp_path / "escalations.jsonl"
     small = TextClassifier.from_checkpoint(earlier.path, device="cpu")
     large = RunnableLambda(
@@ -257,10 +241,11 @@ def test_a_cascade_s_record_is_new_data(earlier: Checkpoint, tmp_path: Path) -> 
     made = fine_tune(TrainConfig(**options(record, tmp_path / "out", continue_from=str(earlier.path))))
 
     assert made.labels.names == ("card", "cash", "loan")
+    assert made.metrics["earlier_validation"]["rows"] == len(read_replay(earlier.path).held_out)
 
 
 def test_without_kept_rows_the_earlier_answers_guide(tiny_classifier: Checkpoint, tmp_path: Path) -> None:
-    """Distillation alone; texts out of scope cannot be told then, as the means of old classes are not known."""
+    """Distillation alone: old classes cannot be located then, so nothing tells what is out of scope; no row is kept."""
     table = write(tmp_path / "new.csv", ("loan", "atm"))
     made = fine_tune(TrainConfig(**options(table, tmp_path / "out", continue_from=str(tiny_classifier.path))))
 
@@ -269,6 +254,7 @@ def test_without_kept_rows_the_earlier_answers_guide(tiny_classifier: Checkpoint
     assert (made.manifest.continued.replayed, made.manifest.continued.distillation) == (0, 1.0)
     assert made.manifest.max_length == 32
     assert not (made.path / "scope.safetensors").exists()
+    assert not (made.path / "private").exists()
 
 
 def test_an_adapter_goes_on_too(earlier: Checkpoint, tmp_path: Path) -> None:
