@@ -140,6 +140,16 @@ class Ancestor(BaseModel):
     data_fingerprint: str | None = None
 
 
+class ContinuedRecord(BaseModel):
+    """How a model went on from the checkpoint that is last in its lineage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    new_labels: tuple[str, ...] = Field(description="Labels that the earlier checkpoint did not have.")
+    replayed: int = Field(ge=0, description="Training rows that came from its `private/`.")
+    distillation: float = Field(ge=0, description="Weight of staying near its answers; 0 for none.")
+
+
 class NumberInterval(BaseModel):
     """How far from a regressor's answer the right number lies."""
 
@@ -180,6 +190,7 @@ class Manifest(BaseModel):
     base_model: str | None = None
     base_revision: str | None = None
     lineage: tuple[Ancestor, ...] = Field(default=(), description="What the base model went through, earliest first.")
+    continued: ContinuedRecord | None = Field(default=None, description="None if it was not trained further.")
     data_fingerprint: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file that is loaded.")

@@ -54,6 +54,10 @@ class LabelSet:
             )
         return cls(tuple(by_id[i] for i in range(len(by_id))))
 
+    def extended(self, labels: Iterable[str]) -> LabelSet:
+        """Add columns for labels that are not in the set, sorted, after the others, which keep theirs."""
+        return LabelSet((*self.names, *sorted(set(labels) - set(self.names))))
+
     @cached_property
     def id_of(self) -> Mapping[str, int]:
         """Map each label to its column."""

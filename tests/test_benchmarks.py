@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import agents, cascade, confidence, gpu, inference, monitor, quality, scope, service, training, tune
+from benchmarks import (
+    agents,
+    cascade,
+    confidence,
+    continual,
+    gpu,
+    inference,
+    monitor,
+    quality,
+    scope,
+    service,
+    training,
+    tune,
+)
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint, cli
@@ -298,3 +311,19 @@ def test_quality_keeps_what_is_done(base_model: Path, tmp_path: Path, capsys: py
     assert next(iter(quality.finished(ledger).items())) == ("banking77-0", first["banking77-0"])
     assert set(first["banking77-0"]["test"]) == {"accuracy", "macro F1"}
     assert all(name in printed for name in ("| seed 0 |", "| seed 1 |", "| mean |", "| standard deviation |"))
+
+
+def test_going_on_is_measured_beside_training_on_all(base_model: Path, tmp_path: Path) -> None:
+    """Old and new classes share no class; the exit status says whether too much was lost."""
+    train, output = str(SAMPLES / "support" / "train.csv"), tmp_path / "results.json"
+    status = continual.main(
+        f"--base-model {base_model} --train-file {train} --test-file {SUPPORT} --old 9 --keep-replay 18 --epochs 1 "
+        f"--output {output}".split()
+    )
+    table = measured(output)["going on with new classes"]
+    further, joint = table["went on with the new classes"], table["all rows together"]
+
+    assert table["old classes alone"]["new classes"] is None
+    assert status == int(max(joint[part] - further[part] for part in joint) > continual.MOST_LOST)
+    old, new = continual.divide([TextExample("a", label) for label in "abcde"], 3)
+    assert (len(old), len(new), old & new) == (3, 2, set())

@@ -55,6 +55,7 @@ def split_examples(
     validation: Sequence[Example] | None = None,
     test: Sequence[Example] | None = None,
     seed: int,
+    known: Sequence[str] = (),
 ) -> Splits:
     """Take what is missing from the training rows: stratified, seeded, near duplicates on one side.
 
@@ -63,10 +64,17 @@ def split_examples(
     Multi-label data is stratified by combination of labels, rare combinations by their rarest label (as in Sechidis et
     al. 2011, "On the Stratification of Multi-label Data").
 
+    Args:
+        train: The rows to take from.
+        validation: Given, or None.
+        test: Likewise.
+        seed: Of the draw.
+        known: Classes or labels that a model has already, which count as held by the training rows.
+
     Raises:
         DataError: If the training rows hold fewer than two classes or labels, or no entity.
     """
-    _check_trainable(train)
+    _check_trainable(train, known)
     large = len(train) >= LARGE
     shares: dict[str, float] = {}
     if validation is None:
@@ -81,7 +89,7 @@ def split_examples(
         "calibration": tuple(parts.get("calibration", ())),
         "test": tuple(test or ()),
     }
-    notes = _notes(splits)
+    notes = _notes(splits, known)
     if len(train) > LIMIT:
         notes.append(f"near duplicates are not looked for above {LIMIT:,} rows, only equal texts.")
     return Splits(**splits, duplicates=len(train) - len(set(group_of)), notes=tuple(notes))
@@ -116,13 +124,13 @@ def classes(example: Example) -> tuple[str, ...]:
     return example.labels if isinstance(example, MultiLabelExample) else tuple(sorted({s.label for s in example.spans}))
 
 
-def _check_trainable(train: Sequence[Example]) -> None:
+def _check_trainable(train: Sequence[Example], known: Sequence[str]) -> None:
     numbers = {example.value for example in train if isinstance(example, RegressionExample)}
     if len(numbers) == 1:
         raise DataError("Expected different numbers in the training rows, found one. Is this the right label column?")
     if numbers:
         return
-    found = sorted({name for example in train for name in classes(example)})
+    found = sorted({name for example in train for name in classes(example)}.union(known))
     if not isinstance(train[0], TaggedExample) and len(found) < 2:
         raise DataError(
             f"Expected at least two classes in the training rows, found {f'one: {shown(found)}' if found else 'none'}. "
@@ -196,7 +204,7 @@ def _keep_every_class(train: Sequence[Example], members: dict[int, list[int]], p
             kept |= shown_by[group]
 
 
-def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
+def _notes(splits: dict[str, tuple[Example, ...]], known: Sequence[str]) -> list[str]:
     notes: list[str] = []
     trained = Counter(name for example in splits["train"] for name in classes(example))
     once = sorted(name for name, count in trained.items() if count == 1)
@@ -207,8 +215,9 @@ def _notes(splits: dict[str, tuple[Example, ...]]) -> list[str]:
     if not splits["validation"]:
         notes.append("validation: no rows to spare, so that nothing is measured and the last epoch is kept.")
     seen = {_folded(example) for example in splits["train"]}
+    learnt = {*trained, *known}
     for part in ("validation", "test"):
-        unseen = Counter(name for example in splits[part] for name in classes(example) if name not in trained)
+        unseen = Counter(name for example in splits[part] for name in classes(example) if name not in learnt)
         if unseen:
             notes.append(
                 f"{part}: {sum(unseen.values())} rows with labels that training never saw "

@@ -52,14 +52,14 @@ def resolve_base_model(name: str, revision: str | None = None) -> BaseModel:
         packaged = _packaged()
         return BaseModel(packaged, MINILM_HUB) if packaged else BaseModel(_from_hub(MINILM_HUB, None), MINILM_HUB)
     if folder.is_dir():
-        return BaseModel(_checked(folder), folder.name, lineage=_lineage(folder, folder.name))
+        return BaseModel(_checked(folder), folder.name, lineage=lineage_of(folder, folder.name))
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
         raise CheckpointError(f"Expected a base model folder, found none at {name}. Check --base-model.")
     snapshot = _checked(_from_hub(name, revision))
-    return BaseModel(snapshot, name, revision, _lineage(snapshot, name))
+    return BaseModel(snapshot, name, revision, lineage_of(snapshot, name))
 
 
-def _lineage(folder: Path, name: str) -> tuple[Ancestor, ...]:
+def lineage_of(folder: Path, name: str) -> tuple[Ancestor, ...]:
     """Read what a folder of this package's own went through, after checking that it is whole."""
     manifest = read_manifest(folder)
     if manifest is None:

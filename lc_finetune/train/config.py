@@ -75,6 +75,25 @@ class TrainConfig(BaseModel):
     drop_unlabelled: bool = Field(default=False, description="Drop rows without a label instead of refusing them.")
     base_model: str = Field(default="minilm", description="minilm, a folder, or a Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub base model.")
+    continue_from: str | None = Field(
+        default=None,
+        description="Checkpoint to train further: it keeps its labels, and learns the new ones of the training file.",
+    )
+    earlier_test_file: str | None = Field(
+        default=None, description="With --continue-from: rows of the earlier labels, to measure what is forgotten."
+    )
+    keep_replay: int | None = Field(
+        default=None,
+        ge=0,
+        description="Training rows to keep in private/, balanced by class, so that --continue-from does not forget "
+        "them. Default: none; with --continue-from, as many as before.",
+    )
+    distillation: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="With --continue-from: weight of staying near the earlier answers, 0 for none. Default: 1.",
+    )
     output_dir: str = Field(default="runs/support", description="Where the checkpoint goes: a folder, or a URL.")
     overwrite: bool = Field(default=False, description="Replace an output folder that exists.")
     upload_private: bool = Field(default=False, description="Upload private/, which holds texts, to a URL too.")

@@ -18,6 +18,7 @@ def check_together(config: TrainConfig) -> None:
         ValueError: In the words of a field's own error.
     """
     _check_adapter(config)
+    _check_continued(config)
     if config.class_weights == "balanced" and config.balanced_sampling:
         raise ValueError("class_weights and balanced_sampling: expected one of them, found both, which balance twice")
     if config.focal_gamma and config.label_smoothing:
@@ -27,6 +28,27 @@ def check_together(config: TrainConfig) -> None:
         )
     if config.few_shot and config.adapter:
         raise ValueError("few_shot and adapter: expected one of them, found both; the warm-up tunes the whole encoder")
+
+
+def _check_continued(config: TrainConfig) -> None:
+    if config.continue_from is None:
+        for name in ("earlier_test_file", "distillation"):
+            if getattr(config, name) is not None:
+                raise ValueError(
+                    f"{name}: expected it beside continue_from, found none. Name a checkpoint, or leave it out"
+                )
+        return
+    if config.base_model != type(config).model_fields["base_model"].default or config.revision is not None:
+        raise ValueError(
+            "continue_from and base_model: expected one of them, found both; a checkpoint that is trained further is "
+            "its own base model"
+        )
+    if config.few_shot:
+        raise ValueError(
+            "continue_from and few_shot: expected one of them, found both; the warm-up would undo what was learnt"
+        )
+    if config.train_file is None:
+        raise ValueError("continue_from: expected a training file with the new rows, found none. Add --train-file")
 
 
 def _check_adapter(config: TrainConfig) -> None:
@@ -61,6 +83,10 @@ def check_task(config: TrainConfig, task: type[TrainingTask]) -> None:
         raise ConfigError(
             f"balanced_sampling: expected one label a text, found data for {task.name}, where a row belongs to no "
             f"class alone. {'Use --class-weights balanced' if task.loss else 'Leave it out'}."
+        )
+    if config.keep_replay and not task.continues:
+        raise ConfigError(
+            f"keep_replay: expected a task that can be trained further, found data for {task.name}. Leave it out."
         )
     if config.few_shot and task.name != "text-classification":
         raise ConfigError(f"few_shot: expected data for text-classification, found data for {task.name}. Leave it out.")

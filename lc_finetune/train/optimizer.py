@@ -85,7 +85,8 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
     A random head needs large steps, a pre-trained encoder small ones: discriminative fine-tuning with two groups
     (Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification"). With `layer_decay`, each
     block of the encoder learns that much slower than the one above it. With `balanced_sampling`, rows are drawn so that
-    each class comes equally often. A `penalty` is added to the loss of each step.
+    each class comes equally often. A `penalty` of its inputs and outputs
+    is added to the loss of each step.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         head_rate: float,
         layer_decay: float | None = None,
         balanced_sampling: bool = False,
-        penalty: Callable[[], Any] | None = None,
+        penalty: Callable[[Any, Any], Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -140,7 +141,7 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
             divided = self.compute_loss_func is not None or (
                 self.model_accepts_loss_kwargs and num_items_in_batch is not None
             )
-            loss = loss + self._penalty() / (self.current_gradient_accumulation_steps if divided else 1)
+            loss = loss + self._penalty(inputs, outputs) / (self.current_gradient_accumulation_steps if divided else 1)
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

@@ -27,9 +27,11 @@ from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.continual import Continued, go_on, label_notes
 from lc_finetune.train.few_shot import advice
 from lc_finetune.train.few_shot import check as check_few_shot
 from lc_finetune.train.fields import check_task
+from lc_finetune.train.replay import not_among, with_replay
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.tasks import TASKS, TrainingTask
 from lc_finetune.train.tokenization import Windowing, encoded, windows_of
@@ -48,6 +50,7 @@ class Plan:
     splits: Splits
     windowing: Windowing
     fingerprint: str
+    continued: Continued | None = None
 
 
 def output_folder(config: TrainConfig) -> Path:
@@ -71,7 +74,8 @@ def output_folder(config: TrainConfig) -> Path:
         inside = output.resolve()
     except OSError as error:
         raise ConfigError(f"{output}: expected an output folder, found no such place ({error.strerror}).") from error
-    read = (config.train_file, config.validation_file, config.test_file, config.base_model, os.curdir)
+    read = (config.train_file, config.validation_file, config.test_file, config.base_model,
+            config.continue_from, config.earlier_test_file, os.curdir)  # fmt: skip
     for path in (Path(name).expanduser().resolve() for name in read if name and os.path.exists(name)):
         if inside.is_dir() and path.is_relative_to(inside):
             raise ConfigError(
@@ -92,7 +96,8 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     from transformers import AutoTokenizer
 
     config = sample_files(config)
-    base = resolve_base_model(config.base_model, config.revision)
+    config, continued = go_on(config)
+    base = continued.base if continued else resolve_base_model(config.base_model, config.revision)
     options = ReadOptions(
         config.text_column, config.label_column, config.label_names, config.drop_unlabelled, config.task_of_rows,
         config.label_delimiter, config.text_pair_column,
@@ -103,7 +108,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     parts: dict[str, Sequence[Example] | None] = {}
     notes: list[str] = []
     tasks: dict[str, Task] = {}
-    for part in ("train", "validation", "test"):
+    for part in ("train", "validation", "test", "earlier_test"):
         source = getattr(config, f"{part}_file")
         loaded = read_examples(source, options) if source else None
         parts[part] = loaded.examples if loaded else None
@@ -119,21 +124,31 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     _check_fields(config, task)
     outside = _set_apart(config, task, parts)
     train = cast("Sequence[Example]", parts["train"])
+    known = TASKS[task].answers_of(continued.checkpoint.labels) if continued else ()
     try:
-        splits = split_examples(train, validation=parts["validation"], test=parts["test"], seed=config.seed)
+        splits = split_examples(
+            train, validation=parts["validation"], test=parts["test"], seed=config.seed, known=known
+        )
     except DataError as error:
         raise DataError(f"{config.train_file}: {error}") from error
     splits = replace(
         splits, out_of_scope=(*outside["train"], *outside["validation"]), out_of_scope_test=outside["test"]
     )
+    if continued:
+        kept = not_among(continued.replay, splits)
+        splits = with_replay(splits, kept)
+        continued = replace(continued, replay=kept, test=tuple(parts["earlier_test"] or ()))
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     training = TASKS[task].of(splits.train, base.folder)
+    if continued:
+        training = training.after(continued.checkpoint)
+        notes += label_notes(continued, training)
     Aim.parse(config.accept).check_labels(training.answers)
     all_examples = [
         *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,
         *splits.out_of_scope_test,
     ]  # fmt: skip
-    plan = Plan(config, training, base, splits, lengths, fingerprint(all_examples))
+    plan = Plan(config, training, base, splits, lengths, fingerprint(all_examples), continued)
     if config.few_shot:
         check_few_shot(base, splits.train)
     elif advised := advice(base, task, splits.train):

@@ -27,6 +27,9 @@ WARM_UP_BATCH = 64
 WARM_UP_RATE = 0.5
 """Learning rate of the warm-up, in times of the encoder's."""
 WARM_UP_TEMPERATURE = 0.1
+DISTILLATION = 1.0
+"""Weight of staying near the answers of the checkpoint that is trained further, beside the loss of the labels."""
+DISTILLATION_TEMPERATURE = 2.0
 FEW_EPOCHS = 8
 """Most passes over few rows, once the encoder is warm."""
 MEAN_SCALE = 10.0

@@ -20,8 +20,11 @@ def report_table(task: type[TrainingTask], metrics: Mapping[str, Any]) -> str:
 def _split_table(task: type[TrainingTask], split: str, figures: Mapping[str, Any]) -> str:
     baseline = figures.get("frozen_baseline")
     key, name = task.headline
-    lines = [f"{task.judges}, {split} ({figures['rows']:,} rows)", f"  {task.first_line(figures)}"]
+    lines = [f"{task.judges}, {split.replace('_', ' ')} ({figures['rows']:,} rows)", f"  {task.first_line(figures)}"]
     lines += [f"  {average:<10} F1 {figures[field]:.4f}" for field, average in AVERAGES.items() if field in figures]
+    if before := figures.get("before"):
+        change = f"{before[key]:.4f} ({figures[key] - before[key]:+.4f} since)"
+        lines.append(f"  before this training: {name} {change}")
     if baseline:
         gain = f"{baseline[key]:.4f} ({figures[key] - baseline[key]:+.4f} by fine-tuning)"
         lines.append(f"  frozen encoder + {task.frozen_head}: {name} {gain}")
@@ -71,6 +74,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         f"model.invoke({example_of(task)})\n"
         "```",
         *([f"Trained: {manifest.adapter}. The adapter is in `adapter/`."] if manifest.adapter else []),
+        *([_continued_in_words(manifest)] if manifest.continued else []),
         "## Labels",
         ", ".join(f"`{label}`" for label in labels),
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),
@@ -82,6 +86,14 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         *([confidence_section(manifest.calibration).rstrip()] if manifest.calibration else []),
     ]
     return "\n".join(header) + "\n\n" + "\n\n".join(body) + "\n"
+
+
+def _continued_in_words(manifest: Manifest) -> str:
+    """Say what the checkpoint went on from, and how."""
+    assert manifest.continued is not None, "asked for"
+    new, replayed = manifest.continued.new_labels, manifest.continued.replayed
+    said = f"Trained further from {manifest.base_model} on new rows, with {len(new)} new label(s)"
+    return f"{said}; {replayed:,} rows of the earlier training were replayed."
 
 
 def _thresholds_in_words(thresholds: LabelThresholds) -> str:

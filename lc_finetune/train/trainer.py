@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -151,6 +150,7 @@ def _new_model(plan: Plan) -> Any:
     import torch
     from transformers import set_seed
 
+    from lc_finetune.train.distillation import keep_columns
     from lc_finetune.train.optimizer import head_parameters
 
     labels = plan.task.labels
@@ -173,8 +173,33 @@ def _new_model(plan: Plan) -> Any:
             f"{plan.base.folder}: expected weights for the whole encoder, found {len(random)} missing or of another "
             f"shape ({random[0]}, …): they would be random. Copy the base model again, with its own config.json."
         )
-    plan.task.start(model, plan.splits.train)
+    if plan.continued is None:
+        plan.task.start(model, plan.splits.train)
+    else:
+        keep_columns(model, _earlier_model(plan), len(plan.continued.checkpoint.labels))
     return model
+
+
+def _earlier_model(plan: Plan) -> Any:
+    """Load the model that the run goes on from, as it was."""
+    import torch
+
+    return plan.task.model_class().from_pretrained(
+        plan.base.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+    )
+
+
+def _penalty(plan: Plan, model: Any) -> Callable[[Any, Any], Any] | None:
+    """Choose what is added to the loss of a step, from its inputs and outputs."""
+    from lc_finetune.train.distillation import Distillation
+
+    terms: list[Callable[[Any, Any], Any]] = []
+    if plan.config.adapter == "adalora":
+        terms.append(lambda inputs, outputs: orthogonality(model))
+    if plan.continued is not None and plan.continued.distillation:
+        independent = plan.task.loss == "sigmoid"
+        terms.append(Distillation(_earlier_model(plan), weight=plan.continued.distillation, independent=independent))
+    return (lambda inputs, outputs: sum(term(inputs, outputs) for term in terms)) if terms else None
 
 
 def _adapted(plan: Plan) -> Adapted:
@@ -243,7 +268,7 @@ def _train(
         head_rate=recipe.HEAD_RATE if config.adapter is None else 1.0,
         layer_decay=config.layer_decay,
         balanced_sampling=config.balanced_sampling,
-        penalty=partial(orthogonality, adapted.model) if config.adapter == "adalora" else None,
+        penalty=_penalty(plan, adapted.model),
         compute_loss_func=_loss(plan, train),
         model=adapted.model,
         args=arguments,

@@ -34,11 +34,13 @@ from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
 from lc_finetune.inference.scope import FEWEST, fit_detector
 from lc_finetune.train.adapters import ADAPTER_FOLDER, Adapted, merged, write_adapter
+from lc_finetune.train.continual import with_earlier_figures
 from lc_finetune.train.metrics import (
     Figures,
     out_of_scope_figures,
 )
 from lc_finetune.train.preparation import Plan
+from lc_finetune.train.replay import choose_replay, write_replay
 from lc_finetune.train.report import model_card
 from lc_finetune.train.tasks import TASKS
 
@@ -68,6 +70,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
         base_model=plan.base.name,
         base_revision=plan.base.revision,
         lineage=plan.base.lineage,
+        continued=plan.continued.record(plan.task) if plan.continued else None,
         data_fingerprint=plan.fingerprint,
         **plan.task.recorded,
     )
@@ -83,6 +86,8 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
     metrics, evaluation = _measure(staging, plan)
     manifest = manifest.model_copy(update={"metrics": metrics})
     manifest = write_manifest(staging, manifest)
+    if plan.config.keep_replay:
+        write_replay(staging, choose_replay(plan.splits, plan.config.keep_replay))
     (staging / "README.md").write_text(model_card(name, manifest, plan.task.labels.names), encoding="utf-8")
     (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
     write_report(staging, evaluation, metrics, name=name)
@@ -124,6 +129,13 @@ def _write_scope(staging: Path, plan: Plan) -> None:
             "The checkpoint is left without in_scope: expected at least %d rows held out of training, found %d.",
             FEWEST,
             len(held_out),
+        )
+        return
+    if unseen := set(plan.task.labels.names) - {row.label for row in cast("Sequence[TextExample]", plan.splits.train)}:
+        logger.warning(
+            "The checkpoint is left without in_scope: expected training rows of every label, found none of %d. "
+            "Train with --keep-replay, so that rows of each are there when it is trained further.",
+            len(unseen),
         )
         return
     predictor = Predictor.load(Checkpoint.load(staging))
@@ -184,6 +196,9 @@ def _measure(staging: Path, plan: Plan) -> tuple[dict[str, Figures], Evaluation]
             measured[split] = figures_of(evaluation)
     if plan.splits.test:
         measured["test"] |= figures_out_of_scope(predictor, plan.splits.test, plan.splits.out_of_scope_test)
+    if plan.continued is not None:
+        rows = {split: getattr(plan.splits, split) for split in measured}
+        measured = with_earlier_figures(plan.continued, TASKS[plan.task.name], predictor, rows, measured, figures_of)
     last = "test" if plan.splits.test else "validation"
     if plan.config.baseline and last in measured:
         rows, length = getattr(plan.splits, last), plan.windowing.max_length

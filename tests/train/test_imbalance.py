@@ -149,7 +149,7 @@ def test_a_penalty_counts_in_training_alone(base_model: Path, tmp_path: Path) ->
     def loss(penalty: float, *, training: bool, parts: int = 1) -> float:
         arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
         trainer = FasterHeadTrainer(
-            head_rate=1, model=model, args=arguments, compute_loss_func=Loss(), penalty=lambda: torch.tensor(penalty)
+            head_rate=1, model=model, args=arguments, compute_loss_func=Loss(), penalty=lambda *_: torch.tensor(penalty)
         )
         trainer.current_gradient_accumulation_steps = parts
         return float(trainer.compute_loss(model.train(training).requires_grad_(False), dict(batch)))

@@ -38,6 +38,7 @@ class TrainingTask(ABC):
         frozen_head: What the baseline puts on the frozen encoder.
         calibrates: Whether scores are calibrated once the model is written.
         scopes: Whether the checkpoint gets the statistics that tell texts out of scope.
+        continues: Whether a checkpoint can be trained further, on new labels too.
         offsets: Whether features need characters and words of the pieces.
     """
 
@@ -50,6 +51,7 @@ class TrainingTask(ABC):
     frozen_head: ClassVar[str] = "logistic regression"
     calibrates: ClassVar[bool] = True
     scopes: ClassVar[bool] = False
+    continues: ClassVar[bool] = False
     offsets: ClassVar[bool] = False
 
     def __init__(self, labels: LabelSet) -> None:
@@ -64,6 +66,15 @@ class TrainingTask(ABC):
     @abstractmethod
     def of(cls, train: Sequence[Example], base: Path) -> Self:
         """Find the labels, and whatever else follows from the training rows and the base model's tokenizer."""
+
+    @classmethod
+    def answers_of(cls, labels: LabelSet) -> Sequence[str]:
+        """Name what a checkpoint with these columns can answer."""
+        return labels.names
+
+    def after(self, checkpoint: Checkpoint) -> Self:
+        """Keep the columns of an earlier checkpoint, and put those of new labels after them."""
+        return type(self)(checkpoint.labels.extended(self.labels.names))
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:

@@ -32,6 +32,7 @@ class MultiLabelClassification(TrainingTask):
     metric = "average_precision"
     headline = ("macro_f1", "macro F1")
     loss = "sigmoid"
+    continues = True
 
     @classmethod
     def of(cls, train: Sequence[Example], base: Path) -> Self:

@@ -38,6 +38,7 @@ class RelationClassification(TextClassification):
     metric = "relation_macro_f1"
     headline = ("relation_macro_f1", "macro F1 of relations")
     scopes = False
+    continues = False
 
     def __init__(self, labels: LabelSet, words: Mapping[int, Sequence[int]]) -> None:
         super().__init__(labels)

@@ -9,11 +9,11 @@ from typing import Any, Self, cast
 
 import numpy as np
 
-from lc_finetune.checkpoint import TagUnit
+from lc_finetune.checkpoint import Checkpoint, TagUnit
 from lc_finetune.data import Example, Splits, TaggedExample
 from lc_finetune.inference.decode import best_path, log_softmax
 from lc_finetune.inference.encode import Encoder
-from lc_finetune.labels import Span, entity_f1
+from lc_finetune.labels import LabelSet, Span, entity_f1
 from lc_finetune.schemes import OUTSIDE, TagSet, tags_to_spans
 from lc_finetune.train import recipe
 from lc_finetune.train.baseline import tagging_baseline
@@ -31,6 +31,7 @@ class Tagging(TrainingTask):
     judges = "Entities"
     loss = "softmax"
     offsets = True
+    continues = True
 
     def __init__(self, tags: TagSet, tag_unit: TagUnit) -> None:
         super().__init__(tags.labels)
@@ -43,6 +44,17 @@ class Tagging(TrainingTask):
         tagged = cast("Sequence[TaggedExample]", train)
         tags = TagSet.of_types(span.label for example in tagged for span in example.spans)
         return cls(tags, choose_tag_unit(tagged, Encoder(base, offsets=True)))
+
+    @classmethod
+    def answers_of(cls, labels: LabelSet) -> Sequence[str]:
+        """Give the entity types."""
+        return TagSet.from_labels(labels).types
+
+    def after(self, checkpoint: Checkpoint) -> Self:
+        """Keep the tags, their scheme and the unit of an earlier checkpoint; tags of new types come last."""
+        tags = TagSet.from_labels(checkpoint.labels).extended(self.tags.types)
+        unit = checkpoint.manifest.tag_unit if checkpoint.manifest else None
+        return type(self)(tags, unit or self.tag_unit)
 
     @property
     def answers(self) -> Sequence[str]:

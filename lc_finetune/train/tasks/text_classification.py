@@ -25,6 +25,7 @@ class TextClassification(TrainingTask):
     loss = "softmax"
     one_class = True
     scopes = True
+    continues = True
 
     @classmethod
     def of(cls, train: Sequence[Example], base: Path) -> Self:

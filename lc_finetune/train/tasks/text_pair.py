@@ -12,3 +12,4 @@ class TextPairClassification(TextClassification):
     """
 
     name = "text-pair-classification"
+    continues = False
