@@ -237,7 +237,7 @@ def test_a_cascade_s_record_is_new_data(earlier: Checkpoint, tmp_path: Path) -> 
         lambda text: Classification(text=text, label="loan" if "loan" in text else "card", source="llm")
     )
     cascade = Cascade(small=small, large=large, threshold=1.0, labels=("card", "cash", "loan"), record=str(record))
-    cascade.batch([text for label in ("loan", "card") for text in texts_of(label)])
+    cascade.batch([text for label in ("loan", "card") for text in texts_of(label, 60)[30:]])
     made = fine_tune(TrainConfig(**options(record, tmp_path / "out", continue_from=str(earlier.path))))
 
     assert made.labels.names == ("card", "cash", "loan")
