@@ -134,7 +134,7 @@ class Ancestor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str = Field(description="Of its folder.")
-    task: Task | Literal["mlm"]
+    task: Literal["mlm", Task]
     base_model: str | None = Field(default=None, description="What it started from.")
     base_revision: str | None = None
     data_fingerprint: str | None = None
@@ -177,7 +177,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     format_version: int = FORMAT_VERSION
-    task: Task | Literal["mlm"]
+    task: Literal["mlm", Task]
     max_length: int = Field(gt=2, description="Pieces in one window, special tokens included, as in training.")
     stride: int = Field(ge=0, description="Pieces shared by neighbouring windows of a longer text.")
     tag_unit: TagUnit | None = Field(

@@ -12,7 +12,7 @@ from lc_finetune.cli import main
 from lc_finetune.remote import MARKER
 from lc_finetune.train import TrainConfig, fine_tune
 
-URL = "memory://models/support"
+URL = "memory://uploaded/support"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def test_a_run_ends_at_its_url(
     options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if name != "baseline"]
     assert main(["train", *options, "--no-baseline"]) == 0
     monkeypatch.setattr(MemoryFileSystem, "get_file", forbidden)
-    stored = {name.removeprefix("/models/support/") for name in MemoryFileSystem.store}
+    stored = {name.removeprefix("/uploaded/support/") for name in MemoryFileSystem.store}
 
     assert {"lc_finetune.json", "model.safetensors", "onnx/model.onnx", "README.md", "metrics.jsonl"} <= stored
     assert MARKER not in stored
@@ -101,11 +101,11 @@ def test_a_store_that_was_never_reached_costs_no_training_either(
 
 def test_what_is_there_is_refused_before_any_work(given: dict[str, Any], cache: Path) -> None:
     """And untouched."""
-    MemoryFileSystem().pipe_file("/models/support/notes.md", b"mine")
+    MemoryFileSystem().pipe_file("/uploaded/support/notes.md", b"mine")
     with pytest.raises(ConfigError, match="with content"):
         fine_tune(TrainConfig(**given))
 
-    assert list(MemoryFileSystem.store) == ["/models/support/notes.md"]
+    assert list(MemoryFileSystem.store) == ["/uploaded/support/notes.md"]
     assert not cache.exists()
 
 
