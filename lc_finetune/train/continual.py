@@ -170,7 +170,7 @@ def with_earlier_figures(
             continue
         after = figures.get(split) or measure(evaluate(predictor, examples, source=split))
         before = measure(evaluate(earlier, examples, source=split))
-        scalars = {name: value for name, value in before.items() if isinstance(value, float)}
+        scalars = {name: value for name, value in before.items() if isinstance(value, int | float) and name != "rows"}
         figures[split] = {**after, "before": scalars}
         if split in old:
             figures[split]["forgotten"] = before[key] - after[key]
