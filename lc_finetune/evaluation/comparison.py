@@ -181,7 +181,7 @@ def _answers(evaluation: Evaluation) -> NDArray[np.float64]:
 
 def _means(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean exact match and F1; sums as `_answers` has them, over questions."""
-    return sums[1:] / sums[0]
+    return np.asarray(sums[1:] / sums[0])
 
 
 def _mean_errors(sums: NDArray[np.float64]) -> NDArray[np.float64]:

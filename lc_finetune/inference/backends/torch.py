@@ -33,7 +33,7 @@ def quiet() -> Iterator[None]:
             verbosity.enable_progress_bar()
 
 
-_LOADERS = {
+_LOADERS: dict[str, str] = {
     "token-classification": "AutoModelForTokenClassification",
     QUESTIONS: "AutoModelForQuestionAnswering",
 }
