@@ -381,7 +381,8 @@ def test_evaluate_and_calibrate(tmp_path: Path, capsys: pytest.CaptureFixture[st
     made = tiny_checkpoint(tmp_path / "c", task="question-answering", max_length=64)
     other = tiny_checkpoint(tmp_path / "other", task="question-answering", max_length=64, seed=1)
     rows, page, errors = str(sample_file("questions", "test")), tmp_path / "page.html", tmp_path / "errors.jsonl"
-    assert main(["calibrate", str(made.path), rows, "--accept", "score=0,no answer=1"]) == 0
+    assert main(["calibrate", str(made.path), rows, "--accept", "score=0.5,maybe=1"]) == 2
+    assert main(["calibrate", str(made.path), rows, "--accept", "coverage=0.5"]) == 0
     assert main([
         "evaluate", str(made.path), rows, "--report", str(page), "--errors", str(errors), "--against", str(other.path),
         "--show-texts",
