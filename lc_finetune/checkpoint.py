@@ -43,8 +43,11 @@ Task = Literal[
     "regression",
     "token-classification",
     "relation-classification",
+    "question-answering",
 ]
-PAIRS: tuple[Task, ...] = ("text-pair-classification",)
+QUESTIONS: Task = "question-answering"
+"""The task that is given a question and a context, and answers with a part of the context."""
+PAIRS: tuple[Task, ...] = ("text-pair-classification", QUESTIONS)
 """Tasks that are given two texts at a time."""
 RELATIONS: Task = "relation-classification"
 """The task that is given a text with two marked mentions; see `lc_finetune.markers`."""
@@ -55,10 +58,13 @@ RUNNABLES: dict[Task, str] = {
     "regression": "TextRegressor",
     "token-classification": "EntityTagger",
     "relation-classification": "RelationClassifier",
+    "question-answering": "QuestionAnswerer",
 }
 """The public class that serves each task."""
 PRETRAINING: Literal["mlm"] = "mlm"
 """Masked-language-model pre-training, whose result is a base model: it has no labels, and no class serves it."""
+EDGES = ("start", "end")
+"""What a question answerer gives each piece two logits for: that the answer begins, or ends, with it."""
 MULTI_LABEL = "multi_label_classification"
 """The `problem_type` by which a `config.json` says that labels are independent."""
 TagUnit = Literal["piece", "first", "word"]
@@ -171,6 +177,22 @@ class NumberScale(BaseModel):
     interval: NumberInterval | None = Field(default=None, description="None if there were too few held-out rows.")
 
 
+class AnswerRule(BaseModel):
+    """How a span is chosen from a question answerer's scores, and when there is no answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    longest: int = Field(ge=1, description="Pieces of an answer, at most.")
+    null_margin: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="There is no answer if the log-probability of that exceeds the best span's by more; None: there "
+        "always is one.",
+    )
+    split: str = Field(description="Which rows the margin was chosen on.")
+    rows: int = Field(ge=0, description="Their number.")
+
+
 class Manifest(BaseModel):
     """The content of `lc_finetune.json`."""
 
@@ -185,6 +207,7 @@ class Manifest(BaseModel):
     )
     thresholds: LabelThresholds | None = Field(default=None, description="Of a multi-label classifier.")
     scale: NumberScale | None = Field(default=None, description="Of a regressor.")
+    answering: AnswerRule | None = Field(default=None, description="Of a question answerer.")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Per split: its size and figures.")
     adapter: AdapterRecord | None = Field(default=None, description="None if the whole model was tuned.")
     base_model: str | None = None
@@ -266,7 +289,7 @@ class Checkpoint:
             check_files(folder, manifest)
         else:
             _say_plain_once(folder)
-        labels = _labels(config.get("id2label"), folder)
+        labels = LabelSet(EDGES) if task == QUESTIONS else _labels(config.get("id2label"), folder)
         if manifest:
             _check_per_label(folder, manifest, labels)
         return cls(folder, manifest, config, task, labels)
@@ -276,6 +299,8 @@ def example_of(task: Task) -> str:
     """Write, as Python, what a Runnable of the task is given."""
     if task == RELATIONS:
         return '{"text": "…", "head": (0, 3), "tail": (9, 11)}'
+    if task == QUESTIONS:
+        return '{"question": "…", "context": "…"}'
     return '{"text": "…", "text_pair": "…"}' if task in PAIRS else '"…"'
 
 
@@ -553,12 +578,15 @@ def _task_of(config: Mapping[str, Any], folder: Path) -> Task:
     architectures = config.get("architectures") or []
     if any(str(name).endswith("ForTokenClassification") for name in architectures):
         return "token-classification"
+    if any(str(name).endswith("ForQuestionAnswering") for name in architectures):
+        return QUESTIONS
     if any(str(name).endswith("ForSequenceClassification") for name in architectures):
         if config.get("problem_type") == MULTI_LABEL:
             return "multi-label-classification"
         return "regression" if len(config.get("id2label") or {}) == 1 else "text-classification"
     raise CheckpointError(
-        f"{folder}: expected a model for sequence or token classification, found {architectures or 'no architecture'}."
+        f"{folder}: expected a model for sequence or token classification, or question answering, found "
+        f"{architectures or 'no architecture'}."
     )
 
 

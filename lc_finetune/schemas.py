@@ -164,6 +164,27 @@ class Tagging(Result):
     entities: tuple[Entity, ...] = Field(default=(), description="Entities in order of position.")
 
 
+class QuestionAnswer(Result):
+    """A part of a context that answers a question: `result.context[start:end] == answer`, always."""
+
+    text: str = Field(repr=False, description="The context as given, unchanged.")
+    question: str = Field(repr=False, description="The question as given, unchanged.")
+    answer: str | None = Field(description="The characters of the answer, unchanged; None if the context has none.")
+    start: int | None = Field(default=None, ge=0, description="Offset of its first character; None without an answer.")
+    end: int | None = Field(default=None, ge=0, description="Offset after its last character; None without an answer.")
+    score: Probability | None = Field(
+        default=None, description="Probability that this is exactly right; that there is no answer, if there is none."
+    )
+    accepted: bool | None = Field(
+        default=None, description="Whether the score reaches the threshold; None if uncalibrated."
+    )
+
+    @property
+    def context(self) -> str:
+        """The text that was asked about."""
+        return self.text
+
+
 class Mention(BaseModel):
     """A part of a text that stands in a relation: `result.text[start:end] == text`, always."""
 

@@ -17,7 +17,9 @@ from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from pydantic import ConfigDict, Field
 
 from lc_finetune.checkpoint import (
+    EDGES,
     MULTI_LABEL,
+    QUESTIONS,
     RELATIONS,
     Checkpoint,
     LabelThresholds,
@@ -181,6 +183,8 @@ def tiny_checkpoint(
     if task == "regression":
         names = LabelSet(("value",))
     wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
+    if task == QUESTIONS:
+        names = LabelSet(EDGES)
     if task == RELATIONS:
         add_markers(wrapped)
     with staged_folder(final) as staging:
@@ -233,15 +237,21 @@ def tiny_model(
     tokenizer: PreTrainedTokenizerFast, *, task: Task, labels: LabelSet, max_length: int, seed: int = 0
 ) -> PreTrainedModel:
     """Build a random model with a head for the task."""
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+    from transformers import (
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
 
     config = _config(tokenizer, max_length=max_length)
     config.id2label, config.label2id = labels.id2label, labels.label2id
     if task == "multi-label-classification":
         config.problem_type = MULTI_LABEL
-    head: Any = (
-        AutoModelForTokenClassification if task == "token-classification" else AutoModelForSequenceClassification
-    )
+    heads: dict[Task, Any] = {
+        "token-classification": AutoModelForTokenClassification,
+        QUESTIONS: AutoModelForQuestionAnswering,
+    }
+    head = heads.get(task, AutoModelForSequenceClassification)
     return _random(head, config, seed)
 
 

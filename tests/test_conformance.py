@@ -28,6 +28,7 @@ from lc_finetune import (
     LCFinetuneError,
     MultiLabelClassifier,
     PairClassifier,
+    QuestionAnswerer,
     RelationClassifier,
     TextClassifier,
     TextRegressor,
@@ -65,6 +66,11 @@ def _pairs(folder: Path) -> str:
 
 
 @cache
+def _questions(folder: Path) -> str:
+    return str(tiny_checkpoint(folder.with_name("conformance-questions"), task="question-answering").path)
+
+
+@cache
 def _regressor(folder: Path) -> str:
     return str(tiny_checkpoint(folder.with_name("conformance-regressor"), task="regression").path)
 
@@ -88,6 +94,8 @@ CASES = [
          {"text": "Ann in Oslo", "head": (0, 3), "tail": (7, 11)}, "Ann in Oslo"),
     Case("pair", lambda c, _: PairClassifier(checkpoint=_pairs(c.path), device="cpu"),
          {"text": "my card", "text_pair": "is lost"}, "my card"),
+    Case("questions", lambda c, _: QuestionAnswerer(checkpoint=_questions(c.path), device="cpu"),
+         {"question": "where is it", "context": "my card is in Oslo"}, "my card"),
     Case("regressor", lambda c, _: TextRegressor(checkpoint=_regressor(c.path), device="cpu"), "my card", 3),
     Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
          "my card", 3),

@@ -142,7 +142,7 @@ def test_batches_hold_every_window_within_the_budget(lengths: list[int], budget:
 class SlowModel:
     """A fake at the worker's seam: each forward takes a fixed time; the answer is the text's length."""
 
-    max_length, stride, per_piece, token_types = 16, 4, False, False
+    max_length, stride, per_piece, keeps_first, token_types = 16, 4, False, False, False
     frame, pad_id = Frame([1], [2]), 0
 
     def __init__(self, seconds: float = 0.05, budget: int = 10_000) -> None:

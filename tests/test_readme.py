@@ -32,6 +32,7 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
     tiny_checkpoint(tmp_path / "runs" / "relations", task="relation-classification", max_length=64)
+    tiny_checkpoint(tmp_path / "runs" / "questions", task="question-answering")
     tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
     tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
@@ -84,6 +85,18 @@ def test_the_page_on_relations_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     assert (namespace["one"].head.text, namespace["one"].tail.text) == ("Ann", "Acme")
     assert len(namespace["found"]) == len(namespace["every"].relations)
+
+
+def test_the_page_on_question_answering_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "questions", task="question-answering")
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/question-answering.md"):
+        exec(snippet, namespace)
+
+    assert namespace["reply"].context[namespace["reply"].start : namespace["reply"].end] == namespace["reply"].answer
+    assert len(namespace["replies"]) == 2
 
 
 def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

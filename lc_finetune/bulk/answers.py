@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lc_finetune.bulk.cells import Number
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import QUESTIONS, Task
 from lc_finetune.errors import ConfigError, InputError
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, MultiLabelClassification, Regression, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, QuestionAnswer, Regression, Tagging
 
 COLUMNS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("label", "score", "accepted", "in_scope", "error"),
@@ -18,6 +18,7 @@ COLUMNS: dict[Task, tuple[str, ...]] = {
     "regression": ("value", "low", "high", "error"),
     "token-classification": ("entities", "error"),
     "relation-classification": ("label", "score", "accepted", "error"),
+    "question-answering": ("answer", "start", "end", "score", "accepted", "error"),
 }
 """What is added, in this order and always, whether a checkpoint is calibrated or not."""
 
@@ -27,15 +28,18 @@ def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
 
     A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a multi-label classifier
     adds `labels` in place of `label` and `score`; a classifier of relations has no `in_scope`; a regressor adds
-    `value`, `low` and `high`; a tagger adds `entities`. All end with `error`: None, or why this row has no answer.
+    `value`, `low` and `high`; a tagger adds `entities`; a question answerer `answer`, `start`, `end`, `score` and
+    `accepted`. All end with `error`: None, or why this row has no answer.
 
     Raises:
-        ConfigError: If scores are asked of a regressor or a tagger.
+        ConfigError: If scores are asked of a regressor, a tagger or a question answerer.
     """
     if scores and task == "token-classification":
         raise ConfigError("Expected --scores with a classifier, found a tagger. Its entities have their scores.")
     if scores and task == "regression":
         raise ConfigError("Expected --scores with a classifier, found a regressor. Its numbers have intervals.")
+    if scores and task == QUESTIONS:
+        raise ConfigError("Expected --scores with a classifier, found a question answerer. Its answers have a score.")
     plain = COLUMNS[task]
     return (*plain[:-1], "scores", plain[-1]) if scores else plain
 
@@ -72,6 +76,8 @@ class Answers:
             found["error"] = " ".join(str(outcome).split()) or type(outcome).__name__  # on one line, as TSV needs it
         elif isinstance(outcome, Tagging):
             found["entities"] = [entity.model_dump() for entity in outcome.entities]
+        elif isinstance(outcome, QuestionAnswer):
+            found = outcome.model_dump(include=set(COLUMNS[QUESTIONS]))
         elif isinstance(outcome, Regression):
             found = {"value": outcome.value, "low": outcome.low, "high": outcome.high}
         elif isinstance(outcome, Classification | MultiLabelClassification):
@@ -100,6 +106,9 @@ class Answers:
             "value": number,
             "low": number,
             "high": number,
+            "answer": text,
+            "start": offset,
+            "end": offset,
             "accepted": pa.bool_(),
             "in_scope": probability,
             "scores": pa.struct([(label, probability) for label in self.labels.names]),

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lc_finetune.bulk.cells import JSON, json_text
 from lc_finetune.checkpoint import sha256
+from lc_finetune.data.questions import CONTEXT_COLUMNS, QUESTION_COLUMNS
 from lc_finetune.data.readers import (
     TEXT_COLUMNS,
     check_file,
@@ -138,11 +139,13 @@ class TextColumns:
         text: The column of the text, or of the first of a pair.
         pair: The column of the second text of a pair.
         pairs: Whether pairs are wanted.
+        questions: Whether those are questions and contexts.
     """
 
     text: str | None = None
     pair: str | None = None
     pairs: bool = False
+    questions: bool = False
 
     def among(self, source: str, columns: Sequence[str]) -> tuple[str, ...]:
         """Find them.
@@ -150,6 +153,11 @@ class TextColumns:
         Raises:
             DataError: If one is missing.
         """
+        if self.questions:
+            return (
+                find_column(source, columns, self.text, QUESTION_COLUMNS, "text"),
+                find_column(source, columns, self.pair, CONTEXT_COLUMNS, "text-pair"),
+            )
         couple = find_couple(source, columns, self.text, self.pair, "text-pair-classification") if self.pairs else None
         return couple or (find_column(source, columns, self.text, TEXT_COLUMNS, "text"),)
 

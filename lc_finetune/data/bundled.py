@@ -13,6 +13,7 @@ SUFFIX = {
     "pairs": "csv",
     "urgency": "csv",
     "relations": "jsonl",
+    "questions": "json",
 }
 
 

@@ -58,7 +58,26 @@ class TaggedExample:
     spans: tuple[Span, ...]
 
 
-Example = TextExample | MultiLabelExample | RegressionExample | TaggedExample
+@dataclass(frozen=True, slots=True)
+class QuestionExample:
+    """A question, a context, and the parts of it that answer, each by its character offsets; none if nothing does."""
+
+    question: str
+    context: str
+    answers: tuple[Range, ...]
+
+    @property
+    def text(self) -> str:
+        """The context: what the offsets count in."""
+        return self.context
+
+    @property
+    def answer_texts(self) -> tuple[str, ...]:
+        """The characters of the answers."""
+        return tuple(self.context[start:end] for start, end in self.answers)
+
+
+Example = TextExample | MultiLabelExample | RegressionExample | TaggedExample | QuestionExample
 
 
 def inputs_of(examples: Sequence[Example]) -> list[Input]:
@@ -67,19 +86,23 @@ def inputs_of(examples: Sequence[Example]) -> list[Input]:
 
 
 def input_of(example: Example) -> Input:
-    """Give the text, with markers around its two mentions if it has such, or both texts."""
+    """Give the text, with markers around its two mentions if it has such, or both texts, or question and context."""
     if isinstance(example, RelationExample):
         return mark(example.text, example.head, example.tail)
+    if isinstance(example, QuestionExample):
+        return example.question, example.context
     return (example.text, example.text_pair) if isinstance(example, PairExample) else example.text
 
 
 def gold_of(examples: Sequence[Example]) -> Any:
-    """List the right answers: a label of each, its labels, its number, or its spans."""
+    """List the right answers: a label of each, its labels, its number, its spans, or its answers."""
     return [answer_of(example) for example in examples]
 
 
 def answer_of(example: Example) -> Any:
-    """Give the right answer: a label, labels, a number, or spans."""
+    """Give the right answer: a label, labels, a number, spans, or the texts of all answers to a question."""
+    if isinstance(example, QuestionExample):
+        return example.answer_texts
     if isinstance(example, TextExample):
         return example.label
     if isinstance(example, RegressionExample):

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from lc_finetune.checkpoint import RELATIONS, Task
+from lc_finetune.checkpoint import QUESTIONS, RELATIONS, Task
 from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
 from lc_finetune.data.examples import (
     Example,
@@ -26,6 +26,14 @@ from lc_finetune.data.examples import (
     RegressionExample,
     TaggedExample,
     TextExample,
+)
+from lc_finetune.data.questions import (
+    ANSWER_COLUMNS,
+    CONTEXT_COLUMNS,
+    QUESTION_COLUMNS,
+    from_rows,
+    from_squad,
+    hold_questions,
 )
 from lc_finetune.data.relations import (
     RELATION_COLUMNS,
@@ -114,7 +122,8 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
     CSV, TSV, JSON, JSONL and Parquet hold one text, or a pair of texts, a row with its label; or a text with its
     labels: a list, or a cell with a delimiter; or, as JSON, JSONL and Parquet, a text with `entities`; `.conll`,
     `.iob`, `.bio` and `.txt` hold one word and tag a line. Two mentions with a relation are marked in the text, or
-    given as two columns of spans; a `.txt` of SemEval-2010 task 8 is recognised. Texts are not changed in any way, but
+    given as two columns of spans; a `.txt` of SemEval-2010 task 8 is recognised. Questions about contexts are read as
+    SQuAD has them, or one a row. Texts are not changed in any way, but
     for such marks, which are taken out.
 
     Args:
@@ -407,6 +416,8 @@ def _from_rows(source: str, rows: Sequence[Row], options: ReadOptions) -> Loaded
     if not rows:
         raise DataError(f"{source}: expected labelled rows, found a header alone or nothing. Add rows.")
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
+    if options.task == QUESTIONS or (options.task == "auto" and hold_questions([row.fields for row in rows])):
+        return _asked(source, rows, columns, options)
     if couple := find_couple(source, columns, options.text_column, options.text_pair_column, options.task):
         label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
         return _labelled(source, rows, couple, label, options)
@@ -538,6 +549,24 @@ def _related(
         for row, example in zip(kept, cast("Sequence[TextExample]", loaded.examples), strict=True)
     ]
     return Loaded(tuple(examples), RELATIONS, loaded.notes)
+
+
+def _asked(source: str, rows: Sequence[Row], columns: Sequence[str], options: ReadOptions) -> Loaded:
+    """Read questions about contexts: as SQuAD nests them, or one a row."""
+    if "paragraphs" in columns:
+        examples = from_squad(source, [row.fields for row in rows])
+    else:
+        question = find_column(source, columns, options.text_column, QUESTION_COLUMNS, "text")
+        context = find_column(source, columns, options.text_pair_column, CONTEXT_COLUMNS, "text-pair")
+        answers = find_column(source, columns, options.label_column, ANSWER_COLUMNS, "label")
+        cells = [(row.where, text_in(row, question), text_in(row, context), row.fields) for row in rows]
+        examples = from_rows(cells, answers)
+    if not examples:
+        raise DataError(f"{source}: expected questions, found none. Is this the right file?")
+    unanswered = sum(not example.answers for example in examples)
+    contexts = len({example.context for example in examples})
+    said = f"{source}: {len(examples):,} questions about {contexts:,} contexts, {unanswered:,} without an answer."
+    return Loaded(tuple(examples), QUESTIONS, (said,))
 
 
 def _read_semeval(path: Path, lines: Sequence[str], options: ReadOptions) -> Loaded:

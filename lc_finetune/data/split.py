@@ -7,11 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lc_finetune.answers import ANSWERED, UNANSWERED
 from lc_finetune.data.duplicates import LIMIT, fold, groups
 from lc_finetune.data.examples import (
     Example,
     MultiLabelExample,
     PairExample,
+    QuestionExample,
     RegressionExample,
     TaggedExample,
     TextExample,
@@ -92,11 +94,20 @@ def split_examples(
     notes = _notes(splits, known)
     if len(train) > LIMIT:
         notes.append(f"near duplicates are not looked for above {LIMIT:,} rows, only equal texts.")
-    return Splits(**splits, duplicates=len(train) - len(set(group_of)), notes=tuple(notes))
+    return Splits(**splits, duplicates=_duplicates(train, group_of), notes=tuple(notes))
+
+
+def _duplicates(train: Sequence[Example], group_of: Sequence[int]) -> int:
+    """Count the rows that repeat another; of questions, those about the same context."""
+    questions = [fold(example.question) for example in train if isinstance(example, QuestionExample)]
+    return len(train) - len(set(zip(group_of, questions, strict=True) if questions else group_of))
 
 
 def _groups(examples: Sequence[Example]) -> list[int]:
-    """Give each example the number of its group of near duplicates; of pairs, both texts must be near."""
+    """Give each example the number of its group of near duplicates; of pairs, both texts must be near.
+
+    Questions about one context, or near ones, are a group: other parts of the data show contexts that are new.
+    """
     texts = [example.text for example in examples]
     pairs = [example.text_pair for example in examples if isinstance(example, PairExample)]
     if not pairs:
@@ -116,11 +127,13 @@ def _labelled(example: Example, label: str) -> bool:
 
 
 def classes(example: Example) -> tuple[str, ...]:
-    """Name what an example shows: its label or labels, or its entity types; a number is no class."""
+    """Name what an example shows: its label or labels, entity types, or whether it has an answer; a number none."""
     if isinstance(example, RegressionExample):
         return ()
     if isinstance(example, TextExample):
         return (example.label,)
+    if isinstance(example, QuestionExample):
+        return (ANSWERED if example.answers else UNANSWERED,)
     return example.labels if isinstance(example, MultiLabelExample) else tuple(sorted({s.label for s in example.spans}))
 
 
@@ -131,6 +144,10 @@ def _check_trainable(train: Sequence[Example], known: Sequence[str]) -> None:
     if numbers:
         return
     found = sorted({name for example in train for name in classes(example)}.union(known))
+    if isinstance(train[0], QuestionExample):
+        if ANSWERED not in found:
+            raise DataError("Expected questions with an answer in the training rows, found none. Mark some answers.")
+        return
     if not isinstance(train[0], TaggedExample) and len(found) < 2:
         raise DataError(
             f"Expected at least two classes in the training rows, found {f'one: {shown(found)}' if found else 'none'}. "
@@ -230,6 +247,10 @@ def _notes(splits: dict[str, tuple[Example, ...]], known: Sequence[str]) -> list
 
 
 def _folded(example: Example) -> tuple[str, ...]:
-    """Fold the text, or both texts, for comparison only."""
-    texts = (example.text, example.text_pair) if isinstance(example, PairExample) else (example.text,)
+    """Fold the text, both texts of a pair, or question and context, for comparison only."""
+    texts: tuple[str, ...] = (example.text,)
+    if isinstance(example, PairExample):
+        texts = example.text, example.text_pair
+    elif isinstance(example, QuestionExample):
+        texts = example.question, example.context
     return tuple(map(fold, texts))

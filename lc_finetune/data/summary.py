@@ -15,6 +15,7 @@ from lc_finetune.data.examples import (
     Example,
     MultiLabelExample,
     PairExample,
+    QuestionExample,
     RegressionExample,
     RelationExample,
     TaggedExample,
@@ -102,7 +103,7 @@ def summarize(splits: Splits, tokenizer: Any, *, max_length: int, notes: Iterabl
         notes: What the readers noticed.
     """
     examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
-    pairs = isinstance(examples[0], PairExample)
+    pairs = isinstance(examples[0], PairExample | QuestionExample)
     encoded = tokenizer(inputs_of(examples), add_special_tokens=False, truncation=False, verbose=False)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lc_finetune.answers import answer_f1, exact_match
 from lc_finetune.confidence import Interval
 from lc_finetune.data import gold_of
 from lc_finetune.evaluation.answering import Evaluation
 from lc_finetune.evaluation.judging import Answer
-from lc_finetune.schemas import Classification, Regression, Tagging
+from lc_finetune.schemas import Classification, QuestionAnswer, Regression, Tagging
 
 DRAWS = 2000
 """Resamples behind an interval."""
@@ -79,10 +80,13 @@ def compare(this: Evaluation, other: Evaluation, *, name: str) -> Comparison:
     """
     rows = len(this.examples)
     numbers = isinstance(this.results[0], Regression)
+    questions = isinstance(this.results[0], QuestionAnswer)
     measure: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     if numbers:
         names: tuple[str, ...] = ("MAE", "RMSE")
         counts, measure = [_errors(one) for one in (this, other)], _mean_errors
+    elif questions:
+        names, counts, measure = ("exact match", "F1"), [_answers(one) for one in (this, other)], _means
     else:
         # F1 over all answers is the accuracy where each text has one.
         names = ("accuracy" if isinstance(this.results[0], Classification) else "micro F1", "macro F1")
@@ -167,6 +171,17 @@ def _errors(evaluation: Evaluation) -> NDArray[np.float64]:
     found = np.array([result.value for result in evaluation.results])
     error = np.abs(found - np.array(gold_of(evaluation.examples)))
     return np.stack([np.ones(len(error)), error, error**2], axis=1)
+
+
+def _answers(evaluation: Evaluation) -> NDArray[np.float64]:
+    """List 1, exact match and F1 for each question, shape `(rows, 3)`."""
+    pairs = [(one.answer, wanted) for one, wanted in zip(evaluation.results, gold_of(evaluation.examples), strict=True)]
+    return np.array([[1.0, exact_match(*pair), answer_f1(*pair)] for pair in pairs])
+
+
+def _means(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean exact match and F1; sums as `_answers` has them, over questions."""
+    return np.asarray(sums[1:] / sums[0])
 
 
 def _mean_errors(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lc_finetune.checkpoint import Task
-from lc_finetune.data import MultiLabelExample, PairExample, RegressionExample, RelationExample, TextExample
+from lc_finetune.data import (
+    MultiLabelExample,
+    PairExample,
+    QuestionExample,
+    RegressionExample,
+    RelationExample,
+    TextExample,
+)
 from lc_finetune.evaluation.answering import Evaluation
 
 SUFFIXES: dict[Task, str] = {
@@ -19,6 +26,7 @@ SUFFIXES: dict[Task, str] = {
     "regression": ".csv",
     "relation-classification": ".jsonl",
     "token-classification": ".jsonl",
+    "question-answering": ".jsonl",
 }
 """The format in which training reads a task's rows with all that they hold."""
 ENDS = ("head", "tail")
@@ -30,8 +38,8 @@ def errors_file(evaluation: Evaluation) -> str:
     A table of `text`, `label` or `labels`, `predicted`, `score`, `likely_label_error` for classifiers, of pairs with
     `text_pair`; of `text`, `label`, `predicted`, `low`, `high` for regressors, whose mistakes are numbers outside of
     their interval; a JSON object a line for taggers, of `text`, `entities`, `predicted`, `likely_label_error`, and of
-    relations, of `text`, `head`, `tail`, `label`, `predicted`, `score`, `likely_label_error`. Training reads texts and
-    labels.
+    relations, of `text`, `head`, `tail`, `label`, `predicted`, `score`, `likely_label_error`; of
+    questions, of `question`, `context`, `answers`, `predicted`, `score`. Training reads texts and labels, or answers.
     """
     examples: Sequence[Any] = evaluation.examples
     results, wrong = evaluation.results, sorted(evaluation.wrong)
@@ -72,6 +80,20 @@ def errors_file(evaluation: Evaluation) -> str:
             [examples[row].text, str(list(examples[row].labels)), str(list(results[row].labels)), row in doubted]
             for row in wrong
         ])  # fmt: skip
+    if isinstance(examples[0], QuestionExample):
+        return _lines(
+            {
+                "question": examples[row].question,
+                "context": examples[row].context,
+                "answers": {
+                    "text": list(examples[row].answer_texts),
+                    "answer_start": [start for start, _ in examples[row].answers],
+                },
+                "predicted": results[row].answer,
+                "score": results[row].score,
+            }
+            for row in wrong
+        )
     return _lines(
         {
             "text": examples[row].text,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from lc_finetune.data import Example, gold_of
+from lc_finetune.answers import ANSWERED, UNANSWERED, exact_match
+from lc_finetune.data import Example, QuestionExample, gold_of
 from lc_finetune.labels import Span
-from lc_finetune.schemas import Classification, MultiLabelClassification, Regression, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, QuestionAnswer, Regression, Tagging
 
 Kind = Literal["right", "wrong", "missed", "invented", "type", "boundary", "type and boundary"]
 SPAN_ERRORS: tuple[Kind, ...] = ("type", "boundary", "type and boundary", "missed", "invented")
@@ -22,7 +23,7 @@ class Answer:
 
     A classifier has one a text; a multi-label classifier one for each label that applies or is given; a tagger one for
     each entity that there is or was found. A regressor has one a text, right if the number lies in its interval,
-    and no labels.
+    and no labels. A question answerer has one a question, whose labels say whether there is an answer.
 
     Attributes:
         row: Index of the text.
@@ -63,6 +64,8 @@ def judge(examples: Sequence[Example], results: Sequence[Any]) -> list[Answer]:
     for row, (wanted, result) in enumerate(zip(gold_of(examples), results, strict=True)):
         if isinstance(result, Regression):
             answers.append(_judge_number(row, wanted, result))
+        elif isinstance(result, QuestionAnswer):
+            answers.append(_judge_answer(row, cast(QuestionExample, examples[row]), result))
         elif isinstance(result, Tagging):
             answers += _judge_spans(row, wanted, result)
         elif isinstance(result, MultiLabelClassification):
@@ -81,6 +84,24 @@ def _judge_number(row: int, wanted: float, result: Regression) -> Answer:
     """Judge a number by its interval; without one, none is wrong."""
     outside = result.low is not None and result.high is not None and not result.low <= wanted <= result.high
     return Answer(row, "wrong" if outside else "right", None, None)
+
+
+def _judge_answer(row: int, example: QuestionExample, result: QuestionAnswer) -> Answer:
+    """Judge an answer by exact match; one that is wrong but overlaps a right one has other bounds."""
+    span = None if result.start is None or result.end is None else (result.start, result.end)
+    overlapping = [one for one in example.answers if span and min(one[1], span[1]) > max(one[0], span[0])]
+    kind: Kind = "wrong"
+    if exact_match(result.answer, example.answer_texts):
+        kind = "right"
+    elif not example.answers:
+        kind = "invented"
+    elif span is None:
+        kind = "missed"
+    elif overlapping:
+        kind = "boundary"
+    wanted, found = (ANSWERED if one else UNANSWERED for one in (example.answers, span))
+    first = next(iter([*overlapping, *example.answers]), None)
+    return Answer(row, kind, wanted, found, result.score, None, first, span)
 
 
 def _judge_labels(row: int, wanted: Sequence[str], result: MultiLabelClassification) -> Iterator[Answer]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lc_finetune.data import Example, gold_of
 from lc_finetune.evaluation.judging import Answer
-from lc_finetune.schemas import MultiLabelClassification, Regression, Tagging
+from lc_finetune.schemas import MultiLabelClassification, QuestionAnswer, Regression, Tagging
 
 
 def likely_label_errors(answers: Sequence[Answer], examples: Sequence[Example], results: Sequence[Any]) -> list[Answer]:
@@ -31,7 +31,7 @@ def likely_label_errors(answers: Sequence[Answer], examples: Sequence[Example], 
         results: Of a checkpoint, as many.
     """
     mistakes = [answer for answer in answers if answer.kind != "right"]
-    if not mistakes or isinstance(results[0], Regression):
+    if not mistakes or isinstance(results[0], Regression | QuestionAnswer):
         return []
     if isinstance(results[0], Tagging):
         return _of_spans(answers)

@@ -14,9 +14,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lc_finetune.checkpoint import Checkpoint, Task, write_text_atomically
+from lc_finetune.checkpoint import QUESTIONS, Checkpoint, Task, write_text_atomically
 from lc_finetune.confidence import Bin, Calibration
-from lc_finetune.data import Example, PairExample, gold_of
+from lc_finetune.data import Example, PairExample, QuestionExample, gold_of
 from lc_finetune.evaluation.answering import Evaluation
 from lc_finetune.evaluation.comparison import DRAWS, Comparison
 from lc_finetune.evaluation.history import Curve, loss_curves, metric_curves, read_history
@@ -40,7 +40,7 @@ from lc_finetune.evaluation.plots import (
     scatter_plot,
 )
 from lc_finetune.inference.reliability import reliability_bins
-from lc_finetune.schemas import MultiLabelClassification, Regression, Tagging
+from lc_finetune.schemas import MultiLabelClassification, QuestionAnswer, Regression, Tagging
 
 REPORT = "report.html"
 MOST_SHOWN = 50
@@ -117,10 +117,11 @@ def evaluation_page(
         *_of_answers(checkpoint, evaluation, figures.get(evaluation.source, {}), show_texts=show_texts),
     ]
     manifest = checkpoint.manifest
+    labelled = checkpoint.task not in ("regression", QUESTIONS)
     facts = [
         checkpoint.task,
         f"{evaluation.source}: {len(evaluation.examples):,} rows",
-        *([] if checkpoint.task == "regression" else [f"{len(checkpoint.labels):,} {_columns(checkpoint.task)}"]),
+        *([f"{len(checkpoint.labels):,} {_columns(checkpoint.task)}"] if labelled else []),
         *([f"base model {manifest.base_model}"] if manifest and manifest.base_model else []),
     ]
     rendered: str = _template().render(
@@ -140,6 +141,13 @@ def _of_answers(
         return []
     if isinstance(evaluation.results[0], Regression):
         return [_numbers(evaluation, show_texts=show_texts), _lengths(evaluation)]
+    if isinstance(evaluation.results[0], QuestionAnswer):
+        return [
+            _questions(evaluation),
+            _reliability(evaluation, evaluation.calibration),
+            _mistakes(evaluation, show_texts=show_texts),
+            _lengths(evaluation),
+        ]
     of_mistakes = _confusion
     if isinstance(evaluation.results[0], Tagging):
         of_mistakes = _error_types
@@ -332,6 +340,26 @@ def _error_types(evaluation: Evaluation) -> list[Section]:
     return [errors, confusion]
 
 
+def _questions(evaluation: Evaluation) -> Section:
+    kinds: tuple[Kind, ...] = ("wrong", "boundary", "missed", "invented")
+    counted = error_types(evaluation.answers)
+    words = [
+        "An answer is right if it is one of the right ones, as SQuAD compares them. boundary: it shares characters "
+        "with a right one. wrong: it shares none. missed: there is an answer, none was found. invented: there is none."
+    ]
+    rows: list[list[Cell]] = [
+        [label, *(counts[kind] for kind in ("right", *kinds))] for label, counts in counted.items()
+    ]
+    mistakes: dict[str, dict[str, int]] = {
+        label: {kind: counts[kind] for kind in kinds} for label, counts in counted.items()
+    }
+    return Section(
+        "errors", "Kinds of errors", words,
+        plots=[bar_plot("errors-plot", "Errors by what was wanted and kind", mistakes, kinds)],
+        tables=[Table("errors-table", "Questions by what was wanted and kind", ["wanted", "right", *kinds], rows)],
+    )  # fmt: skip
+
+
 def _matrix_section(
     name: str,
     title: str,
@@ -495,11 +523,12 @@ def _marked(example: Example, answer: Answer) -> str:
     if isinstance(example, PairExample):
         return f"{example.text} | {example.text_pair}"
     text = example.text
+    asked = f"{example.question} | " if isinstance(example, QuestionExample) else ""
     spans = [span for span in (answer.wanted_span, answer.found_span) if span is not None]
     if not spans:
-        return text
+        return f"{asked}{text}"
     start, end = min(span[0] for span in spans), max(span[1] for span in spans)
-    return Markup("{}<mark>{}</mark>{}").format(text[:start], text[start:end], text[end:])
+    return Markup("{}{}<mark>{}</mark>{}").format(asked, text[:start], text[start:end], text[end:])
 
 
 def _lengths(evaluation: Evaluation) -> Section:

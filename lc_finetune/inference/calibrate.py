@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import Checkpoint, Manifest, write_manifest, write_text_atomically
+from lc_finetune.answers import ANSWERED, ANSWERS, UNANSWERED, exact_match
+from lc_finetune.checkpoint import QUESTIONS, Checkpoint, Manifest, write_manifest, write_text_atomically
 from lc_finetune.confidence import (
     CARD_HEADING,
     SMALLEST,
@@ -33,7 +34,7 @@ from lc_finetune.inference.parity import Gold
 from lc_finetune.inference.predictor import Predictor, window_of
 from lc_finetune.inference.reliability import reliability, reliability_of_pairs
 from lc_finetune.labels import LabelSet, Span
-from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Tagging
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, QuestionAnswer, Tagging
 from lc_finetune.schemes import TagSet
 
 FOLDS = 10
@@ -195,12 +196,12 @@ class LabelEvidence:
 
 @dataclass(frozen=True)
 class SpanEvidence:
-    """What a tagger found in labelled texts.
+    """What a tagger found in labelled texts, or how a question answerer answered.
 
     Attributes:
-        scores: Of each found entity, shape `(entities,)`.
-        right: Whether label, start and end are right, shape `(entities,)`.
-        answers: The label of each, shape `(entities,)`.
+        scores: Of each found entity or answer, shape `(entities,)`.
+        right: Whether label, start and end, or the answer, are right, shape `(entities,)`.
+        answers: The label of each, or whether it is an answer, shape `(entities,)`.
     """
 
     scores: FloatArray
@@ -259,7 +260,8 @@ def calibrate(
     Args:
         checkpoint: The folder.
         texts: Texts, or pairs, that the model has not learnt from.
-        gold: The right label of each, its labels for a multi-label classifier, or its spans for a tagger.
+        gold: The right label of each, its labels for a multi-label classifier, its spans for a tagger, or
+            the right answers to a question, none if it has none.
         split: Where the texts come from, for the record.
         aim: What is asked of the accepted answers.
         way: How it is served.
@@ -271,7 +273,8 @@ def calibrate(
         LCFinetuneError: If a text cannot be read or answered.
     """
     tagger = checkpoint.task == "token-classification"
-    aim.check_labels(TagSet.from_labels(checkpoint.labels).types if tagger else checkpoint.labels.names)
+    asked = ANSWERS if checkpoint.task == QUESTIONS else checkpoint.labels.names
+    aim.check_labels(TagSet.from_labels(checkpoint.labels).types if tagger else asked)
     several = checkpoint.task == "multi-label-classification"
     most = min(MOST_ROWS, MOST_PAIRS // len(checkpoint.labels)) if several else MOST_ROWS
     rows = np.random.default_rng(SEED).permutation(len(texts))[:most]
@@ -350,6 +353,12 @@ def evidence_of(results: Sequence[Any], gold: Gold, names: tuple[str, ...]) -> E
             _indicators(several, names),
             _indicators([result.labels for result in results], names),
             names,
+        )
+    if results and isinstance(results[0], QuestionAnswer):
+        return SpanEvidence(
+            np.array([result.score for result in results]),
+            np.array([exact_match(result.answer, texts) for result, texts in zip(results, gold, strict=True)]),
+            np.array([UNANSWERED if result.answer is None else ANSWERED for result in results], dtype=object),
         )
     spans = cast("Sequence[Sequence[Span]]", gold)
     types = TagSet.from_labels(LabelSet(names)).types

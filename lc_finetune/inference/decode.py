@@ -9,7 +9,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import NumberScale, TagUnit
+from lc_finetune.answers import ANSWERED, UNANSWERED
+from lc_finetune.checkpoint import AnswerRule, NumberScale, TagUnit
 from lc_finetune.confidence import ScoreMap, SetLevel, Thresholds
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.units import tag_units, trim
@@ -20,6 +21,7 @@ from lc_finetune.schemas import (
     Input,
     MultiLabelClassification,
     PairClassification,
+    QuestionAnswer,
     Regression,
     Result,
     Scores,
@@ -75,6 +77,9 @@ class Confidence:
             return result.model_copy(update={"accepted": accepted})
         if isinstance(result, MultiLabelClassification) and result.scores:
             return result.model_copy(update={"accepted": self.accepts_all(result.text, result.labels, result.scores)})
+        if isinstance(result, QuestionAnswer) and result.score is not None:
+            asked, label = (result.question, result.context), UNANSWERED if result.answer is None else ANSWERED
+            return result.model_copy(update={"accepted": self.accepts(asked, label, result.score)})
         if isinstance(result, Tagging):
             entities = tuple(
                 entity.model_copy(update={"accepted": self.accepts(result.text, entity.label, entity.score)})
@@ -238,3 +243,79 @@ def decode_entities(
 
 def _characters(encoding: Encoding, units: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return encoding.offsets[units[0][0]][0], max(encoding.offsets[piece][1] for _, end in units for piece in (end - 1,))
+
+
+PLAIN_RULE = AnswerRule(longest=30, null_margin=0.0, split="none", rows=0)
+"""Of a question answerer that brings no rule of its own: what the scripts for SQuAD 2 begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanChoice:
+    """The best span of a context, set against there being no answer.
+
+    Attributes:
+        start: Offset of its first character.
+        end: Offset after its last.
+        log_probability: Of the span; minus infinity if the context has none.
+        null_log_probability: Of there being no answer.
+    """
+
+    start: int
+    end: int
+    log_probability: float
+    null_log_probability: float
+
+    @property
+    def null_margin(self) -> float:
+        """By how much no answer is more probable than the span, in nats; infinite if there is no span."""
+        return self.null_log_probability - self.log_probability
+
+
+def best_span(context: str, encoding: Encoding, logits: NDArray[np.floating], *, longest: int) -> SpanChoice:
+    """Find the most probable span of a context, its start and its end taken for independent.
+
+    Args:
+        context: The text.
+        encoding: Its pieces, with offsets.
+        logits: Of start and end, shape `(1 + pieces, 2)`; the first row is that of no answer.
+        longest: Pieces of a span, at most.
+    """
+    starts, ends = log_softmax(logits.T)
+    null = float(starts[0] + ends[0])
+    shown = np.array([bool(context[start:end].strip()) for start, end in encoding.offsets], dtype=bool)
+    starts, ends = (np.where(shown, one[1:], -np.inf) for one in (starts, ends))
+    best, first, last = -np.inf, 0, 0
+    for more in range(min(longest, len(shown))):
+        spans = starts[: len(shown) - more] + ends[more:]
+        at = int(spans.argmax())
+        if spans[at] > best:
+            best, first, last = float(spans[at]), at, at + more
+    if not np.isfinite(best):
+        return SpanChoice(0, 0, -np.inf, null)
+    return SpanChoice(*trim(context, encoding.offsets[first][0], encoding.offsets[last][1]), best, null)
+
+
+def decode_answer(
+    text: tuple[str, str],
+    encoding: Encoding,
+    logits: NDArray[np.floating],
+    rule: AnswerRule = PLAIN_RULE,
+    confidence: Confidence = Confidence(),
+) -> QuestionAnswer:
+    """Turn the logits of one question and context, shape `(1 + pieces, 2)`, into its result.
+
+    The score is the probability of start and end, or of no answer, mapped to the probability that this is right.
+    """
+    question, context = text
+    found = best_span(context, encoding, logits, longest=rule.longest)
+    none = not np.isfinite(found.log_probability)
+    none |= rule.null_margin is not None and found.null_margin > rule.null_margin
+    own = np.exp(found.null_log_probability if none else found.log_probability)
+    score = float(confidence.map.of_spans(np.minimum(1.0, own)))
+    accepted = confidence.accepts(text, UNANSWERED if none else ANSWERED, score)
+    if none:
+        return QuestionAnswer(text=context, question=question, answer=None, score=score, accepted=accepted)
+    return QuestionAnswer(
+        text=context, question=question, answer=context[found.start : found.end], start=found.start, end=found.end,
+        score=score, accepted=accepted,
+    )  # fmt: skip

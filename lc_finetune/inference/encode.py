@@ -160,6 +160,24 @@ class Encoder:
                 encodings.append(first if isinstance(first, InputError) else second)
         return encodings
 
+    def encode_questions(self, pairs: Sequence[tuple[str, str]], *, max_length: int) -> list[Encoding | InputError]:
+        """Encode each pair of a question and a context; one that cannot be read gets an `InputError` in its place.
+
+        The question is whole in every window, the context is what is read in windows, however long either is.
+
+        Args:
+            pairs: The pairs.
+            max_length: Pieces in one window, special tokens and question included.
+        """
+        questions, contexts = (self.encode([pair[text] for pair in pairs]) for text in (0, 1))
+        encodings: list[Encoding | InputError] = []
+        for question, context in zip(questions, contexts, strict=True):
+            if isinstance(question, Encoding) and isinstance(context, Encoding):
+                encodings.append(self._template.asked(question, context, max_length=max_length))
+            else:
+                encodings.append(question if isinstance(question, InputError) else context)
+        return encodings
+
     def _encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         if not self._offsets:
             return [Encoding(e.ids) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -204,6 +222,16 @@ class _Template:
             for (start, end), pieces in zip(ranges, owned, strict=True)
         ]
         return replace(text, frames=frames)
+
+    def asked(self, question: Encoding, context: Encoding, *, max_length: int) -> Encoding | InputError:
+        """Take the pieces of the context, and make one frame of the question and all else that stands around them."""
+        room = max_length - sum(map(len, self.ids))
+        if len(question.ids) > room // 2 and len(question.ids) + len(context.ids) > room:
+            return InputError(
+                f"Expected a question of at most {room // 2} pieces, half of the room of a window, found one of "
+                f"{len(question.ids)}. Ask a shorter one, or train with a greater max_length."
+            )
+        return replace(context, frames=[self._frame(1, question.ids, 1.0)])
 
     def _frame(self, text: int, other: Sequence[int], share: float) -> Frame:
         """Frame windows of the first text (0) or of the second (1) with pieces of the other."""

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import PAIRS, RELATIONS, Checkpoint, Task
+from lc_finetune.answers import exact_match
+from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, Checkpoint, Task
 from lc_finetune.data.bundled import SUFFIX, sample_file
 from lc_finetune.data.examples import inputs_of
 from lc_finetune.data.readers import read_examples
@@ -24,17 +25,18 @@ from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.exported import Parity, Precision
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.labels import Span, micro_f1, r_squared
-from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Regression
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, QuestionAnswer, Regression
 
 Gold = Sequence[Any]
 """Right answers: a label for each text, its labels, its number, or its spans."""
-METRICS: dict[Task, Literal["accuracy", "micro_f1", "r2", "entity_f1"]] = {
+METRICS: dict[Task, Literal["accuracy", "micro_f1", "r2", "entity_f1", "exact_match"]] = {
     "text-classification": "accuracy",
     "text-pair-classification": "accuracy",
     "multi-label-classification": "micro_f1",
     "regression": "r2",
     "token-classification": "entity_f1",
     "relation-classification": "accuracy",
+    "question-answering": "exact_match",
 }
 
 PARITY_TEXTS = 1024
@@ -135,7 +137,7 @@ def measure_parity(
     some = texts[:ALONE_TEXTS]
     alone = [answer for text in some for answer in _answers(exported, [text])]
     together = _answers_in_company(checkpoint, backend, some)
-    probabilities = _PROBABILITIES.get(checkpoint.task, _softmax)
+    both = (_probabilities(checkpoint.task, one) for one in (alone, together))
     return Parity(
         texts=len(texts),
         source=source,
@@ -146,7 +148,7 @@ def measure_parity(
         metric_after=None if gold is None else _metric(after, gold),
         batch_texts=len(some),
         batch_label_agreement=_agreement(alone, together),
-        batch_score_difference=_difference(probabilities(_rows(alone)), probabilities(_rows(together))),
+        batch_score_difference=_difference(*both),
     )
 
 
@@ -164,7 +166,7 @@ def _shape(task: Task) -> Task | None:
 
 
 _Answer = tuple[NDArray[np.float64], Any]
-"""The merged logits of a text, `(labels,)` or `(pieces, tags)`, and its result."""
+"""The merged logits of a text, `(labels,)`, `(pieces, tags)` or `(1 + pieces, 2)`, and its result."""
 
 
 def _answers(predictor: _Recorder, texts: Sequence[Input]) -> list[_Answer]:
@@ -205,12 +207,21 @@ _PROBABILITIES: dict[Task, Callable[[NDArray[np.float64]], NDArray[np.float64]]]
 }
 
 
+def _probabilities(task: Task, answers: Sequence[_Answer]) -> NDArray[np.float64]:
+    """List what scores are made of: of each label, or of each answer to a question."""
+    if task == QUESTIONS:
+        return np.array([result.score for _, result in answers])
+    return _PROBABILITIES.get(task, _softmax)(_rows(answers))
+
+
 def _agreement(left: Sequence[_Answer], right: Sequence[_Answer]) -> float:
     """Share of the same label, or tag; of labels that either gives, the share that both give."""
     if isinstance(left[0][1], MultiLabelClassification):
         pairs = [(set(one.labels), set(other.labels)) for (_, one), (_, other) in zip(left, right, strict=True)]
         either = sum(len(one | other) for one, other in pairs)
         return sum(len(one & other) for one, other in pairs) / either if either else 1.0
+    if isinstance(left[0][1], QuestionAnswer):
+        return float(np.mean([a.answer == b.answer for (_, a), (_, b) in zip(left, right, strict=True)]))
     ours, theirs = _rows(left).argmax(axis=1), _rows(right).argmax(axis=1)
     return 1.0 - float((ours != theirs).sum()) / max(1, len(ours))
 
@@ -223,6 +234,8 @@ def _metric(answers: Sequence[_Answer], gold: Gold) -> float:
     if isinstance(answers[0][1], Classification):
         right = [result.label == label for (_, result), label in zip(answers, gold, strict=False)]
         return float(np.mean(right))
+    if isinstance(answers[0][1], QuestionAnswer):
+        return float(np.mean([exact_match(one.answer, texts) for (_, one), texts in zip(answers, gold, strict=False)]))
     if isinstance(answers[0][1], MultiLabelClassification):
         return micro_f1(gold[: len(answers)], [result.labels for _, result in answers])
     if isinstance(answers[0][1], Regression):

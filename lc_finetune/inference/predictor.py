@@ -13,7 +13,7 @@ from weakref import WeakSet, WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import PAIRS, RELATIONS, Checkpoint, NumberScale, loaded_signature
+from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, AnswerRule, Checkpoint, NumberScale, loaded_signature
 from lc_finetune.confidence import Calibration
 from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputError
 from lc_finetune.inference import worker
@@ -31,8 +31,10 @@ from lc_finetune.inference.backends import (
 )
 from lc_finetune.inference.decode import (
     DEFAULT_THRESHOLD,
+    PLAIN_RULE,
     PLAIN_SCALE,
     Confidence,
+    decode_answer,
     decode_entities,
     decode_label,
     decode_labels,
@@ -44,7 +46,14 @@ from lc_finetune.inference.exported import is_forced
 from lc_finetune.inference.marked import encode_marked
 from lc_finetune.inference.scope import read_detector
 from lc_finetune.markers import MARKERS
-from lc_finetune.schemas import Classification, Input, MultiLabelClassification, Regression, Tagging
+from lc_finetune.schemas import (
+    Classification,
+    Input,
+    MultiLabelClassification,
+    QuestionAnswer,
+    Regression,
+    Tagging,
+)
 from lc_finetune.schemes import TagSet
 
 CHUNK = 1024
@@ -81,7 +90,8 @@ class Predictor:
         self._backend_lock = threading.Lock()
         self._tags = TagSet.from_labels(checkpoint.labels) if checkpoint.task == "token-classification" else None
         self._thresholds = thresholds_of(checkpoint) if checkpoint.task == "multi-label-classification" else None
-        self.per_piece = self._tags is not None
+        self.keeps_first = checkpoint.task == QUESTIONS
+        self.per_piece = self._tags is not None or self.keeps_first
         self._takes_pairs = checkpoint.task in PAIRS
         self._takes_marked = checkpoint.task == RELATIONS
         self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
@@ -162,6 +172,12 @@ class Predictor:
         scale = (manifest.scale if manifest else None) or PLAIN_SCALE
         forced = self.export and is_forced(self.checkpoint, self.backend.name, self.backend.precision)  # type: ignore[arg-type]
         return scale.model_copy(update={"interval": None}) if forced or self.backend.precision == "int8" else scale
+
+    @property
+    def answer_rule(self) -> AnswerRule:
+        """How a question answerer chooses a span."""
+        manifest = self.checkpoint.manifest
+        return (manifest.answering if manifest else None) or PLAIN_RULE
 
     def with_set(self, coverage: float) -> worker.Completion:
         """Make what gives results of a classifier a `prediction_set` of a coverage; for `predict`.
@@ -267,6 +283,8 @@ class Predictor:
         """Encode without truncation."""
         if self._takes_pairs:
             pairs = cast("Sequence[tuple[str, str]]", texts)
+            if self.keeps_first:
+                return self._encoder.encode_questions(pairs, max_length=self.max_length)
             return self._encoder.encode_pairs(pairs, max_length=self.max_length, stride=self.stride)
         if self._takes_marked:
             return encode_marked(self._encoder, cast("Sequence[str]", texts), max_length=self.max_length)
@@ -278,13 +296,16 @@ class Predictor:
 
     def decode(
         self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
-    ) -> Classification | MultiLabelClassification | Regression | Tagging:
+    ) -> Classification | MultiLabelClassification | QuestionAnswer | Regression | Tagging:
         """Turn the merged logits of one text into its result."""
         if not np.isfinite(logits).all():
             raise EngineError(
                 "Expected finite logits, found NaN or infinity. Load with dtype='float32', or train with a lower "
                 "learning rate."
             )
+        if self.keeps_first:
+            question = cast("tuple[str, str]", text)
+            return decode_answer(question, encoding, logits, self.answer_rule, self.confidence)
         if self.checkpoint.task == "regression":
             return decode_number(cast(str, text), logits, self._scale)
         if self._thresholds is not None:

@@ -14,6 +14,7 @@ _EXPECTED: dict[Task, str] = {
     "regression": "a regressor",
     "token-classification": "a tagger",
     "relation-classification": "a classifier of relations",
+    "question-answering": "a question answerer",
 }
 
 _MAY_BE_MEANT = ("text-classification", "multi-label-classification")

@@ -52,6 +52,7 @@ class Model(Protocol):
     max_length: int
     stride: int
     per_piece: bool
+    keeps_first: bool
     token_types: bool
 
     @property
@@ -247,7 +248,8 @@ class _Wave:
         text = window.text
         if self._model.per_piece:
             before = len(window.frame.before)
-            logits = logits[before : before + window.end - window.start]
+            own = logits[before : before + window.end - window.start]
+            logits = np.concatenate([logits[:1], own]) if self._model.keeps_first else own
         text.logits[window.index] = logits
         text.features[window.index] = features
         if all(one is not None for one in text.logits):
@@ -268,6 +270,8 @@ class _Wave:
 
     def _merged(self, text: _Text) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Merge the windows of a text; of several frames, each as much as it shows of the pair."""
+        if self._model.keeps_first:
+            return merge_with_first(text.ranges, text.logits, text.features)
         windows, per_piece = len(text.ranges), self._model.per_piece
         merged = [
             merge(text.ranges, text.logits[i : i + windows], text.features[i : i + windows], per_piece=per_piece)
@@ -303,6 +307,22 @@ def merge(
         rows[start - begin : end - begin] for rows, (begin, _), (start, end) in zip(logits, ranges, owned, strict=True)
     ]
     return np.concatenate(parts), feature
+
+
+def merge_with_first(
+    ranges: Sequence[tuple[int, int]], logits: Sequence[Any], features: Sequence[Any]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Merge the windows of a text, where each also has the logits of its first piece, a special one.
+
+    Of the first pieces, the one with the least sum counts: a question has no answer only if no window has one, as in
+    the scripts for SQuAD 2 (Devlin et al. 2019, "BERT", section 4.3).
+
+    Returns:
+        Logits, `(1 + pieces, 2)`, those of the first piece ahead of the others, and features, `(hidden,)`.
+    """
+    merged, feature = merge(ranges, [rows[1:] for rows in logits], features, per_piece=True)
+    first = min((rows[:1] for rows in logits), key=lambda row: float(row.sum()))
+    return np.concatenate([first, merged]), feature
 
 
 class _Gate:

@@ -9,6 +9,7 @@ from lc_finetune.runnables.encoders import (
     TextRegressor,
 )
 from lc_finetune.runnables.fanout import FanOut, FanOutAssign
+from lc_finetune.runnables.questions import QuestionAnswerer
 from lc_finetune.runnables.relations import RelationClassifier
 from lc_finetune.runnables.router import LabelRouter
 
@@ -20,6 +21,7 @@ __all__ = [
     "LabelRouter",
     "MultiLabelClassifier",
     "PairClassifier",
+    "QuestionAnswerer",
     "RelationClassifier",
     "TextClassifier",
     "TextRegressor",

@@ -323,7 +323,7 @@ def source_of(checkpoint: Any) -> str:
 
 def answer(result: Result) -> str:
     """Write a result as the JSON that a tool answers: everything but the texts, which the caller has."""
-    return json.dumps(result.model_dump(mode="json", exclude={"text", "text_pair"}), ensure_ascii=False)
+    return json.dumps(result.model_dump(mode="json", exclude={"text", "text_pair", "question"}), ensure_ascii=False)
 
 
 def _raised(outcome: Any) -> Any:

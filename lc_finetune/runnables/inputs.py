@@ -11,7 +11,7 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables.utils import AddableDict
 
 from lc_finetune.errors import InputError
-from lc_finetune.schemas import PairClassification, Result
+from lc_finetune.schemas import PairClassification, QuestionAnswer, Result
 
 EXPECTED = (
     "Expected a str, a mapping with the key {key!r}, a message, a list of messages, a state with 'messages', "
@@ -51,7 +51,7 @@ def text_of(value: Any, key: str = "text") -> str:
     raise InputError(EXPECTED.format(key=key, found=type(value).__name__))
 
 
-def pair_of(value: Any, key: str = "text", pair_key: str = "text_pair") -> tuple[str, str]:
+def pair_of(value: Any, key: str = "text", pair_key: str = "text_pair", *, option: str = "pair_key") -> tuple[str, str]:
     """Read the two texts of one input, unchanged.
 
     Args:
@@ -59,6 +59,7 @@ def pair_of(value: Any, key: str = "text", pair_key: str = "text_pair") -> tuple
             whose texts are taken.
         key: Where a mapping keeps its first text.
         pair_key: Where it keeps its second.
+        option: What names that key, for messages.
 
     Raises:
         InputError: If there are no two texts to be found; names the type found, never the content.
@@ -67,11 +68,13 @@ def pair_of(value: Any, key: str = "text", pair_key: str = "text_pair") -> tuple
         return _text_under(key, value[key]), _text_under(pair_key, value[pair_key])
     if isinstance(value, PairClassification):
         return value.text, value.text_pair
+    if isinstance(value, QuestionAnswer):
+        return value.question, value.context
     # Two texts in a list may be a batch of two; a tuple is what everybody writes for a pair.
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(one, str) for one in value):
         first, second = value
         return first, second
-    found = _keys(value) + ". Name the keys with input_key= and pair_key=" if isinstance(value, Mapping) else ""
+    found = _keys(value) + f". Name the keys with input_key= and {option}=" if isinstance(value, Mapping) else ""
     raise InputError(
         f"Expected a mapping with the keys {key!r} and {pair_key!r}, or a tuple of two texts, found "
         f"{found or type(value).__name__}."

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lc_finetune.answers import answer_f1, exact_match
 from lc_finetune.inference.reliability import expected_calibration_error, judged_pairs, perfect_error
 from lc_finetune.inference.scope import ScopeDetector
 from lc_finetune.labels import Span, micro_f1, r_squared
@@ -188,6 +189,44 @@ def entity_figures(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[
         "weighted_f1": sum(row["f1"] * row["support"] for row in supported) / max(1, total),
         "per_label": per_label,
     }
+
+
+def answer_figures(gold: Sequence[Sequence[str]], predicted: Sequence[str | None]) -> Figures:
+    """Exact match and F1 as the script of SQuAD 2 has them, as shares of 1.
+
+    Where there are questions with and without an answer, also of those with one, and the share of those without one
+    that were left unanswered.
+
+    Args:
+        gold: The right answers to each question; none if it has none.
+        predicted: What was answered; None for no answer.
+    """
+    exact = np.array([exact_match(found, wanted) for found, wanted in zip(predicted, gold, strict=True)], float)
+    f1 = np.array([answer_f1(found, wanted) for found, wanted in zip(predicted, gold, strict=True)])
+    answered = np.array([bool(wanted) for wanted in gold])
+    figures = {"rows": len(gold), "exact_match": float(exact.mean()), "f1": float(f1.mean())}
+    if answered.all() or not answered.any():
+        return figures
+    return {
+        **figures,
+        "answered_exact_match": float(exact[answered].mean()),
+        "answered_f1": float(f1[answered].mean()),
+        "unanswered_accuracy": float(exact[~answered].mean()),
+    }
+
+
+def window_f1(logits: Sequence[NDArray[np.floating]], edges: Sequence[NDArray[np.integer]]) -> float:
+    """Average over windows the F1 of the pieces between start and end, found and wanted.
+
+    Args:
+        logits: Of start and of end, each of shape `(windows, pieces)`; padding is -100.
+        edges: First and last piece, each of shape `(windows,)`.
+    """
+    wanted = np.stack(edges, axis=1)
+    found = np.stack([one.argmax(axis=1) for one in logits], axis=1)
+    shared = np.minimum(found[:, 1], wanted[:, 1]) - np.maximum(found[:, 0], wanted[:, 0]) + 1
+    total = (found[:, 1] - found[:, 0] + 1).clip(0) + wanted[:, 1] - wanted[:, 0] + 1
+    return float((2 * shared.clip(0) / total).mean())
 
 
 def confidence_figures(scores: Sequence[float], right: Sequence[bool], accepted: Sequence[bool | None]) -> Figures:

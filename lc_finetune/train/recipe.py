@@ -21,6 +21,8 @@ UNKNOWN_STEPS = 1_000_000
 """Stands for the steps of a training, which AdaLoRA's schedule wants, until they are known."""
 FEW_ROWS = (8, 64)
 """Rows a class, from and to, for which the contrastive warm-up is recommended."""
+LONGEST_ANSWER = 30
+"""Pieces that an answer may have, or as many as the longest of the training rows has."""
 WARM_UP_STEPS = 60
 WARM_UP_BATCH = 64
 """Texts, two of a class."""
@@ -42,6 +44,7 @@ STEPS = {
     "multi-label-classification": 1_400,
     "regression": 1_400,
     "token-classification": 430,
+    "question-answering": 1_400,
     "mlm": 2_000,
     "relation-classification": 1_400,
 }

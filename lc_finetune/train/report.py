@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from lc_finetune.checkpoint import RELATIONS, RUNNABLES, LabelThresholds, Manifest, Task, example_of
+from lc_finetune.checkpoint import (
+    QUESTIONS,
+    RELATIONS,
+    RUNNABLES,
+    AnswerRule,
+    LabelThresholds,
+    Manifest,
+    Task,
+    example_of,
+)
 from lc_finetune.confidence import confidence_section
 from lc_finetune.train.tasks import TASKS, TrainingTask
 
@@ -56,11 +65,11 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
     task = cast(Task, manifest.task)
     runnable = RUNNABLES[task]
     table = report_table(TASKS[task], manifest.metrics)
-    tagger = task == "token-classification"
+    named = task in ("token-classification", QUESTIONS)
     header = [
         "---",
         "library_name: transformers",
-        f"pipeline_tag: {'token-classification' if tagger else 'text-classification'}",
+        f"pipeline_tag: {task if named else 'text-classification'}",
         *([f"base_model: {manifest.base_model}"] if manifest.base_model else []),
         "tags: [lc-finetune, langchain]",
         "---",
@@ -75,8 +84,8 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         "```",
         *([f"Trained: {manifest.adapter}. The adapter is in `adapter/`."] if manifest.adapter else []),
         *([_continued_in_words(manifest)] if manifest.continued else []),
-        "## Labels",
-        ", ".join(f"`{label}`" for label in labels),
+        *(["## Labels", ", ".join(f"`{label}`" for label in labels)] if manifest.answering is None else []),
+        *([_rule_in_words(manifest.answering)] if manifest.answering else []),
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),
         "## Figures",
         f"```\n{table}\n```" if manifest.metrics else "None were measured.",
@@ -94,6 +103,16 @@ def _continued_in_words(manifest: Manifest) -> str:
     new, replayed = manifest.continued.new_labels, manifest.continued.replayed
     said = f"Trained further from {manifest.base_model} on new rows, with {len(new)} new label(s)"
     return f"{said}; {replayed:,} rows of the earlier training were replayed."
+
+
+def _rule_in_words(rule: AnswerRule) -> str:
+    said = f"An answer has {rule.longest:,} pieces at most."
+    if rule.null_margin is None:
+        return f"{said} There always is one: no training row was without."
+    return (
+        f"{said} There is none where that is more probable than the best span by more than {rule.null_margin:.4f} in "
+        f"log-probability, chosen on {rule.rows:,} {rule.split} rows."
+    )
 
 
 def _thresholds_in_words(thresholds: LabelThresholds) -> str:

@@ -61,3 +61,21 @@ def _best_cut(gold: NDArray[np.bool_], logits: FloatArray) -> float:
     best = int(np.where(last_of_equals, f1, -1.0).argmax())
     below = ranked[best + 1] if best + 1 < len(ranked) else ranked[best] - 1.0
     return float((ranked[best] + below) / 2)
+
+
+def choose_null_margin(margins: FloatArray, if_answered: FloatArray, if_not: FloatArray) -> float:
+    """Choose from which margin on there is no answer, for the highest F1; of equals, the one nearest to 0.
+
+    As the script of SQuAD 2 finds its threshold (Rajpurkar et al. 2018, "Know What You Don't Know").
+
+    Args:
+        margins: By how much no answer is more probable than the best span, shape `(questions,)`.
+        if_answered: F1 of that span, of the same shape.
+        if_not: F1 of no answer, of the same shape.
+    """
+    ranked = np.unique(margins[np.isfinite(margins)])
+    if not len(ranked):
+        return 0.0
+    cuts = np.concatenate([[ranked[0] - 1.0], (ranked[:-1] + ranked[1:]) / 2, [ranked[-1] + 1.0], [0.0]])
+    reached = {float(cut): float(np.where(margins > cut, if_not, if_answered).mean()) for cut in cuts}
+    return max(reached, key=lambda cut: (reached[cut], -abs(cut)))

@@ -14,6 +14,7 @@ from lc_finetune.data import (
     Example,
     MultiLabelExample,
     PairExample,
+    QuestionExample,
     RegressionExample,
     RelationExample,
     TaggedExample,
@@ -46,6 +47,9 @@ def encoded(examples: Sequence[Example], encoder: Encoder, windowing: Windowing)
     """Encode what a model is given of each example, see `inputs_of`; in place of one that cannot be read, say why."""
     if any(isinstance(example, RelationExample) for example in examples):
         return encode_marked(encoder, cast("list[str]", inputs_of(examples)), max_length=windowing.max_length)
+    asked = [(example.question, example.context) for example in examples if isinstance(example, QuestionExample)]
+    if asked:
+        return encoder.encode_questions(asked, max_length=windowing.max_length)
     pairs = [(example.text, example.text_pair) for example in examples if isinstance(example, PairExample)]
     if pairs:
         return encoder.encode_pairs(pairs, max_length=windowing.max_length, stride=windowing.stride)
@@ -185,4 +189,53 @@ def tagging_features(
         for row, (frame, start, end) in zip(_rows(encoding, encoder, windowing), places, strict=True):
             labels = [*[IGNORED] * len(frame.before), *by_piece[start:end], *[IGNORED] * len(frame.after)]
             features.append({**row, "labels": labels})
+    return features, cut
+
+
+def answer_pieces(example: QuestionExample, encoding: Encoding) -> tuple[int, int] | None:
+    """Find the first and the last piece of the first answer; None if no piece shows a character of it."""
+    start, end = example.answers[0]
+    pieces = [
+        piece
+        for piece, (first, last) in enumerate(encoding.offsets)
+        if first < end and start < last and example.context[first:last].strip()
+    ]
+    return (pieces[0], pieces[-1]) if pieces else None
+
+
+def longest_answer(examples: Sequence[QuestionExample], encoder: Encoder) -> int:
+    """Count the pieces of the longest first answer; 0 if there is none."""
+    answered = [example for example in examples if example.answers]
+    encodings = _readable(encoder.encode([example.context for example in answered]))
+    found = [answer_pieces(*pair) for pair in zip(answered, encodings, strict=True)]
+    return max((one[1] - one[0] + 1 for one in found if one), default=0)
+
+
+def question_features(
+    examples: Sequence[QuestionExample], encoder: Encoder, windowing: Windowing
+) -> tuple[list[Feature], int]:
+    """Make the features of a question answerer: where, in each window, the first answer starts and ends.
+
+    A window without the whole of it, or of a question without an answer, starts and ends at its first piece (Devlin et
+    al. 2019, "BERT", section 4.3).
+
+    Returns:
+        The features, and how many answers had an end inside a piece; those of which no piece shows a character are
+        left out, with their questions.
+    """
+    features: list[Feature] = []
+    cut = 0
+    for example, encoding in zip(examples, _readable(encoded(examples, encoder, windowing)), strict=True):
+        span = answer_pieces(example, encoding) if example.answers else None
+        if example.answers:
+            shown = span and trim(example.context, encoding.offsets[span[0]][0], encoding.offsets[span[1]][1])
+            cut += shown != example.answers[0]
+            if span is None:
+                continue
+        places = windows_of(encoding, encoder, windowing)
+        for row, (frame, start, end) in zip(_rows(encoding, encoder, windowing), places, strict=True):
+            first, last = 0, 0
+            if span and start <= span[0] and span[1] < end:
+                first, last = (len(frame.before) + piece - start for piece in span)
+            features.append({**row, "start_positions": first, "end_positions": last})
     return features, cut

@@ -236,10 +236,14 @@ def collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
     def padded(name: str, fill: int) -> torch.Tensor:
         return torch.tensor([[*f[name], *[fill] * (longest - len(f["input_ids"]))] for f in features])
 
-    tagged = isinstance(features[0]["labels"], list)
-    labels = padded("labels", IGNORED) if tagged else torch.tensor(np.array([f["labels"] for f in features]))
+    if "labels" in features[0]:
+        tagged = isinstance(features[0]["labels"], list)
+        labels = padded("labels", IGNORED) if tagged else torch.tensor(np.array([f["labels"] for f in features]))
+        wanted = {"labels": labels}
+    else:
+        wanted = {name: torch.tensor([f[name] for f in features]) for name in ("start_positions", "end_positions")}
     fill = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": 0}
-    return {**{name: padded(name, by) for name, by in fill.items() if name in features[0]}, "labels": labels}
+    return {**{name: padded(name, by) for name, by in fill.items() if name in features[0]}, **wanted}
 
 
 def _train(

@@ -203,7 +203,8 @@ def _measure(staging: Path, plan: Plan) -> tuple[dict[str, Figures], Evaluation]
     if plan.config.baseline and last in measured:
         rows, length = getattr(plan.splits, last), plan.windowing.max_length
         baseline = plan.task.baseline(plan.base.folder, plan.splits, rows, length)
-        measured[last]["frozen_baseline"] = {name: value for name, value in baseline.items() if name != "per_label"}
+        if baseline:
+            measured[last]["frozen_baseline"] = {name: value for name, value in baseline.items() if name != "per_label"}
     return measured, evaluation
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lc_finetune.data import Example, PairExample, RelationExample, TaggedExample, read_examples
+from lc_finetune.data import Example, PairExample, QuestionExample, RelationExample, TaggedExample, read_examples
 from lc_finetune.data.bundled import SUFFIX, sample_file
 from lc_finetune.data.duplicates import groups
 from lc_finetune.data.split import classes
@@ -19,10 +19,13 @@ def examples(name: str, part: str) -> tuple[Example, ...]:
 
 
 def everything() -> list[str]:
-    """All bundled texts, those out of scope too; of pairs, each first text once."""
-    single = [e.text for name in SUFFIX if name != "pairs" for part in PARTS for e in examples(name, part)]
+    """All bundled texts, those out of scope too; of pairs, each first text once, of questions, each context."""
+    single = [
+        e.text for name in SUFFIX if name not in ("pairs", "questions") for part in PARTS for e in examples(name, part)
+    ]
     outside = [e.text for e in read_examples(FOLDER / "support" / "out_of_scope.csv").examples]
-    return [*single, *outside, *dict.fromkeys(e.text for e in pairs()), *(e.text_pair for e in pairs())]
+    contexts = dict.fromkeys(e.text for part in PARTS for e in examples("questions", part))
+    return [*single, *outside, *contexts, *dict.fromkeys(e.text for e in pairs()), *(e.text_pair for e in pairs())]
 
 
 def pairs(*parts: str) -> list[PairExample]:
@@ -40,6 +43,7 @@ def pairs(*parts: str) -> list[PairExample]:
         ("pairs", 200, 2),
         ("relations", 150, 6),
         ("urgency", 120, 11),
+        ("questions", 120, 2),
     ],
 )
 def test_a_sample_is_large_enough(name: str, rows: int, labels: int) -> None:
@@ -102,6 +106,22 @@ def test_mentions_are_whole_words(part: str) -> None:
             assert not re.match(r"\w{2}", example.text[max(0, start - 1) : end]) or start == 0
             assert not re.search(r"\w{2}\Z", example.text[start : end + 1]) or end == len(example.text)
     assert {example.head < example.tail for example in relations} == {True, False}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_answers_are_whole_words(part: str) -> None:
+    """Every context has questions with an answer, and one without; no context is in two parts."""
+    asked = [example for example in examples("questions", part) if isinstance(example, QuestionExample)]
+    others = {e.text for other in PARTS if other != part for e in examples("questions", other)}
+
+    assert len(asked) == len(examples("questions", part))
+    assert not {example.context for example in asked} & others
+    for context in {example.context for example in asked}:
+        assert sum(not e.answers for e in asked if e.context == context) == 1
+    for example in asked:
+        for start, end in example.answers:
+            assert not re.match(r"\w{2}", example.context[max(0, start - 1) : end]) or start == 0
+            assert not re.search(r"\w{2}\Z", example.context[start : end + 1]) or end == len(example.context)
 
 
 def test_the_readme_gives_the_sizes_of_the_files() -> None:

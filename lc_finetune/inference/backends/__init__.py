@@ -48,7 +48,8 @@ class Outputs:
     """What a forward gives.
 
     Attributes:
-        logits: `(rows, labels)` for a classifier, `(rows, pieces, tags)` for a tagger; float32.
+        logits: `(rows, labels)` for a classifier, `(rows, pieces, tags)` for a tagger, `(rows, pieces, 2)` of start and
+            end for a question answerer; float32.
         features: `(rows, hidden)`, the mean over the pieces of the encoder's last state; float32.
     """
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.checkpoint import QUESTIONS, Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError
 from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs, says_out_of_memory
 
@@ -33,17 +33,22 @@ def quiet() -> Iterator[None]:
             verbosity.enable_progress_bar()
 
 
+_LOADERS: dict[str, str] = {
+    "token-classification": "AutoModelForTokenClassification",
+    QUESTIONS: "AutoModelForQuestionAnswering",
+}
+"""Classes of transformers, of tasks whose head is not a sequence classifier's."""
+
+
 def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any:
     """Load the folder's model in evaluation mode, from safetensors only.
 
     Raises:
         CheckpointError: If the weights do not fit the configuration.
     """
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+    import transformers
 
-    loader: Any = (
-        AutoModelForTokenClassification if task == "token-classification" else AutoModelForSequenceClassification
-    )
+    loader: Any = getattr(transformers, _LOADERS.get(task, "AutoModelForSequenceClassification"))
     try:
         with quiet():
             model, info = loader.from_pretrained(
@@ -76,10 +81,18 @@ class Headed:
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **others: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and the mean over the pieces of the last hidden state."""
-        logits = self._model(input_ids=input_ids, attention_mask=attention_mask, **others).logits
+        outputs = self._model(input_ids=input_ids, attention_mask=attention_mask, **others)
+        logits = outputs.logits if "logits" in outputs else _edges(outputs)
         state, self._state = self._state, None
         features = masked_mean(state, attention_mask)
         return logits, features
+
+
+def _edges(outputs: Any) -> torch.Tensor:
+    """Put a question answerer's logits of start and end side by side: `(rows, pieces, 2)`."""
+    import torch
+
+    return torch.stack((outputs.start_logits, outputs.end_logits), dim=-1)
 
 
 def masked_mean(state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -108,7 +121,8 @@ class TorchBackend:
             )
         self._device = torch.device(device)
         model = load_model(checkpoint.path, checkpoint.task, getattr(torch, self.precision)).to(self._device)
-        if self._device.type == "cuda" and model.config.model_type in cuda.STACKS:
+        unpadded = model.config.model_type in cuda.STACKS and checkpoint.task != QUESTIONS
+        if self._device.type == "cuda" and unpadded:
             self._run: Callable[[Batch], Outputs] = cuda.CudaModel(
                 model,
                 per_piece=checkpoint.task == "token-classification",
