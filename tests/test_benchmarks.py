@@ -263,6 +263,7 @@ def test_customer_service_is_timed_beside_its_models(
     assert rows["chain.batch"]["messages a second"] > 0
 
 
+@pytest.mark.slow
 def test_memory_of_training_is_measured_in_processes_of_their_own(base_model: Path, tmp_path: Path) -> None:
     """A row for the whole model, which the others are shares of, and one for each adapter."""
     pytest.importorskip("peft")
@@ -275,6 +276,7 @@ def test_memory_of_training_is_measured_in_processes_of_their_own(base_model: Pa
     assert list(measured(output)["peak memory of training"]) == ["whole model", "ia3"]
 
 
+@pytest.mark.slow
 def test_few_rows_are_drawn_and_compared(base_model: Path, tmp_path: Path) -> None:
     """With the warm-up, without, and the frozen encoder: an accuracy for each draw, and their mean."""
     pytest.importorskip("sentence_transformers")
@@ -293,6 +295,7 @@ def test_few_rows_are_drawn_and_compared(base_model: Path, tmp_path: Path) -> No
     assert all(row["draw 0"] == row["mean"] for row in table.values())
 
 
+@pytest.mark.slow
 def test_quality_keeps_what_is_done(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A row a seed; a finished cell is not trained again, one that is missing is."""
     (tmp_path / "data" / "banking77").mkdir(parents=True)
@@ -313,6 +316,7 @@ def test_quality_keeps_what_is_done(base_model: Path, tmp_path: Path, capsys: py
     assert all(name in printed for name in ("| seed 0 |", "| seed 1 |", "| mean |", "| standard deviation |"))
 
 
+@pytest.mark.slow
 def test_going_on_is_measured_beside_training_on_all(base_model: Path, tmp_path: Path) -> None:
     """Old and new classes share no class; the exit status says whether too much was lost."""
     train, output = str(SAMPLES / "support" / "train.csv"), tmp_path / "results.json"

@@ -87,6 +87,7 @@ def test_coroutines_share_one_forward(classifier: TextClassifier, forwards: Any)
     assert len(forwards(lambda: asyncio.run(gather()), len(TEXTS))) <= 2
 
 
+@pytest.mark.slow
 def test_ten_thousand_coroutines_wait_outside_a_bounded_queue(
     classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

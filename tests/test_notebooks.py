@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-SHORT = ("first-tagger", "chinese-text")
+SHORT = ("first-tagger",)
 """Run by `make test`, with little training; `make test-all` runs all as they are."""
 
 

@@ -58,6 +58,7 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**COMMON, num_key_value_heads=2),
 }
 KINDS = ("lora", "adalora", "ia3")
+KINDS_IN_TURN = [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])]
 
 
 def config(**more: Any) -> TrainConfig:
@@ -82,7 +83,7 @@ IDS = torch.tensor([[5, 7, 9, 11], [6, 8, 3, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS_IN_TURN)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_merged_model_answers_as_the_adapted_one(architecture: str, kind: str, tmp_path: Path) -> None:
     """Of every architecture; the head has moved, the encoder has not, and the merged model is of the plain class."""
@@ -204,7 +205,7 @@ def test_fields_that_do_not_fit_an_adapter_are_refused(given: dict[str, Any], wo
         TrainConfig.of(given)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=KINDS_IN_TURN)
 def adapted_run(
     request: pytest.FixtureRequest, base_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Checkpoint:

@@ -179,6 +179,7 @@ def steps_of(folder: Path, base: Path, data: Path, **more: Any) -> tuple[list[fl
     return [line["loss"] for line in lines if "loss" in line], seen[-1]
 
 
+@pytest.mark.slow
 def test_the_fields_reach_the_training(base_model: Path, table: Path, tmp_path: Path) -> None:
     """Weights and focus change the loss; accumulation makes one step of several batches; checkpointing changes none."""
     plain, trainer = steps_of(tmp_path / "plain", base_model, table)
