@@ -35,10 +35,10 @@ demo: setup
 	$(BIN)/python -m chains.recommendation
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: setup
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n auto --dist loadfile -m ""
 
 gpu: setup
 	$(BIN)/python -m pytest -m cuda

@@ -64,13 +64,13 @@ def added_memory(config: TrainConfig) -> float:
 
     from lc_finetune.inference.backends.torch import quiet
     from lc_finetune.train.preparation import prepare
-    from lc_finetune.train.trainer import _train  # what follows it, the export, needs more than training does
+    from lc_finetune.train.trainer import train_model  # what follows it, the export, needs more than training does
 
     torch.set_num_threads(cores())
     plan, _ = prepare(config)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with quiet(), tempfile.TemporaryDirectory() as work:
-        _train(plan, Path(work), None, lambda _: None)
+        train_model(plan, Path(work), None, lambda _: None)
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss: bytes there, KiB elsewhere

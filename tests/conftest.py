@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.testing import TOKENIZER_KINDS, TokenizerKind, tiny_base_model, tiny_checkpoint
+
+# A job in the background is started without it, and so would be the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test measures time: the first example loads a model, which may take long on a busy machine.
 settings.register_profile("untimed", deadline=None)

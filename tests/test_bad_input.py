@@ -280,8 +280,7 @@ def test_a_disk_that_fills_up(base_model: Path, tmp_path: Path) -> None:
 
 
 WRITE = """
-import pathlib, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job is started without
+import pathlib, sys, time
 from lc_finetune.checkpoint import staged_folder
 with staged_folder(pathlib.Path(sys.argv[1]), overwrite=True) as staging:
     (staging / "model.safetensors").write_bytes(b"half")

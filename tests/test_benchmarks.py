@@ -43,6 +43,7 @@ def measured(output: Path) -> dict[str, Any]:
     return {table["title"]: table["rows"] for table in json.loads(output.read_text())["tables"]}
 
 
+@pytest.mark.slow
 def test_inference_runs_every_mode(exported: Checkpoint, tiny_tagger: Checkpoint, tmp_path: Path) -> None:
     """One table a mode; every contestant answers as torch does, ours in as few forwards as the raw loop."""
     output = tmp_path / "results.json"

@@ -33,6 +33,7 @@ from lc_finetune import (
     TextClassifier,
     TextRegressor,
 )
+from lc_finetune.checkpoint import Task
 from lc_finetune.inference.export import export
 from lc_finetune.schemas import Result
 from lc_finetune.testing import tiny_checkpoint
@@ -51,28 +52,9 @@ class Case:
 
 
 @cache
-def _multi_label(folder: Path) -> str:
-    return str(tiny_checkpoint(folder.with_name("conformance-multi-label"), task="multi-label-classification").path)
-
-
-@cache
-def _relations(folder: Path) -> str:
-    return str(tiny_checkpoint(folder.with_name("conformance-relations"), task="relation-classification").path)
-
-
-@cache
-def _pairs(folder: Path) -> str:
-    return str(tiny_checkpoint(folder.with_name("conformance-pairs"), task="text-pair-classification").path)
-
-
-@cache
-def _questions(folder: Path) -> str:
-    return str(tiny_checkpoint(folder.with_name("conformance-questions"), task="question-answering").path)
-
-
-@cache
-def _regressor(folder: Path) -> str:
-    return str(tiny_checkpoint(folder.with_name("conformance-regressor"), task="regression").path)
+def _made(folder: Path, task: Task) -> str:
+    """A checkpoint for another task, beside the folder."""
+    return str(tiny_checkpoint(folder.with_name(f"conformance-{task}"), task=task).path)
 
 
 @cache
@@ -89,14 +71,17 @@ def _router(*_: Any) -> LabelRouter:
 CASES = [
     Case("classifier", lambda c, _: TextClassifier(checkpoint=str(c.path), device="cpu"), "my card", 3),
     Case("tagger", lambda _, t: EntityTagger(checkpoint=str(t.path), device="cpu"), "Ann in Oslo", None),
-    Case("multi-label", lambda c, _: MultiLabelClassifier(checkpoint=_multi_label(c.path), device="cpu"), "my card", 3),
-    Case("relations", lambda c, _: RelationClassifier(checkpoint=_relations(c.path), device="cpu"),
+    Case("multi-label",
+         lambda c, _: MultiLabelClassifier(checkpoint=_made(c.path, "multi-label-classification"), device="cpu"),
+         "my card", 3),
+    Case("relations",
+         lambda c, _: RelationClassifier(checkpoint=_made(c.path, "relation-classification"), device="cpu"),
          {"text": "Ann in Oslo", "head": (0, 3), "tail": (7, 11)}, "Ann in Oslo"),
-    Case("pair", lambda c, _: PairClassifier(checkpoint=_pairs(c.path), device="cpu"),
+    Case("pair", lambda c, _: PairClassifier(checkpoint=_made(c.path, "text-pair-classification"), device="cpu"),
          {"text": "my card", "text_pair": "is lost"}, "my card"),
-    Case("questions", lambda c, _: QuestionAnswerer(checkpoint=_questions(c.path), device="cpu"),
+    Case("questions", lambda c, _: QuestionAnswerer(checkpoint=_made(c.path, "question-answering"), device="cpu"),
          {"question": "where is it", "context": "my card is in Oslo"}, "my card"),
-    Case("regressor", lambda c, _: TextRegressor(checkpoint=_regressor(c.path), device="cpu"), "my card", 3),
+    Case("regressor", lambda c, _: TextRegressor(checkpoint=_made(c.path, "regression"), device="cpu"), "my card", 3),
     Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
          "my card", 3),
     Case("router", _router, Classification(text="x", label="card"), Classification(text="x", label="cash"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
@@ -60,9 +59,9 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         return value
 
     @property
-    @abstractmethod
     def InputType(self) -> Any:
-        """What is taken, as its own `_read_one` reads it."""
+        """A text; other shapes are read too."""
+        return str
 
     def _read_one(self, value: Any) -> Input:
         """Read one input; by default, as `text_of` does."""

@@ -61,11 +61,6 @@ class TextClassifier(EncoderRunnable[Classification]):
         return None if self.coverage is None else predictor.with_set(self.coverage)
 
     @property
-    def InputType(self) -> type[str]:
-        """A text; other shapes are read too."""
-        return str
-
-    @property
     def OutputType(self) -> type[Classification]:
         """The result."""
         return Classification
@@ -143,11 +138,6 @@ class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):
     _task: ClassVar[Task] = "multi-label-classification"
 
     @property
-    def InputType(self) -> type[str]:
-        """A text; other shapes are read too."""
-        return str
-
-    @property
     def OutputType(self) -> type[MultiLabelClassification]:
         """The result."""
         return MultiLabelClassification
@@ -168,11 +158,6 @@ class TextRegressor(EncoderRunnable[Regression]):
     _task: ClassVar[Task] = "regression"
 
     @property
-    def InputType(self) -> type[str]:
-        """A text; other shapes are read too."""
-        return str
-
-    @property
     def OutputType(self) -> type[Regression]:
         """The result."""
         return Regression
@@ -189,11 +174,6 @@ class EntityTagger(EncoderRunnable[Tagging]):
     """
 
     _task: ClassVar[Task] = "token-classification"
-
-    @property
-    def InputType(self) -> type[str]:
-        """A text; other shapes are read too."""
-        return str
 
     @property
     def OutputType(self) -> type[Tagging]:

@@ -83,7 +83,7 @@ def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) ->
             resume_from = open_work(work, plan.config, plan.base, ordered_fingerprint(plan.splits), say)
             with tracking(config, output.name, say) as trackers:
                 warmed = _warmed(plan, work, arguments, say)
-                tuned, history = _train(warmed, work, resume_from, say, [tracker.callback for tracker in trackers])
+                tuned, history = train_model(warmed, work, resume_from, say, [tracker.callback for tracker in trackers])
                 with staged_folder(output, overwrite=config.overwrite) as staging:
                     write_checkpoint(staging, output.name, plan, tuned, history)
                 checkpoint = Checkpoint.load(output)
@@ -246,7 +246,7 @@ def collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
     return {**{name: padded(name, by) for name, by in fill.items() if name in features[0]}, **wanted}
 
 
-def _train(
+def train_model(
     plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None], trackers: Sequence[Any] = ()
 ) -> tuple[Adapted, list[dict[str, Any]]]:
     """Run the Trainer; returns the model, whole or adapted, with its best epoch's weights, and the log."""

@@ -263,6 +263,7 @@ def test_an_adapter_wants_its_own_base_model(adapted_run: Checkpoint, base_model
         load_adapted(copy, base_model=str(base_model))
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_adapter(
     adapted_run: Checkpoint, base_model: Path, table: Path, tmp_path: Path
 ) -> None:
@@ -300,6 +301,7 @@ def test_adalora_ends_with_the_rank_that_was_asked_for(base_model: Path, table: 
     assert sum(ranks) <= 4 * len(ranks) < 6 * len(ranks)
 
 
+@pytest.mark.slow
 def test_checkpointing_lets_an_adapter_learn(base_model: Path, table: Path, tmp_path: Path) -> None:
     """Although nothing below its first layer does: the same weights as without, within rounding."""
     given = {"adapter": "lora", "adapter_dropout": 0.0, "epochs": 1}

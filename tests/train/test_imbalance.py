@@ -196,6 +196,7 @@ def test_the_fields_reach_the_training(base_model: Path, table: Path, tmp_path: 
     assert again == pytest.approx(plain, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_tagger_takes_weights_and_focus(base_model: Path, spans: Path, tmp_path: Path) -> None:
     """By entity type."""
     plain, _ = steps_of(tmp_path / "plain", base_model, spans)

@@ -194,6 +194,7 @@ def _wait_for(pattern: str, process: subprocess.Popen[bytes], folder: Path) -> N
         pytest.param(".domain.writing-*", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(
     moment: str, base_model: Path, lines: Path, pretrained: PretrainedModel, tmp_path: Path
 ) -> None:
