@@ -44,6 +44,7 @@ Task = Literal[
     "token-classification",
     "relation-classification",
     "question-answering",
+    "intent-and-entities",
 ]
 QUESTIONS: Task = "question-answering"
 """The task that is given a question and a context, and answers with a part of the context."""
@@ -51,6 +52,10 @@ PAIRS: tuple[Task, ...] = ("text-pair-classification", QUESTIONS)
 """Tasks that are given two texts at a time."""
 RELATIONS: Task = "relation-classification"
 """The task that is given a text with two marked mentions; see `lc_finetune.markers`."""
+JOINT: Task = "intent-and-entities"
+"""The task with two heads on one encoder: a label for the text, and its entities."""
+TAGGED: tuple[Task, ...] = ("token-classification", JOINT)
+"""Tasks whose results have entities."""
 RUNNABLES: dict[Task, str] = {
     "text-classification": "TextClassifier",
     "text-pair-classification": "PairClassifier",
@@ -59,6 +64,7 @@ RUNNABLES: dict[Task, str] = {
     "token-classification": "EntityTagger",
     "relation-classification": "RelationClassifier",
     "question-answering": "QuestionAnswerer",
+    "intent-and-entities": "IntentAndEntityTagger",
 }
 """The public class that serves each task."""
 PRETRAINING: Literal["mlm"] = "mlm"
@@ -203,7 +209,7 @@ class Manifest(BaseModel):
     max_length: int = Field(gt=2, description="Pieces in one window, special tokens included, as in training.")
     stride: int = Field(ge=0, description="Pieces shared by neighbouring windows of a longer text.")
     tag_unit: TagUnit | None = Field(
-        default=None, description="Pieces that carry tags, see `tag_units`; None if no tagger."
+        default=None, description="Pieces that carry tags, see `tag_units`; None if nothing is tagged."
     )
     thresholds: LabelThresholds | None = Field(default=None, description="Of a multi-label classifier.")
     scale: NumberScale | None = Field(default=None, description="Of a regressor.")
@@ -222,13 +228,23 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A validated folder. `manifest` is None for a plain Hugging Face folder."""
+    """A validated folder.
+
+    Attributes:
+        path: The folder.
+        manifest: None for a plain Hugging Face folder.
+        config: The content of `config.json`.
+        task: What it is for.
+        labels: Columns of the head.
+        tags: Columns of the second head, if there is one.
+    """
 
     path: Path
     manifest: Manifest | None
     config: Mapping[str, Any]
     task: Task
     labels: LabelSet
+    tags: LabelSet | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -292,7 +308,8 @@ class Checkpoint:
         labels = LabelSet(EDGES) if task == QUESTIONS else _labels(config.get("id2label"), folder)
         if manifest:
             _check_per_label(folder, manifest, labels)
-        return cls(folder, manifest, config, task, labels)
+        tags = _tags(config.get("tag_names"), folder) if task == JOINT else None
+        return cls(folder, manifest, config, task, labels, tags)
 
 
 def example_of(task: Task) -> str:
@@ -315,6 +332,17 @@ def _labels(id2label: Any, folder: Path) -> LabelSet:
         )
     try:
         return LabelSet.from_id2label(id2label)
+    except ConfigError as error:  # a name twice
+        raise CheckpointError(f"{folder}/config.json: {error}") from error
+
+
+def _tags(names: Any, folder: Path) -> LabelSet:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(
+            f"{folder}: expected tag_names in config.json, the names of the tags, found none. Copy the checkpoint again."
+        )
+    try:
+        return LabelSet(tuple(names))
     except ConfigError as error:  # a name twice
         raise CheckpointError(f"{folder}/config.json: {error}") from error
 
@@ -583,6 +611,8 @@ def _task_of(config: Mapping[str, Any], folder: Path) -> Task:
     if any(str(name).endswith("ForSequenceClassification") for name in architectures):
         if config.get("problem_type") == MULTI_LABEL:
             return "multi-label-classification"
+        if "tag_names" in config:
+            return JOINT
         return "regression" if len(config.get("id2label") or {}) == 1 else "text-classification"
     raise CheckpointError(
         f"{folder}: expected a model for sequence or token classification, or question answering, found "

@@ -208,7 +208,16 @@ class PredictionSets(_Record):
         return next((level for level in self.levels if level.coverage >= coverage), None)
 
 
-class Calibration(_Record):
+class HeadCalibration(_Record):
+    """The map and the thresholds of one head's answers."""
+
+    map: ScoreMap
+    before: Reliability = Field(description="Of the model's own scores.")
+    after: Reliability = Field(description="Of the mapped scores, each by a map that was fitted without it.")
+    acceptance: Acceptance | None = None
+
+
+class Calibration(HeadCalibration):
     """What `lc_finetune.json` records for one backend and precision, and for the very weights it was measured with."""
 
     backend: Literal["torch", "onnx", "openvino"]
@@ -216,11 +225,10 @@ class Calibration(_Record):
     model: str = Field(description="Digest of the weights (torch) or of the export's manifest.")
     split: str = Field(description="Which rows it was fitted on.")
     texts: int = Field(ge=1, description="Their number.")
-    map: ScoreMap
-    before: Reliability = Field(description="Of the model's own scores.")
-    after: Reliability = Field(description="Of the mapped scores, each by a map that was fitted without it.")
-    acceptance: Acceptance | None = None
     sets: PredictionSets | None = Field(default=None, description="Of a classifier of one label a text.")
+    entities: HeadCalibration | None = Field(
+        default=None, description="Of the entities of a second head; None without one, or if it found too few."
+    )
 
 
 FEW_ANSWERS = 200
@@ -229,18 +237,34 @@ FEW_ANSWERS = 200
 
 def calibration_table(record: Calibration, *, diagram: bool = True) -> str:
     """Write a calibration for people, a figure a line; `diagram` adds the reliability diagrams as numbers."""
-    before, after = record.before, record.after
-    few = f"; fewer than {FEW_ANSWERS} show little, see the interval" if after.count < FEW_ANSWERS else ""
+    after = record.after
     counted = f"{record.texts:,} {record.split}"
     if after.unit == "pair":
         least = f" with a score of at least {after.floor:g}" if after.floor else ""
         counted += f", {after.count:,} pairs of a text and a label{least}"
     elif after.count != record.texts:
         counted += f", {after.count:,} entities found in them"
+    lines = [f"Confidence, {record.backend} in {record.precision} ({counted}{_few(after)})", *_figures(record)]
+    if record.sets is not None:
+        lines.append(f"  {'sets':<12}   {_sets_in_words(record.sets)}")
+    if diagram:
+        lines += _diagrams(record.before, after)
+    if (entities := record.entities) is not None:
+        lines.append(f"Of {entities.after.count:,} entities found in them{_few(entities.after)}")
+        lines += _figures(entities)
+        lines += _diagrams(entities.before, entities.after) if diagram else []
+    return "\n".join(lines)
+
+
+def _few(after: Reliability) -> str:
+    return f"; fewer than {FEW_ANSWERS} show little, see the interval" if after.count < FEW_ANSWERS else ""
+
+
+def _figures(record: HeadCalibration) -> list[str]:
+    before, after = record.before, record.after
     low, high = after.ece_interval
     mean, most = after.ece_perfect
     lines = [
-        f"Confidence, {record.backend} in {record.precision} ({counted}{few})",
         f"  {'':<12}   before    after",
         f"  {'ECE':<12}   {before.ece:.4f}   {after.ece:.4f}   95 % interval {low:.4f} to {high:.4f}; "
         f"perfect scores show {mean:.4f}, 95 % of them at most {most:.4f}",
@@ -251,11 +275,7 @@ def calibration_table(record: Calibration, *, diagram: bool = True) -> str:
     ]
     if record.acceptance is not None:
         lines.append(f"  {'accepted':<12}   {_acceptance_in_words(record.acceptance, after.unit)}")
-    if record.sets is not None:
-        lines.append(f"  {'sets':<12}   {_sets_in_words(record.sets)}")
-    if diagram:
-        lines += _diagrams(before, after)
-    return "\n".join(lines)
+    return lines
 
 
 def _diagrams(before: Reliability, after: Reliability) -> list[str]:

@@ -164,6 +164,25 @@ class Tagging(Result):
     entities: tuple[Entity, ...] = Field(default=(), description="Entities in order of position.")
 
 
+class IntentAndEntities(Classification):
+    """One label for a text, its intent, and the entities that fill it in."""
+
+    entities: tuple[Entity, ...] = Field(default=(), description="Entities in order of position.")
+
+    @property
+    def classification(self) -> Classification:
+        """The label alone."""
+        return Classification(
+            text=self.text, source=self.source, label=self.label, score=self.score, scores=self.scores,
+            accepted=self.accepted, in_scope=self.in_scope,
+        )  # fmt: skip
+
+    @property
+    def tagging(self) -> Tagging:
+        """The entities alone."""
+        return Tagging(text=self.text, source=self.source, entities=self.entities)
+
+
 class QuestionAnswer(Result):
     """A part of a context that answers a question: `result.context[start:end] == answer`, always."""
 

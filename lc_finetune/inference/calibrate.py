@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.answers import ANSWERED, ANSWERS, UNANSWERED, exact_match
-from lc_finetune.checkpoint import QUESTIONS, Checkpoint, Manifest, write_manifest, write_text_atomically
+from lc_finetune.checkpoint import QUESTIONS, TAGGED, Checkpoint, Manifest, write_manifest, write_text_atomically
 from lc_finetune.confidence import (
     CARD_HEADING,
     SMALLEST,
     Beta,
     Calibration,
     FloatArray,
+    HeadCalibration,
     Isotonic,
     Reliability,
     ScoreMap,
@@ -34,8 +36,17 @@ from lc_finetune.inference.parity import Gold
 from lc_finetune.inference.predictor import Predictor, window_of
 from lc_finetune.inference.reliability import reliability, reliability_of_pairs
 from lc_finetune.labels import LabelSet, Span
-from lc_finetune.schemas import Classification, Input, MultiLabelClassification, QuestionAnswer, Tagging
+from lc_finetune.schemas import (
+    Classification,
+    Input,
+    IntentAndEntities,
+    MultiLabelClassification,
+    QuestionAnswer,
+    Tagging,
+)
 from lc_finetune.schemes import TagSet
+
+logger = logging.getLogger(__name__)
 
 FOLDS = 10
 """Parts of the rows, each judged by maps that were fitted on the others."""
@@ -260,8 +271,8 @@ def calibrate(
     Args:
         checkpoint: The folder.
         texts: Texts, or pairs, that the model has not learnt from.
-        gold: The right label of each, its labels for a multi-label classifier, its spans for a tagger, or
-            the right answers to a question, none if it has none.
+        gold: The right label of each, its labels for a multi-label classifier, its spans for a tagger, its label with
+            its spans where there are two heads, or the right answers to a question, none if it has none.
         split: Where the texts come from, for the record.
         aim: What is asked of the accepted answers.
         way: How it is served.
@@ -272,40 +283,75 @@ def calibrate(
             dtype is not to be had.
         LCFinetuneError: If a text cannot be read or answered.
     """
-    tagger = checkpoint.task == "token-classification"
-    asked = ANSWERS if checkpoint.task == QUESTIONS else checkpoint.labels.names
-    aim.check_labels(TagSet.from_labels(checkpoint.labels).types if tagger else asked)
+    aim.check_labels(answers_of(checkpoint))
     several = checkpoint.task == "multi-label-classification"
     most = min(MOST_ROWS, MOST_PAIRS // len(checkpoint.labels)) if several else MOST_ROWS
     rows = np.random.default_rng(SEED).permutation(len(texts))[:most]
     raw = RawPredictor(Predictor.load(checkpoint, **way._asdict()))
     results = answer(raw, [texts[row] for row in rows])
-    evidence = evidence_of(results, cast(Gold, [gold[row] for row in rows]), checkpoint.labels.names)
-    map, before, after = fit(evidence)
-    verdicts = evidence.verdicts(map, aim)
-    if raw.scope and isinstance(evidence, TextEvidence):
-        inside = np.array([result.in_scope >= raw.scope.significance for result in results])
-        verdicts = verdicts._replace(scores=np.where(inside, verdicts.scores, NEVER))
+    wanted: Any = [gold[row] for row in rows]
+    entities = None
+    if checkpoint.tags is not None:
+        wanted, spans = zip(*wanted, strict=True)
+        entities = _of_entities(raw, results, spans, checkpoint.tags, aim)
+        results = [result.classification for result in results]
+    evidence = evidence_of(results, cast(Gold, wanted), checkpoint.labels.names)
+    of_labels = raw.scope is not None and isinstance(evidence, TextEvidence)
     return Calibration(
         backend=cast(Any, raw.backend.name),
         precision=cast(Any, raw.backend.precision),
         model=raw.export or checkpoint.weights_digest,
         split=split,
         texts=len(rows),
-        map=map,
-        before=before,
-        after=after,
-        acceptance=accept(aim, *verdicts),
+        **dict(_judged(evidence, aim, _inside(raw, results) if of_labels else None)),
+        entities=entities,
         sets=prediction_sets(ScoreMap().of_labels(evidence.logits), evidence.gold)
         if isinstance(evidence, TextEvidence)
         else None,
     )
 
 
+def answers_of(checkpoint: Checkpoint) -> Sequence[str]:
+    """Name what a threshold can be set for."""
+    if checkpoint.task == QUESTIONS:
+        return ANSWERS
+    if checkpoint.task not in TAGGED:
+        return checkpoint.labels.names
+    types = TagSet.from_labels(checkpoint.tags or checkpoint.labels).types
+    return types if checkpoint.tags is None else (*checkpoint.labels.names, *types)
+
+
+def _judged(evidence: Evidence, aim: Aim, inside: BoolArray | None) -> HeadCalibration:
+    """Fit the map and choose the threshold; of texts that are not `inside`, shape `(answers,)`, none is accepted."""
+    map, before, after = fit(evidence)
+    verdicts = evidence.verdicts(map, aim)
+    if inside is not None:
+        verdicts = verdicts._replace(scores=np.where(inside, verdicts.scores, NEVER))
+    return HeadCalibration(map=map, before=before, after=after, acceptance=accept(aim, *verdicts))
+
+
+def _inside(raw: Predictor, results: Sequence[Any]) -> BoolArray:
+    """Say which texts are in scope, shape `(texts,)`."""
+    significance = raw.scope.significance if raw.scope else 0.0
+    return np.array([result.in_scope is None or result.in_scope >= significance for result in results])
+
+
+def _of_entities(
+    raw: Predictor, results: Sequence[IntentAndEntities], spans: Gold, tags: LabelSet, aim: Aim
+) -> HeadCalibration | None:
+    """Calibrate what a second head finds; None if it finds too little."""
+    inside = np.repeat(_inside(raw, results), [len(result.entities) for result in results])
+    try:
+        return _judged(evidence_of([result.tagging for result in results], spans, tags.names), aim, inside)
+    except TooFewAnswers as error:
+        logger.warning("The entities are left uncalibrated: %s", error)
+        return None
+
+
 class RawPredictor(Predictor):
     """A loaded model that gives its own scores, whatever calibration the checkpoint has."""
 
-    confidence = Confidence()
+    confidence = entity_confidence = Confidence()
 
     def __init__(self, served: Predictor) -> None:
         super().__init__(
@@ -487,5 +533,5 @@ def _with_section(card: str, records: Sequence[Calibration]) -> str:
 
 def _plain_manifest(checkpoint: Checkpoint) -> Manifest:
     length, stride = window_of(checkpoint)
-    tagger = checkpoint.task == "token-classification"
-    return Manifest(task=checkpoint.task, max_length=length, stride=stride, tag_unit="first" if tagger else None)
+    tag_unit: Any = "first" if checkpoint.task in TAGGED else None
+    return Manifest(task=checkpoint.task, max_length=length, stride=stride, tag_unit=tag_unit)

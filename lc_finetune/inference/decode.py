@@ -14,11 +14,12 @@ from lc_finetune.checkpoint import AnswerRule, NumberScale, TagUnit
 from lc_finetune.confidence import ScoreMap, SetLevel, Thresholds
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.units import tag_units, trim
-from lc_finetune.labels import LabelSet
+from lc_finetune.labels import LabelSet, Span
 from lc_finetune.schemas import (
     Classification,
     Entity,
     Input,
+    IntentAndEntities,
     MultiLabelClassification,
     PairClassification,
     QuestionAnswer,
@@ -71,6 +72,11 @@ class Confidence:
 
     def judged(self, result: ResultT) -> ResultT:
         """Copy a result, with `accepted` as these thresholds have it."""
+        if isinstance(result, IntentAndEntities):
+            scope = result.in_scope
+            entities = self._judged_entities(result.text, result.entities, scope)
+            accepted = None if result.score is None else self.accepts(result.text, result.label, result.score, scope)
+            return result.model_copy(update={"accepted": accepted, "entities": entities})
         if isinstance(result, Classification) and result.score is not None:
             text = (result.text, result.text_pair) if isinstance(result, PairClassification) else result.text
             accepted = self.accepts(text, result.label, result.score, result.in_scope)
@@ -81,13 +87,17 @@ class Confidence:
             asked, label = (result.question, result.context), UNANSWERED if result.answer is None else ANSWERED
             return result.model_copy(update={"accepted": self.accepts(asked, label, result.score)})
         if isinstance(result, Tagging):
-            entities = tuple(
-                entity.model_copy(update={"accepted": self.accepts(result.text, entity.label, entity.score)})
-                for entity in result.entities
-                if entity.score is not None
-            )
-            return result.model_copy(update={"entities": entities})
+            return result.model_copy(update={"entities": self._judged_entities(result.text, result.entities)})
         return result
+
+    def _judged_entities(
+        self, text: str, entities: Sequence[Entity], in_scope: float | None = None
+    ) -> tuple[Entity, ...]:
+        return tuple(
+            entity.model_copy(update={"accepted": self.accepts(text, entity.label, entity.score, in_scope)})
+            for entity in entities
+            if entity.score is not None
+        )
 
 
 def _is_blank(text: Input) -> bool:
@@ -211,8 +221,9 @@ def decode_entities(
     *,
     tag_unit: TagUnit,
     confidence: Confidence = Confidence(),
+    in_scope: float | None = None,
 ) -> Tagging:
-    """Turn the logits of one text, shape `(pieces, tags)`, into its entities with character offsets.
+    """Turn the logits of one text, shape `(pieces, tags)`, and its p-value, into its entities with character offsets.
 
     An entity's score is the product of its tags' probabilities, mapped to the probability that the whole span is right.
     """
@@ -235,10 +246,23 @@ def decode_entities(
                 start=start,
                 end=end,
                 score=score,
-                accepted=confidence.accepts(text, span.label, score),
+                accepted=confidence.accepts(text, span.label, score, in_scope),
             )
         )
     return Tagging(text=text, entities=tuple(entities))
+
+
+def entity_spans(result: Tagging | IntentAndEntities) -> list[Span]:
+    """List the entities of a result by offsets and label alone."""
+    return [Span(entity.start, entity.end, entity.label) for entity in result.entities]
+
+
+def decode_intent(label: Classification, tagging: Tagging) -> IntentAndEntities:
+    """Put together what two heads say of one text."""
+    return IntentAndEntities(
+        text=label.text, label=label.label, score=label.score, scores=label.scores, accepted=label.accepted,
+        in_scope=label.in_scope, entities=tagging.entities,
+    )  # fmt: skip
 
 
 def _characters(encoding: Encoding, units: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -14,13 +14,14 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from lc_finetune.checkpoint import PAIRS, Checkpoint, sha256, staged_folder, write_text_atomically
+from lc_finetune.checkpoint import JOINT, PAIRS, Checkpoint, sha256, staged_folder, write_text_atomically
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import Backend, Batch, Outputs, open_backend
 from lc_finetune.inference.backends.torch import Headed, load_model
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.inference.exported import (
     EXPORT_MANIFEST,
+    OUTPUTS,
     ExportManifest,
     Format,
     Precision,
@@ -220,12 +221,12 @@ class _Program:
         import torch
 
         with torch.inference_mode():
-            logits, features = self._module(*map(torch.from_numpy, batch.feed.values()))
-        return Outputs(logits.float().numpy(), features.float().numpy())
+            found = self._module(*map(torch.from_numpy, batch.feed.values()))
+        return Outputs(*(one.float().numpy() for one in found))
 
 
 def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Wrap a model so that it takes plain tensors and gives `(logits, features)`; also inputs, and what may vary."""
+    """Wrap a model so that it takes plain tensors and gives `OUTPUTS` as a tuple; also inputs, and what may vary."""
     import torch
 
     headed = Headed(model)
@@ -257,7 +258,8 @@ def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, dict[str, Any],
 def _trace_onnx(checkpoint: Checkpoint, file: Path) -> None:
     """Write the fp32 model: `input_ids`, `attention_mask` → `logits`, `features`; batch and length dynamic.
 
-    A model that tells the texts of a pair apart by them takes `token_type_ids` as well.
+    A model that tells the texts of a pair apart by them takes `token_type_ids` as well; one with two heads gives
+    `tag_logits` as well.
     """
     import torch
 
@@ -269,7 +271,7 @@ def _trace_onnx(checkpoint: Checkpoint, file: Path) -> None:
             tuple(inputs.values()),
             file,
             input_names=[*inputs],
-            output_names=["logits", "features"],
+            output_names=[*OUTPUTS] if checkpoint.task == JOINT else [*OUTPUTS[:2]],
             dynamic_shapes=shapes,
             dynamo=True,
             external_data=False,

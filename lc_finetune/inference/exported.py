@@ -17,6 +17,8 @@ ExportedName = Literal["onnx", "openvino"]
 """Formats that a backend reads; `torch` is for others."""
 Precision = Literal["float32", "float16", "int8"]
 
+OUTPUTS = ("logits", "features", "tag_logits")
+"""What an exported model gives, in this order; the last only where there is a second head."""
 SHORT: dict[Precision, str] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
 """Precisions as the command line and the folders call them."""
 SERVED: tuple[tuple[ExportedName, Precision], ...] = (
@@ -40,7 +42,8 @@ class Parity(BaseModel):
     max_logit_error: float = Field(description="Largest difference of a logit.")
     label_agreement: float = Field(
         description="Share of the same label; of the same tag at each piece, for a tagger; of the labels given by "
-        "either, the share given by both, for a multi-label classifier; of the same answer, for a question answerer."
+        "either, the share given by both, for a multi-label classifier; of the same answer, for a question answerer; of two "
+        "heads, that of the head that agrees less."
     )
     metric: Literal["accuracy", "micro_f1", "r2", "entity_f1", "exact_match"] | None = Field(
         default=None, description="None without gold answers."

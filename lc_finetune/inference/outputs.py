@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,6 @@ class _Spans(RawPredictor):
 
 class _Undecoded(RawPredictor):
     def decode(  # type: ignore[override]
-        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating], *_: Any
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         return logits, features

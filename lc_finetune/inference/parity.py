@@ -20,12 +20,19 @@ from lc_finetune.errors import CheckpointError
 from lc_finetune.inference import worker
 from lc_finetune.inference.backends import Backend
 from lc_finetune.inference.backends.torch import TorchBackend
-from lc_finetune.inference.decode import log_softmax, sigmoid
+from lc_finetune.inference.decode import entity_spans, log_softmax, sigmoid
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.exported import Parity, Precision
 from lc_finetune.inference.predictor import Predictor
-from lc_finetune.labels import Span, micro_f1, r_squared
-from lc_finetune.schemas import Classification, Input, MultiLabelClassification, QuestionAnswer, Regression
+from lc_finetune.labels import micro_f1, r_squared
+from lc_finetune.schemas import (
+    Classification,
+    Input,
+    IntentAndEntities,
+    MultiLabelClassification,
+    QuestionAnswer,
+    Regression,
+)
 
 Gold = Sequence[Any]
 """Right answers: a label for each text, its labels, its number, or its spans."""
@@ -37,6 +44,7 @@ METRICS: dict[Task, Literal["accuracy", "micro_f1", "r2", "entity_f1", "exact_ma
     "token-classification": "entity_f1",
     "relation-classification": "accuracy",
     "question-answering": "exact_match",
+    "intent-and-entities": "exact_match",
 }
 
 PARITY_TEXTS = 1024
@@ -110,9 +118,10 @@ class _Recorder(Predictor):
         self._backend = backend
 
     def decode(  # type: ignore[override]
-        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating], *tags: Any
     ) -> _Answer:
-        return np.asarray(logits, dtype=np.float64), super().decode(text, encoding, logits, features)
+        heads = tuple(np.asarray(head, dtype=np.float64) for head in (logits, *tags))
+        return heads, super().decode(text, encoding, logits, features, *tags)
 
 
 def measure_parity(
@@ -141,7 +150,7 @@ def measure_parity(
     return Parity(
         texts=len(texts),
         source=source,
-        max_logit_error=_difference(_rows(before), _rows(after)),
+        max_logit_error=_difference(_heads(before), _heads(after)),
         label_agreement=_agreement(before, after),
         metric=None if gold is None else METRICS[checkpoint.task],
         metric_before=None if gold is None else _metric(before, gold),
@@ -165,8 +174,8 @@ def _shape(task: Task) -> Task | None:
     return task if task in (*PAIRS, RELATIONS) else None
 
 
-_Answer = tuple[NDArray[np.float64], Any]
-"""The merged logits of a text, `(labels,)`, `(pieces, tags)` or `(1 + pieces, 2)`, and its result."""
+_Answer = tuple[tuple[NDArray[np.float64], ...], Any]
+"""The merged logits of a text, of each head `(labels,)`, `(pieces, tags)` or `(1 + pieces, 2)`, and its result."""
 
 
 def _answers(predictor: _Recorder, texts: Sequence[Input]) -> list[_Answer]:
@@ -188,9 +197,9 @@ def _answers_in_company(checkpoint: Checkpoint, backend: Backend, texts: Sequenc
     return answers
 
 
-def _rows(answers: Sequence[_Answer]) -> NDArray[np.float64]:
-    """Stack logits: a row for each text, or for each piece."""
-    return np.concatenate([np.atleast_2d(logits) for logits, _ in answers])
+def _heads(answers: Sequence[_Answer]) -> list[NDArray[np.float64]]:
+    """Stack the logits of each head: a row for each text, or for each piece."""
+    return [np.concatenate([*map(np.atleast_2d, rows)]) for rows in zip(*(heads for heads, _ in answers), strict=True)]
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -207,30 +216,36 @@ _PROBABILITIES: dict[Task, Callable[[NDArray[np.float64]], NDArray[np.float64]]]
 }
 
 
-def _probabilities(task: Task, answers: Sequence[_Answer]) -> NDArray[np.float64]:
-    """List what scores are made of: of each label, or of each answer to a question."""
+def _probabilities(task: Task, answers: Sequence[_Answer]) -> list[NDArray[np.float64]]:
+    """List what the scores of each head are made of: of each label, or of each answer to a question."""
     if task == QUESTIONS:
-        return np.array([result.score for _, result in answers])
-    return _PROBABILITIES.get(task, _softmax)(_rows(answers))
+        return [np.array([result.score for _, result in answers])]
+    return [_PROBABILITIES.get(task, _softmax)(rows) for rows in _heads(answers)]
 
 
 def _agreement(left: Sequence[_Answer], right: Sequence[_Answer]) -> float:
-    """Share of the same label, or tag; of labels that either gives, the share that both give."""
+    """Share of the same label, or tag, of the head that agrees less; of labels that either gives, what both give."""
     if isinstance(left[0][1], MultiLabelClassification):
         pairs = [(set(one.labels), set(other.labels)) for (_, one), (_, other) in zip(left, right, strict=True)]
         either = sum(len(one | other) for one, other in pairs)
         return sum(len(one & other) for one, other in pairs) / either if either else 1.0
     if isinstance(left[0][1], QuestionAnswer):
         return float(np.mean([a.answer == b.answer for (_, a), (_, b) in zip(left, right, strict=True)]))
-    ours, theirs = _rows(left).argmax(axis=1), _rows(right).argmax(axis=1)
-    return 1.0 - float((ours != theirs).sum()) / max(1, len(ours))
+    both = zip(_heads(left), _heads(right), strict=True)
+    unequal = [(ours.argmax(axis=1) != theirs.argmax(axis=1)).sum() / max(1, len(ours)) for ours, theirs in both]
+    return 1.0 - float(max(unequal))
 
 
-def _difference(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
-    return float(np.abs(left - right).max(initial=0.0))
+def _difference(left: Sequence[NDArray[np.float64]], right: Sequence[NDArray[np.float64]]) -> float:
+    """Give the largest difference, whichever head it is of."""
+    return max(float(np.abs(ours - theirs).max(initial=0.0)) for ours, theirs in zip(left, right, strict=True))
 
 
 def _metric(answers: Sequence[_Answer], gold: Gold) -> float:
+    if isinstance(answers[0][1], IntentAndEntities):
+        exact = [one.label == label and entity_spans(one) == [*spans]
+                 for (_, one), (label, spans) in zip(answers, gold, strict=False)]  # fmt: skip
+        return float(np.mean(exact))
     if isinstance(answers[0][1], Classification):
         right = [result.label == label for (_, result), label in zip(answers, gold, strict=False)]
         return float(np.mean(right))
@@ -240,5 +255,5 @@ def _metric(answers: Sequence[_Answer], gold: Gold) -> float:
         return micro_f1(gold[: len(answers)], [result.labels for _, result in answers])
     if isinstance(answers[0][1], Regression):
         return r_squared(np.array(gold[: len(answers)], float), np.array([result.value for _, result in answers]))
-    found = [[Span(e.start, e.end, e.label) for e in result.entities] for _, result in answers]
+    found = [entity_spans(result) for _, result in answers]
     return micro_f1(gold[: len(answers)], found)

@@ -13,7 +13,16 @@ from weakref import WeakSet, WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, AnswerRule, Checkpoint, NumberScale, loaded_signature
+from lc_finetune.checkpoint import (
+    PAIRS,
+    QUESTIONS,
+    RELATIONS,
+    TAGGED,
+    AnswerRule,
+    Checkpoint,
+    NumberScale,
+    loaded_signature,
+)
 from lc_finetune.confidence import Calibration
 from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputError
 from lc_finetune.inference import worker
@@ -36,6 +45,7 @@ from lc_finetune.inference.decode import (
     Confidence,
     decode_answer,
     decode_entities,
+    decode_intent,
     decode_label,
     decode_labels,
     decode_number,
@@ -49,6 +59,7 @@ from lc_finetune.markers import MARKERS
 from lc_finetune.schemas import (
     Classification,
     Input,
+    IntentAndEntities,
     MultiLabelClassification,
     QuestionAnswer,
     Regression,
@@ -88,13 +99,13 @@ class Predictor:
         self._backend_name = backend
         self._backend: Backend | None = None
         self._backend_lock = threading.Lock()
-        self._tags = TagSet.from_labels(checkpoint.labels) if checkpoint.task == "token-classification" else None
+        self._tags = TagSet.from_labels(checkpoint.tags or checkpoint.labels) if checkpoint.task in TAGGED else None
         self._thresholds = thresholds_of(checkpoint) if checkpoint.task == "multi-label-classification" else None
         self.keeps_first = checkpoint.task == QUESTIONS
-        self.per_piece = self._tags is not None or self.keeps_first
+        self.per_piece = checkpoint.task == "token-classification" or self.keeps_first
         self._takes_pairs = checkpoint.task in PAIRS
         self._takes_marked = checkpoint.task == RELATIONS
-        self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
+        self._encoder = Encoder(checkpoint.path, offsets=self.per_piece or self._tags is not None)
         if self._takes_marked:
             _check_markers(checkpoint, self._encoder)
         self.token_types = self._takes_pairs and self._encoder.token_types
@@ -164,6 +175,13 @@ class Predictor:
         if record is None:
             return Confidence(significance=significance)
         return Confidence(record.map, record.acceptance, significance)
+
+    @cached_property
+    def entity_confidence(self) -> Confidence:
+        """The same, of the entities that a second head finds."""
+        record = self.calibration.entities if self.calibration else None
+        significance = self.confidence.significance
+        return Confidence(record.map, record.acceptance, significance) if record else Confidence(significance=significance)
 
     @cached_property
     def _scale(self) -> NumberScale:
@@ -295,10 +313,15 @@ class Predictor:
         return self.backend.forward(batch)
 
     def decode(
-        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
-    ) -> Classification | MultiLabelClassification | QuestionAnswer | Regression | Tagging:
+        self,
+        text: Input,
+        encoding: Encoding,
+        logits: NDArray[np.floating],
+        features: NDArray[np.floating],
+        tag_logits: NDArray[np.floating] | None = None,
+    ) -> Classification | IntentAndEntities | MultiLabelClassification | QuestionAnswer | Regression | Tagging:
         """Turn the merged logits of one text into its result."""
-        if not np.isfinite(logits).all():
+        if not np.isfinite(logits).all() or not (tag_logits is None or np.isfinite(tag_logits).all()):
             raise EngineError(
                 "Expected finite logits, found NaN or infinity. Load with dtype='float32', or train with a lower "
                 "learning rate."
@@ -310,14 +333,22 @@ class Predictor:
             return decode_number(cast(str, text), logits, self._scale)
         if self._thresholds is not None:
             return decode_labels(cast(str, text), logits, self.checkpoint.labels, self._thresholds, self.confidence)
+        in_scope = float(self.scope.p_values(features)) if self.scope else None
         if self._tags is None:
-            in_scope = float(self.scope.p_values(features)) if self.scope else None
             return decode_label(text, logits, self.checkpoint.labels, self.confidence, in_scope)
         manifest = self.checkpoint.manifest
         tag_unit = (manifest.tag_unit if manifest else None) or "first"
-        return decode_entities(
-            cast(str, text), encoding, logits, self._tags, tag_unit=tag_unit, confidence=self.confidence
-        )
+        if tag_logits is None:
+            return decode_entities(
+                cast(str, text), encoding, logits, self._tags, tag_unit=tag_unit, confidence=self.confidence
+            )
+        return decode_intent(
+            decode_label(text, logits, self.checkpoint.labels, self.confidence, in_scope),
+            decode_entities(
+                cast(str, text), encoding, tag_logits, self._tags, tag_unit=tag_unit,
+                confidence=self.entity_confidence, in_scope=in_scope,
+            ),
+        )  # fmt: skip
 
     def _renew(self) -> None:
         # Kept, not freed: a native runtime that is torn down in a fork waits for threads that stayed in the parent.

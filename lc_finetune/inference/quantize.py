@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.inference import plan
 from lc_finetune.inference.backends import Batch
 from lc_finetune.inference.encode import Encoding
+from lc_finetune.inference.exported import OUTPUTS
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.schemas import Input
 
@@ -53,14 +54,19 @@ def quantize_onnx(checkpoint: Checkpoint, source: Path, target: Path, texts: Seq
 
 
 def _kept(graph: Any) -> list[str]:
-    """Name the products that stay in fp32: those of two activations, and the one that makes a tagger's logits."""
+    """Name the products that stay in fp32: those of two activations, and those that make logits."""
     weights = {tensor.name for tensor in graph.initializer}
     made_by = {output: node for node in graph.node for output in node.output}
-    head = made_by["logits"]
-    while head.op_type not in ("MatMul", "Gemm"):
-        head = next(made_by[name] for name in head.input if name in made_by)
+    heads = {_last_product(made_by, name).name for name in OUTPUTS if name in made_by and name.endswith("logits")}
     products = [node for node in graph.node if node.op_type == "MatMul"]
-    return [node.name for node in products if node is head or node.input[1] not in weights]
+    return [node.name for node in products if node.name in heads or node.input[1] not in weights]
+
+
+def _last_product(made_by: Mapping[str, Any], output: str) -> Any:
+    node = made_by[output]
+    while node.op_type not in ("MatMul", "Gemm"):
+        node = next(made_by[name] for name in node.input if name in made_by)
+    return node
 
 
 class _windows:

@@ -15,6 +15,7 @@ _EXPECTED: dict[Task, str] = {
     "token-classification": "a tagger",
     "relation-classification": "a classifier of relations",
     "question-answering": "a question answerer",
+    "intent-and-entities": "a model of intents and entities",
 }
 
 _MAY_BE_MEANT = ("text-classification", "multi-label-classification")
@@ -40,7 +41,7 @@ def check_served(checkpoint: Checkpoint, task: Task) -> None:
             f"{checkpoint.path}: expected {_EXPECTED[task]}, found a checkpoint for {checkpoint.task}. "
             f"Load it with {RUNNABLES[checkpoint.task]}.{hint}"
         )
-    if task not in ("text-classification", "text-pair-classification"):
+    if task not in ("text-classification", "text-pair-classification", "intent-and-entities"):
         return
     problem = checkpoint.config.get("problem_type")
     if problem not in (None, "single_label_classification") or len(checkpoint.labels) < 2:

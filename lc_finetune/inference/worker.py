@@ -69,10 +69,9 @@ class Model(Protocol):
     def forward(self, batch: Batch) -> Outputs:
         """Run the model once."""
 
-    def decode(
-        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
-    ) -> Any:
-        """Turn merged logits into a result."""
+    @property
+    def decode(self) -> Callable[..., Any]:
+        """Turn a text, its encoding, merged logits, features and, of a second head, merged tag logits into a result."""
 
 
 Completion = Callable[[Any, NDArray[np.floating]], Any]
@@ -124,6 +123,7 @@ class _Text:
     ranges: list[tuple[int, int]]
     logits: list[NDArray[np.floating] | None]
     features: list[NDArray[np.floating] | None]
+    tag_logits: dict[int, NDArray[np.floating]]  # by window, where there is a second head
 
 
 @dataclass(slots=True, eq=False)
@@ -160,7 +160,7 @@ class _Wave:
         framing = len(frames[0])
         ranges = plan.windows(len(encoding.ids), self._model.max_length - framing, self._model.stride)
         count = len(frames) * len(ranges)
-        text = _Text(job, position, encoding, frames, ranges, [None] * count, [None] * count)
+        text = _Text(job, position, encoding, frames, ranges, [None] * count, [None] * count, {})
         return [
             _Window(text, i, frame, start, end, end - start + framing)
             for i, (frame, (start, end)) in enumerate(product(frames, ranges))
@@ -204,6 +204,8 @@ class _Wave:
             self._isolate(batch, error)
         else:
             for row, window in enumerate(batch):
+                if outputs.tag_logits is not None:
+                    window.text.tag_logits[window.index] = _own(window, outputs.tag_logits[row])
                 self._keep(window, outputs.logits[row], outputs.features[row])
 
     def _shrink(self, batch: list[_Window]) -> None:
@@ -247,8 +249,7 @@ class _Wave:
     def _keep(self, window: _Window, logits: NDArray[np.floating], features: NDArray[np.floating]) -> None:
         text = window.text
         if self._model.per_piece:
-            before = len(window.frame.before)
-            own = logits[before : before + window.end - window.start]
+            own = _own(window, logits)
             logits = np.concatenate([logits[:1], own]) if self._model.keeps_first else own
         text.logits[window.index] = logits
         text.features[window.index] = features
@@ -259,7 +260,8 @@ class _Wave:
         whole = text.job.texts[text.position]
         try:
             logits, features = self._merged(text)
-            result = self._model.decode(whole, text.encoding, logits, features)
+            tags = self._merged_tags(text) if text.tag_logits else ()
+            result = self._model.decode(whole, text.encoding, logits, features, *tags)
             return result if text.job.complete is None else text.job.complete(result, logits)
         except LCFinetuneError as error:
             return error
@@ -282,6 +284,19 @@ class _Wave:
         shares = [frame.share for frame in text.frames]
         logits, features = (np.tensordot(shares, np.stack(rows), axes=1) for rows in zip(*merged, strict=True))
         return logits, features
+
+
+    @staticmethod
+    def _merged_tags(text: _Text) -> tuple[NDArray[np.floating]]:
+        """Merge what a second head says of the pieces."""
+        rows = [text.tag_logits[i] for i in range(len(text.ranges))]
+        return (merge(text.ranges, rows, text.features, per_piece=True)[0],)
+
+
+def _own(window: _Window, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Take the logits of the text's pieces out of those of all pieces."""
+    before = len(window.frame.before)
+    return logits[before : before + window.end - window.start]
 
 
 def merge(

@@ -51,10 +51,12 @@ class Outputs:
         logits: `(rows, labels)` for a classifier, `(rows, pieces, tags)` for a tagger, `(rows, pieces, 2)` of start and
             end for a question answerer; float32.
         features: `(rows, hidden)`, the mean over the pieces of the encoder's last state; float32.
+        tag_logits: `(rows, pieces, tags)` of a second head, beside a classifier's; None if there is none; float32.
     """
 
     logits: NDArray[np.float32]
     features: NDArray[np.float32]
+    tag_logits: NDArray[np.float32] | None = None
 
 
 class OutOfMemory(Exception):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lc_finetune.errors import CheckpointError, ConfigError
 from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs, available_cores, says_out_of_memory
@@ -113,7 +114,7 @@ def _rows(batch: Batch, start: int, end: int) -> Batch:
 
 def _run(session: Any, batch: Batch) -> Outputs:
     try:
-        return Outputs(*session.run(["logits", "features"], batch.feed))
+        return Outputs(*session.run(None, batch.feed))  # in the order in which they were exported
     except Exception as error:
         if says_out_of_memory(error):
             raise OutOfMemory from error
@@ -121,11 +122,17 @@ def _run(session: Any, batch: Batch) -> Outputs:
 
 
 def _joined(parts: Sequence[Outputs], pieces: int) -> Outputs:
-    """Put parts together; a tagger's logits have a place for each piece of the whole batch."""
-    logits = [part.logits for part in parts]
+    """Put parts together; logits of pieces have a place for each piece of the whole batch."""
+    logits = _stacked([part.logits for part in parts], pieces)
+    tag_logits = [part.tag_logits for part in parts if part.tag_logits is not None]
+    features = np.concatenate([part.features for part in parts])
+    return Outputs(logits, features, _stacked(tag_logits, pieces) if tag_logits else None)
+
+
+def _stacked(logits: Sequence[NDArray[np.float32]], pieces: int) -> NDArray[np.float32]:
     if logits[0].ndim == 3:
         logits = [np.pad(one, ((0, 0), (0, pieces - one.shape[1]), (0, 0))) for one in logits]
-    return Outputs(np.concatenate(logits), np.concatenate([part.features for part in parts]))
+    return np.concatenate(logits)
 
 
 def _providers(device: str) -> list[Any]:

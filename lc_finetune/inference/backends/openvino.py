@@ -11,7 +11,7 @@ from typing import Any
 
 from lc_finetune.errors import CheckpointError, ConfigError, MissingDependencyError
 from lc_finetune.inference.backends import Batch, Outputs, available_cores
-from lc_finetune.inference.exported import Precision
+from lc_finetune.inference.exported import OUTPUTS, Precision
 
 
 class OpenVinoBackend:
@@ -47,11 +47,12 @@ class OpenVinoBackend:
         except RuntimeError as error:
             raise CheckpointError(f"{file}: OpenVINO cannot open it. Export the checkpoint again.") from error
         self._request: Any = compiled.create_infer_request()
+        self._outputs = [name for name in OUTPUTS if any(name in one.get_names() for one in compiled.outputs)]
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model once; see `Backend`."""
         found = self._request.infer(batch.feed)
-        return Outputs(found["logits"], found["features"])
+        return Outputs(*(found[name] for name in self._outputs))
 
 
 def import_openvino() -> Any:

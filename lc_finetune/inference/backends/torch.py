@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lc_finetune.checkpoint import QUESTIONS, Checkpoint
+from lc_finetune.checkpoint import JOINT, QUESTIONS, Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError
 from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs, says_out_of_memory
 
@@ -46,9 +46,7 @@ def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any
     Raises:
         CheckpointError: If the weights do not fit the configuration.
     """
-    import transformers
-
-    loader: Any = getattr(transformers, _LOADERS.get(task, "AutoModelForSequenceClassification"))
+    loader = _loader_of(task)
     try:
         with quiet():
             model, info = loader.from_pretrained(
@@ -66,8 +64,18 @@ def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any
     return model.eval()
 
 
+def _loader_of(task: str) -> Any:
+    if task == JOINT:
+        from lc_finetune.inference.two_heads import TwoHeadedModel
+
+        return TwoHeadedModel
+    import transformers
+
+    return getattr(transformers, _LOADERS.get(task, "AutoModelForSequenceClassification"))
+
+
 class Headed:
-    """Call a model and take, besides its logits, what its encoder made of the text."""
+    """Call a model and take, besides the logits of its heads, what its encoder made of the text."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -79,13 +87,14 @@ class Headed:
 
     def __call__(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **others: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits and the mean over the pieces of the last hidden state."""
+    ) -> tuple[torch.Tensor, ...]:
+        """Return logits, the mean over the pieces of the last hidden state, and the logits of a second head's tags."""
         outputs = self._model(input_ids=input_ids, attention_mask=attention_mask, **others)
         logits = outputs.logits if "logits" in outputs else _edges(outputs)
         state, self._state = self._state, None
         features = masked_mean(state, attention_mask)
-        return logits, features
+        tags = (outputs.tag_logits,) if "tag_logits" in outputs else ()
+        return logits, features, *tags
 
 
 def _edges(outputs: Any) -> torch.Tensor:
@@ -121,7 +130,7 @@ class TorchBackend:
             )
         self._device = torch.device(device)
         model = load_model(checkpoint.path, checkpoint.task, getattr(torch, self.precision)).to(self._device)
-        unpadded = model.config.model_type in cuda.STACKS and checkpoint.task != QUESTIONS
+        unpadded = model.config.model_type in cuda.STACKS and checkpoint.task not in (QUESTIONS, JOINT)
         if self._device.type == "cuda" and unpadded:
             self._run: Callable[[Batch], Outputs] = cuda.CudaModel(
                 model,
