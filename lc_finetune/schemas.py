@@ -174,7 +174,7 @@ class IntentAndEntities(Classification):
         """The label alone."""
         return Classification(
             text=self.text, source=self.source, label=self.label, score=self.score, scores=self.scores,
-            accepted=self.accepted, in_scope=self.in_scope,
+            accepted=self.accepted, in_scope=self.in_scope, prediction_set=self.prediction_set,
         )  # fmt: skip
 
     @property

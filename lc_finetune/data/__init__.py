@@ -3,6 +3,7 @@
 from lc_finetune.data.bundled import sample_file
 from lc_finetune.data.examples import (
     Example,
+    IntentExample,
     MultiLabelExample,
     PairExample,
     QuestionExample,
@@ -20,6 +21,7 @@ from lc_finetune.data.texts import Texts, read_texts
 
 __all__ = [
     "Example",
+    "IntentExample",
     "Loaded",
     "MultiLabelExample",
     "PairExample",

@@ -14,6 +14,7 @@ SUFFIX = {
     "urgency": "csv",
     "relations": "jsonl",
     "questions": "json",
+    "intents": "jsonl",
 }
 
 

@@ -35,6 +35,13 @@ class RelationExample(TextExample):
 
 
 @dataclass(frozen=True, slots=True)
+class IntentExample(TextExample):
+    """A text with one label and entity spans: character offsets, sorted, disjoint."""
+
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MultiLabelExample:
     """A text with any number of labels, sorted, each once."""
 
@@ -95,12 +102,14 @@ def input_of(example: Example) -> Input:
 
 
 def gold_of(examples: Sequence[Example]) -> Any:
-    """List the right answers: a label of each, its labels, its number, its spans, or its answers."""
+    """List the right answers: a label of each, its labels, its number, its spans, both, or its answers."""
     return [answer_of(example) for example in examples]
 
 
 def answer_of(example: Example) -> Any:
-    """Give the right answer: a label, labels, a number, spans, or the texts of all answers to a question."""
+    """Give the right answer: a label, labels, a number, spans, label and spans, or all answers to a question."""
+    if isinstance(example, IntentExample):
+        return example.label, example.spans
     if isinstance(example, QuestionExample):
         return example.answer_texts
     if isinstance(example, TextExample):

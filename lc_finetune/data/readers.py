@@ -12,21 +12,23 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from lc_finetune.checkpoint import QUESTIONS, RELATIONS, Task
+from lc_finetune.checkpoint import JOINT, QUESTIONS, RELATIONS, Task
 from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
 from lc_finetune.data.examples import (
     Example,
+    IntentExample,
     MultiLabelExample,
     PairExample,
     RegressionExample,
     TaggedExample,
     TextExample,
 )
+from lc_finetune.data.intents import INTENT_COLUMNS, hold_snips, intent_in, snips_rows
 from lc_finetune.data.questions import (
     ANSWER_COLUMNS,
     CONTEXT_COLUMNS,
@@ -64,6 +66,8 @@ MAYBE_COUPLES = (
 LABEL_COLUMNS = ("label", "category", "intent", "class", "target", "sentiment", "topic", "tag", "labels")
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".conll", ".iob", ".bio", ".txt")
 CONLL = (".conll", ".iob", ".bio", ".txt")
+PATTERN = "*?["
+"""Marks by which the name of a file stands for several."""
 LF = b"\n"
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -123,11 +127,13 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
     labels: a list, or a cell with a delimiter; or, as JSON, JSONL and Parquet, a text with `entities`; `.conll`,
     `.iob`, `.bio` and `.txt` hold one word and tag a line. Two mentions with a relation are marked in the text, or
     given as two columns of spans; a `.txt` of SemEval-2010 task 8 is recognised. Questions about contexts are read as
-    SQuAD has them, or one a row. Texts are not changed in any way, but
+    SQuAD has them, or one a row. A label beside `entities`, as rows, as the SNIPS benchmark nests them, or in a comment
+    above each sentence of CoNLL columns, is read with them. Texts are not changed in any way, but
     for such marks, which are taken out.
 
     Args:
-        source: A file, or a Hub id with an optional split: `"organisation/name"`, `"organisation/name:train"`.
+        source: A file, a pattern of several (`"snips/train_*.json"`), which are read as one in the order of their names,
+            or a Hub id with an optional split: `"organisation/name"`, `"organisation/name:train"`.
         options: Columns, label names, and what to do with rows that have no label.
 
     Raises:
@@ -142,8 +148,32 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
         ) from error
 
 
-def _read(source: str | Path, options: ReadOptions) -> Loaded:
+def files_of(source: str | Path) -> list[Path]:
+    """List the files that a pattern stands for, by name; a file stands for itself."""
     path = Path(source)
+    several = any(mark in path.name for mark in PATTERN) and not path.exists() and path.parent.is_dir()
+    return (sorted(path.parent.glob(path.name)) if several else []) or [path]
+
+
+def _read_several(files: Sequence[Path], options: ReadOptions) -> Loaded:
+    """Read files of one kind, each as the first one is read."""
+    loaded: list[Loaded] = []
+    for file in files:
+        loaded.append(_read(file, options))
+        if loaded[-1].task != loaded[0].task:
+            raise DataError(
+                f"{file}: expected data for {loaded[0].task}, as in {files[0]}, found data for {loaded[-1].task}. "
+                "Narrow the pattern to files of one kind."
+            )
+        options = replace(options, task=loaded[0].task, label_delimiter=loaded[0].label_delimiter)
+    examples, notes = ([one for part in loaded for one in getattr(part, name)] for name in ("examples", "notes"))
+    return Loaded(tuple(examples), loaded[0].task, tuple(notes), loaded[0].label_delimiter)
+
+
+def _read(source: str | Path, options: ReadOptions) -> Loaded:
+    if len(files := files_of(source)) > 1:
+        return _read_several(files, options)
+    path = files[0]
     if not path.exists() and is_hub_id(str(source)):
         return _from_rows(str(source), list(hub_rows(str(source))), options)
     if path.suffix.lower() in CONLL:
@@ -151,7 +181,7 @@ def _read(source: str | Path, options: ReadOptions) -> Loaded:
         lines = read_text(path).replace("\r\n", "\n").split("\n")
         if SEMEVAL.match(next((line for line in lines if line.strip()), "")):
             return _read_semeval(path, lines, options)
-        return read_conll(path)
+        return read_conll(path, options.task)
     pair = [options.text_pair_column] if options.text_pair_column is not None else []
     return _from_rows(str(path), rows_of(path, (options.text_column, options.label_column, *pair)), options)
 
@@ -352,6 +382,9 @@ def _json_rows(path: Path) -> Iterator[Row]:
     content = _json(read_text(path), path, 1)
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
+    if hold_snips(content):
+        yield from (Row(where, fields) for where, fields in snips_rows(str(path), content))
+        return
     if not isinstance(content, list):
         raise DataError(
             f"{path}: expected an array of objects, found {_kind(content)}. Write one object for each text."
@@ -422,7 +455,9 @@ def _from_rows(source: str, rows: Sequence[Row], options: ReadOptions) -> Loaded
         label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
         return _labelled(source, rows, couple, label, options)
     text = find_column(source, columns, options.text_column, TEXT_COLUMNS, "text")
-    if "entities" in columns and options.label_column is None:
+    if options.task == JOINT or (options.task == "auto" and options.label_column is None and _hold_intents(columns)):
+        return _intents(source, rows, columns, text, options)
+    if "entities" in columns and options.label_column is None and options.task != "text-classification":
         return _spans(source, rows, text)
     couple = span_columns(columns, [row.fields for row in rows])
     marked = couple is not None or hold_markers([row.fields.get(text) for row in rows])
@@ -762,6 +797,35 @@ def _spans(source: str, rows: Sequence[Row], column: str) -> Loaded:
     return Loaded(tuple(examples), "token-classification", tuple(notes))
 
 
+def _hold_intents(columns: Sequence[str]) -> bool:
+    return "entities" in columns and any(name.strip().casefold() in INTENT_COLUMNS for name in columns)
+
+
+def _intents(source: str, rows: Sequence[Row], columns: Sequence[str], text: str, options: ReadOptions) -> Loaded:
+    """Read rows with a label and entities."""
+    if "entities" not in columns:
+        raise DataError(
+            f"{source}: expected a column 'entities' beside text and label, found {shown(columns)}. Write the spans as "
+            "a list of start, end and label, [] for none."
+        )
+    known = (*INTENT_COLUMNS, *LABEL_COLUMNS)
+    label = find_column(source, columns, options.label_column, known, "label")
+    labelled = _labelled(source, rows, (text,), label, replace(options, task="text-classification"))
+    kept = [row for row in rows if not _is_missing(row.fields.get(label))]
+    tagged = _spans(source, kept, text)
+    examples = tuple(
+        IntentExample(one.text, cast(TextExample, one).label, cast(TaggedExample, other).spans)
+        for one, other in zip(labelled.examples, tagged.examples, strict=True)
+    )
+    return Loaded(examples, JOINT, (*labelled.notes, *tagged.notes, *_read_as_joint(source, options.task)))
+
+
+def _read_as_joint(source: str, asked: str) -> list[str]:
+    if asked != "auto":
+        return []
+    return [f"{source}: read as a label with entities. For entities alone: --task token-classification."]
+
+
 def _tight(text: str, span: Span) -> Span:
     """Take white space off both ends: no tokenizer gives a piece for it, so no tagger could ever find it."""
     inside = text[span.start : span.end]
@@ -805,9 +869,13 @@ class _Token(NamedTuple):
     line: int
 
 
-def read_conll(path: Path) -> Loaded:
-    """Read sentences of one word and tag a line; words are joined with single spaces."""
-    sentences, comments = _conll_sentences(path)
+def read_conll(path: Path, task: Task | Literal["auto"] = "auto") -> Loaded:
+    """Read sentences of one word and tag a line; words are joined with single spaces.
+
+    Where a comment above each sentence names its label, `# intent: book_table`, that is read with the entities, unless
+    the task is another.
+    """
+    sentences, intents, comments = _conll_sentences(path)
     if not any(is_tag(token.tag) for tokens in sentences for token in tokens):
         raise DataError(
             f"{path}: expected a tag such as O or B-PER in the last column, found none. "
@@ -826,13 +894,31 @@ def read_conll(path: Path) -> Loaded:
         for tokens in sentences
     )
     notes = [f"{path}: {len(examples)} sentences in {scheme}."]
-    notes += [f"{path}: {comments} comment lines left out."] if comments else []
-    return Loaded(examples, "token-classification", tuple(notes))
+    without = next((tokens[0].line for tokens, intent in zip(sentences, intents, strict=True) if intent is None), None)
+    if task == JOINT and without is not None:
+        raise DataError(
+            f"{path}:{without}: expected a label for each sentence, found one without. Write it on a line above, as in "
+            "# intent: book_table."
+        )
+    if task in ("auto", JOINT) and without is None:
+        comments -= len(sentences)
+        labelled = tuple(
+            IntentExample(one.text, str(intent), one.spans) for one, intent in zip(examples, intents, strict=True)
+        )
+        notes += [*_left_out(path, comments), *_read_as_joint(str(path), task)]
+        return Loaded(labelled, JOINT, tuple(notes))
+    return Loaded(examples, "token-classification", (*notes, *_left_out(path, comments)))
 
 
-def _conll_sentences(path: Path) -> tuple[list[list[_Token]], int]:
-    """Read the sentences, and count the comment lines."""
+def _left_out(path: Path, comments: int) -> list[str]:
+    return [f"{path}: {comments} comment lines left out."] if comments else []
+
+
+def _conll_sentences(path: Path) -> tuple[list[list[_Token]], list[str | None], int]:
+    """Read the sentences and the label that a comment gives each, and count the comment lines."""
     sentences: list[list[_Token]] = []
+    intents: list[str | None] = []
+    intent: str | None = None
     comments = width = 0
     inside = False
     for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), start=1):
@@ -841,6 +927,7 @@ def _conll_sentences(path: Path) -> tuple[list[list[_Token]], int]:
             inside = False
         elif line.startswith("# ") and (len(columns) != (width or len(columns)) or not (inside or is_tag(columns[-1]))):
             comments += 1
+            intent = intent_in(line) or intent
         else:
             width = width or len(columns)
             if len(columns) < 2 or len(columns) != width or not columns[0] or not columns[-1]:
@@ -850,9 +937,11 @@ def _conll_sentences(path: Path) -> tuple[list[list[_Token]], int]:
                 )
             if not inside:
                 sentences.append([])
+                intents.append(intent)
+                intent = None
             sentences[-1].append(_Token(columns[0], columns[-1], number))
             inside = True
-    return sentences, comments
+    return sentences, intents, comments
 
 
 def _conll_columns(line: str) -> list[str]:

@@ -6,11 +6,13 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from lc_finetune.answers import ANSWERED, UNANSWERED
 from lc_finetune.data.duplicates import LIMIT, fold, groups
 from lc_finetune.data.examples import (
     Example,
+    IntentExample,
     MultiLabelExample,
     PairExample,
     QuestionExample,
@@ -130,6 +132,8 @@ def classes(example: Example) -> tuple[str, ...]:
     """Name what an example shows: its label or labels, entity types, or whether it has an answer; a number none."""
     if isinstance(example, RegressionExample):
         return ()
+    if isinstance(example, IntentExample):
+        return (example.label, *sorted({span.label for span in example.spans}))
     if isinstance(example, TextExample):
         return (example.label,)
     if isinstance(example, QuestionExample):
@@ -148,6 +152,10 @@ def _check_trainable(train: Sequence[Example], known: Sequence[str]) -> None:
         if ANSWERED not in found:
             raise DataError("Expected questions with an answer in the training rows, found none. Mark some answers.")
         return
+    if isinstance(train[0], IntentExample):
+        if not any(cast(IntentExample, example).spans for example in train):
+            raise DataError("Expected entities in the training rows, found none. Train on the labels alone, or annotate.")
+        found = sorted({cast(IntentExample, example).label for example in train}.union(known))
     if not isinstance(train[0], TaggedExample) and len(found) < 2:
         raise DataError(
             f"Expected at least two classes in the training rows, found {f'one: {shown(found)}' if found else 'none'}. "

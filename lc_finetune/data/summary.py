@@ -13,6 +13,7 @@ import numpy as np
 
 from lc_finetune.data.examples import (
     Example,
+    IntentExample,
     MultiLabelExample,
     PairExample,
     QuestionExample,
@@ -142,4 +143,6 @@ def fingerprint(examples: Iterable[Example]) -> str:
 
 
 def _occurrences(example: Example) -> tuple[str, ...]:
+    if isinstance(example, IntentExample):
+        return (example.label, *(span.label for span in example.spans))
     return tuple(span.label for span in example.spans) if isinstance(example, TaggedExample) else classes(example)

@@ -21,6 +21,7 @@ from lc_finetune.data import (
     split_examples,
     summarize,
 )
+from lc_finetune.data.readers import files_of
 from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError, did_you_mean, shown
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.encode import Encoder, Encoding
@@ -76,7 +77,8 @@ def output_folder(config: TrainConfig) -> Path:
         raise ConfigError(f"{output}: expected an output folder, found no such place ({error.strerror}).") from error
     read = (config.train_file, config.validation_file, config.test_file, config.base_model,
             config.continue_from, config.earlier_test_file, os.curdir)  # fmt: skip
-    for path in (Path(name).expanduser().resolve() for name in read if name and os.path.exists(name)):
+    files = [path for name in read if name for path in files_of(name) if os.path.exists(path)]
+    for path in (path.expanduser().resolve() for path in files):
         if inside.is_dir() and path.is_relative_to(inside):
             raise ConfigError(
                 f"Expected an output folder apart from what the run reads, found {path} in {output}. "
