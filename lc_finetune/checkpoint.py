@@ -339,7 +339,8 @@ def _labels(id2label: Any, folder: Path) -> LabelSet:
 def _tags(names: Any, folder: Path) -> LabelSet:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise CheckpointError(
-            f"{folder}: expected tag_names in config.json, the names of the tags, found none. Copy the checkpoint again."
+            f"{folder}: expected tag_names in config.json, the names of the tags, found none. Copy the checkpoint "
+            "again."
         )
     try:
         return LabelSet(tuple(names))

@@ -18,9 +18,11 @@ from pydantic import ConfigDict, Field
 
 from lc_finetune.checkpoint import (
     EDGES,
+    JOINT,
     MULTI_LABEL,
     QUESTIONS,
     RELATIONS,
+    TAGGED,
     Checkpoint,
     LabelThresholds,
     Manifest,
@@ -153,6 +155,7 @@ def tiny_checkpoint(
     *,
     task: Task = "text-classification",
     labels: Sequence[str] | None = None,
+    types: Sequence[str] = TYPES,
     tokenizer: TokenizerKind = "wordpiece",
     max_length: int = 32,
     stride: int = 8,
@@ -169,10 +172,11 @@ def tiny_checkpoint(
         folder: Where the checkpoint goes; must not exist or be empty.
         task: What the checkpoint is for.
         labels: Labels of a classifier, or entity types of a tagger.
+        types: Entity types of a classifier that tags as well.
         tokenizer: The family of tokenizer, and of the model around it.
         max_length: Pieces in one window, special tokens included; also all that the model has positions for.
         stride: Pieces shared by neighbouring windows.
-        tag_unit: Which pieces of a word carry a tag; for a tagger.
+        tag_unit: Which pieces of a word carry a tag; for a tagger, or a classifier that tags as well.
         thresholds: From which score on each label is given, for a multi-label classifier; 0.5 if omitted.
         onnx: Whether to export the model as training does.
         seed: Of the weights.
@@ -188,7 +192,9 @@ def tiny_checkpoint(
     if task == RELATIONS:
         add_markers(wrapped)
     with staged_folder(final) as staging:
-        tiny_model(wrapped, task=task, labels=names, max_length=max_length, seed=seed).save_pretrained(staging)
+        tags = _tags(types) if task == JOINT else None
+        model = tiny_model(wrapped, task=task, labels=names, tags=tags, max_length=max_length, seed=seed)
+        model.save_pretrained(staging)
         wrapped.save_pretrained(staging)
         write_manifest(
             staging,
@@ -196,7 +202,7 @@ def tiny_checkpoint(
                 task=task,
                 max_length=max_length,
                 stride=stride,
-                tag_unit=tag_unit if tagger else None,
+                tag_unit=tag_unit if task in TAGGED else None,
                 thresholds=LabelThresholds(per_label=dict(thresholds), method="given", split="none", rows=0)
                 if thresholds
                 else None,
@@ -234,20 +240,26 @@ def tiny_base_model(
 
 
 def tiny_model(
-    tokenizer: PreTrainedTokenizerFast, *, task: Task, labels: LabelSet, max_length: int, seed: int = 0
-) -> PreTrainedModel:
-    """Build a random model with a head for the task."""
+    tokenizer: PreTrainedTokenizerFast, *, task: Task, labels: LabelSet, tags: LabelSet | None = None, max_length: int,
+    seed: int = 0,
+) -> PreTrainedModel:  # fmt: skip
+    """Build a random model with a head for the task, and a second one if there are tags beside labels."""
     from transformers import (
         AutoModelForQuestionAnswering,
         AutoModelForSequenceClassification,
         AutoModelForTokenClassification,
     )
 
+    from lc_finetune.inference.two_heads import TwoHeadedModel
+
     config = _config(tokenizer, max_length=max_length)
     config.id2label, config.label2id = labels.id2label, labels.label2id
     if task == "multi-label-classification":
         config.problem_type = MULTI_LABEL
+    if tags is not None:
+        config.tag_names = [*tags.names]
     heads: dict[Task, Any] = {
+        JOINT: TwoHeadedModel,
         "token-classification": AutoModelForTokenClassification,
         QUESTIONS: AutoModelForQuestionAnswering,
     }

@@ -9,7 +9,14 @@ from lc_finetune.bulk.cells import Number
 from lc_finetune.checkpoint import QUESTIONS, Task
 from lc_finetune.errors import ConfigError, InputError
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, MultiLabelClassification, QuestionAnswer, Regression, Tagging
+from lc_finetune.schemas import (
+    Classification,
+    IntentAndEntities,
+    MultiLabelClassification,
+    QuestionAnswer,
+    Regression,
+    Tagging,
+)
 
 COLUMNS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("label", "score", "accepted", "in_scope", "error"),
@@ -19,6 +26,7 @@ COLUMNS: dict[Task, tuple[str, ...]] = {
     "token-classification": ("entities", "error"),
     "relation-classification": ("label", "score", "accepted", "error"),
     "question-answering": ("answer", "start", "end", "score", "accepted", "error"),
+    "intent-and-entities": ("label", "score", "accepted", "in_scope", "entities", "error"),
 }
 """What is added, in this order and always, whether a checkpoint is calibrated or not."""
 
@@ -26,10 +34,10 @@ COLUMNS: dict[Task, tuple[str, ...]] = {
 def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
     """Name what a checkpoint adds.
 
-    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a multi-label classifier
-    adds `labels` in place of `label` and `score`; a classifier of relations has no `in_scope`; a regressor adds
-    `value`, `low` and `high`; a tagger adds `entities`; a question answerer `answer`, `start`, `end`, `score` and
-    `accepted`. All end with `error`: None, or why this row has no answer.
+    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; one that tags as well adds
+    `entities` too; a multi-label classifier adds `labels` in place of `label` and `score`; a classifier of relations
+    has no `in_scope`; a regressor adds `value`, `low` and `high`; a tagger adds `entities`; a question answerer
+    `answer`, `start`, `end`, `score` and `accepted`. All end with `error`: None, or why this row has no answer.
 
     Raises:
         ConfigError: If scores are asked of a regressor, a tagger or a question answerer.
@@ -86,6 +94,8 @@ class Answers:
             else:
                 found = {"labels": list(outcome.labels)}
             found |= {"accepted": outcome.accepted, "in_scope": outcome.in_scope}
+            if isinstance(outcome, IntentAndEntities):
+                found["entities"] = [entity.model_dump() for entity in outcome.entities]
             if "scores" in self._plain:
                 found["scores"] = dict(outcome.scores)
         return {name: found.get(plain) for name, plain in zip(self.names, self._plain, strict=True)}

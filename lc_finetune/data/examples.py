@@ -40,6 +40,16 @@ class IntentExample(TextExample):
 
     spans: tuple[Span, ...]
 
+    @property
+    def classified(self) -> TextExample:
+        """The text with its label alone."""
+        return TextExample(self.text, self.label)
+
+    @property
+    def tagged(self) -> TaggedExample:
+        """The text with its entities alone."""
+        return TaggedExample(self.text, self.spans)
+
 
 @dataclass(frozen=True, slots=True)
 class MultiLabelExample:

@@ -132,8 +132,8 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
     for such marks, which are taken out.
 
     Args:
-        source: A file, a pattern of several (`"snips/train_*.json"`), which are read as one in the order of their names,
-            or a Hub id with an optional split: `"organisation/name"`, `"organisation/name:train"`.
+        source: A file, a pattern of several (`"snips/train_*.json"`), which are read as one in the order of their
+            names, or a Hub id with an optional split: `"organisation/name"`, `"organisation/name:train"`.
         options: Columns, label names, and what to do with rows that have no label.
 
     Raises:

@@ -154,7 +154,9 @@ def _check_trainable(train: Sequence[Example], known: Sequence[str]) -> None:
         return
     if isinstance(train[0], IntentExample):
         if not any(cast(IntentExample, example).spans for example in train):
-            raise DataError("Expected entities in the training rows, found none. Train on the labels alone, or annotate.")
+            raise DataError(
+                "Expected entities in the training rows, found none. Annotate some, or train on labels alone."
+            )
         found = sorted({cast(IntentExample, example).label for example in train}.union(known))
     if not isinstance(train[0], TaggedExample) and len(found) < 2:
         raise DataError(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import JOINT, Task
 from lc_finetune.confidence import Calibration
-from lc_finetune.data import Example, inputs_of
+from lc_finetune.data import Example, IntentExample, inputs_of
 from lc_finetune.evaluation.judging import Answer, judge, mistaken_rows
 from lc_finetune.evaluation.noise import likely_label_errors
 from lc_finetune.inference import Predictor
@@ -39,9 +39,26 @@ class Evaluation:
     calibration: Calibration | None
 
     @cached_property
+    def parts(self) -> tuple[Evaluation, ...]:
+        """What each of two heads answered, as that of a classifier and that of a tagger; itself where there is one."""
+        if self.task != JOINT:
+            return (self,)
+        rows = cast("Sequence[IntentExample]", self.examples)
+        labels = replace(
+            self, task="text-classification", examples=[example.classified for example in rows],
+            results=[result.classification for result in self.results],
+        )  # fmt: skip
+        entities = replace(
+            self, task="token-classification", examples=[example.tagged for example in rows],
+            results=[result.tagging for result in self.results],
+            calibration=_of_entities(self.calibration) if self.calibration else None,
+        )  # fmt: skip
+        return labels, entities
+
+    @cached_property
     def answers(self) -> list[Answer]:
         """What was found in place of what was wanted."""
-        return judge(self.examples, self.results)
+        return [answer for part in self.parts for answer in judge(part.examples, part.results)]
 
     @cached_property
     def wrong(self) -> set[int]:
@@ -51,7 +68,14 @@ class Evaluation:
     @cached_property
     def suspects(self) -> list[Answer]:
         """Mistakes that are more likely the label's."""
-        return likely_label_errors(self.answers, self.examples, self.results)
+        return [one for part in self.parts for one in likely_label_errors(part.answers, part.examples, part.results)]
+
+
+def _of_entities(calibration: Calibration) -> Calibration | None:
+    """Take what is recorded of a second head for a calibration of its own."""
+    if calibration.entities is None:
+        return None
+    return calibration.model_copy(update={**dict(calibration.entities), "entities": None, "sets": None})
 
 
 def evaluate(predictor: Predictor, examples: Sequence[Example], *, source: str) -> Evaluation:

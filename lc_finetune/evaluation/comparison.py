@@ -14,7 +14,7 @@ from lc_finetune.confidence import Interval
 from lc_finetune.data import gold_of
 from lc_finetune.evaluation.answering import Evaluation
 from lc_finetune.evaluation.judging import Answer
-from lc_finetune.schemas import Classification, QuestionAnswer, Regression, Tagging
+from lc_finetune.schemas import Classification, IntentAndEntities, QuestionAnswer, Regression, Tagging
 
 DRAWS = 2000
 """Resamples behind an interval."""
@@ -81,12 +81,16 @@ def compare(this: Evaluation, other: Evaluation, *, name: str) -> Comparison:
     rows = len(this.examples)
     numbers = isinstance(this.results[0], Regression)
     questions = isinstance(this.results[0], QuestionAnswer)
+    frames = isinstance(this.results[0], IntentAndEntities)
     measure: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     if numbers:
         names: tuple[str, ...] = ("MAE", "RMSE")
         counts, measure = [_errors(one) for one in (this, other)], _mean_errors
     elif questions:
         names, counts, measure = ("exact match", "F1"), [_answers(one) for one in (this, other)], _means
+    elif frames:
+        names, measure = ("all right", "accuracy", "entity F1"), _shares
+        counts = [_frames(one) for one in (this, other)]
     else:
         # F1 over all answers is the accuracy where each text has one.
         names = ("accuracy" if isinstance(this.results[0], Classification) else "micro F1", "macro F1")
@@ -177,6 +181,24 @@ def _answers(evaluation: Evaluation) -> NDArray[np.float64]:
     """List 1, exact match and F1 for each question, shape `(rows, 3)`."""
     pairs = [(one.answer, wanted) for one, wanted in zip(evaluation.results, gold_of(evaluation.examples), strict=True)]
     return np.array([[1.0, exact_match(*pair), answer_f1(*pair)] for pair in pairs])
+
+
+def _frames(evaluation: Evaluation) -> NDArray[np.float64]:
+    """Count 1, what is all right, the right labels, and entities right, wanted and found, shape `(rows, 6)`."""
+    labels, entities = evaluation.parts
+    counts = np.zeros((len(evaluation.examples), 6))
+    counts[:, 0] = 1.0
+    counts[:, 1] = [row not in evaluation.wrong for row in range(len(counts))]
+    counts[:, 2] = [row not in labels.wrong for row in range(len(counts))]
+    for answer in entities.answers:
+        counts[answer.row, 3:] += (answer.kind == "right", answer.wanted is not None, answer.found is not None)
+    return counts
+
+
+def _shares(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares of texts that are all right and of right labels, and F1 of entities; sums as `_frames` has them."""
+    rows, exact, labels, right, wanted, found = sums
+    return np.array([exact / rows, labels / rows, 2 * right / (wanted + found) if wanted + found else 0.0])
 
 
 def _means(sums: NDArray[np.float64]) -> NDArray[np.float64]:

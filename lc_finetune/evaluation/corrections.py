@@ -10,14 +10,17 @@ from typing import Any
 
 from lc_finetune.checkpoint import Task
 from lc_finetune.data import (
+    IntentExample,
     MultiLabelExample,
     PairExample,
     QuestionExample,
     RegressionExample,
     RelationExample,
+    TaggedExample,
     TextExample,
 )
 from lc_finetune.evaluation.answering import Evaluation
+from lc_finetune.schemas import IntentAndEntities, Tagging
 
 SUFFIXES: dict[Task, str] = {
     "text-classification": ".csv",
@@ -27,6 +30,7 @@ SUFFIXES: dict[Task, str] = {
     "relation-classification": ".jsonl",
     "token-classification": ".jsonl",
     "question-answering": ".jsonl",
+    "intent-and-entities": ".jsonl",
 }
 """The format in which training reads a task's rows with all that they hold."""
 ENDS = ("head", "tail")
@@ -38,7 +42,8 @@ def errors_file(evaluation: Evaluation) -> str:
     A table of `text`, `label` or `labels`, `predicted`, `score`, `likely_label_error` for classifiers, of pairs with
     `text_pair`; of `text`, `label`, `predicted`, `low`, `high` for regressors, whose mistakes are numbers outside of
     their interval; a JSON object a line for taggers, of `text`, `entities`, `predicted`, `likely_label_error`, and of
-    relations, of `text`, `head`, `tail`, `label`, `predicted`, `score`, `likely_label_error`; of
+    relations, of `text`, `head`, `tail`, `label`, `predicted`, `score`, `likely_label_error`; of labels with entities,
+    of `text`, `label`, `entities`, `predicted` (both), `likely_label_error`; of
     questions, of `question`, `context`, `answers`, `predicted`, `score`. Training reads texts and labels, or answers.
     """
     examples: Sequence[Any] = evaluation.examples
@@ -68,6 +73,21 @@ def errors_file(evaluation: Evaluation) -> str:
             [examples[row].text, examples[row].value, results[row].value, results[row].low, results[row].high]
             for row in wrong
         ])  # fmt: skip
+    if isinstance(examples[0], IntentExample):
+        return _lines(
+            {
+                "text": examples[row].text,
+                "label": examples[row].label,
+                "entities": _spans(examples[row]),
+                "predicted": {
+                    "label": results[row].label,
+                    "score": results[row].score,
+                    "entities": _found(results[row]),
+                },
+                "likely_label_error": row in doubted,
+            }
+            for row in wrong
+        )
     if isinstance(examples[0], TextExample):
         header = ["text", "label", "predicted", "score", "likely_label_error"]
         return _table(header, [
@@ -97,14 +117,20 @@ def errors_file(evaluation: Evaluation) -> str:
     return _lines(
         {
             "text": examples[row].text,
-            "entities": [{"start": s.start, "end": s.end, "label": s.label} for s in examples[row].spans],
-            "predicted": [
-                {"start": e.start, "end": e.end, "label": e.label, "score": e.score} for e in results[row].entities
-            ],
+            "entities": _spans(examples[row]),
+            "predicted": _found(results[row]),
             "likely_label_error": row in doubted,
         }
         for row in wrong
     )
+
+
+def _spans(example: IntentExample | TaggedExample) -> list[dict[str, Any]]:
+    return [{"start": s.start, "end": s.end, "label": s.label} for s in example.spans]
+
+
+def _found(result: IntentAndEntities | Tagging) -> list[dict[str, Any]]:
+    return [{"start": e.start, "end": e.end, "label": e.label, "score": e.score} for e in result.entities]
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> str:

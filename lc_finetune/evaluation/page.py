@@ -122,6 +122,7 @@ def evaluation_page(
         checkpoint.task,
         f"{evaluation.source}: {len(evaluation.examples):,} rows",
         *([f"{len(checkpoint.labels):,} {_columns(checkpoint.task)}"] if labelled else []),
+        *([f"{len(checkpoint.tags):,} tags"] if checkpoint.tags else []),
         *([f"base model {manifest.base_model}"] if manifest and manifest.base_model else []),
     ]
     rendered: str = _template().render(
@@ -148,6 +149,8 @@ def _of_answers(
             _mistakes(evaluation, show_texts=show_texts),
             _lengths(evaluation),
         ]
+    if len(evaluation.parts) > 1:
+        return _of_two_heads(checkpoint, evaluation, figures, show_texts=show_texts)
     of_mistakes = _confusion
     if isinstance(evaluation.results[0], Tagging):
         of_mistakes = _error_types
@@ -157,6 +160,23 @@ def _of_answers(
         _labels(checkpoint, evaluation, figures),
         *of_mistakes(evaluation),
         _reliability(evaluation, evaluation.calibration),
+        _mistakes(evaluation, show_texts=show_texts),
+        _suspects(evaluation, show_texts=show_texts),
+        _lengths(evaluation),
+    ]
+
+
+def _of_two_heads(
+    checkpoint: Checkpoint, evaluation: Evaluation, figures: Mapping[str, Any], *, show_texts: bool
+) -> list[Section | None]:
+    labels, entities = evaluation.parts
+    return [
+        _labels(checkpoint, labels, figures),
+        *_confusion(labels),
+        _reliability(labels, labels.calibration),
+        _labels(checkpoint, entities, figures.get("entities", {}), name="types", title="Entity types"),
+        *_error_types(entities, name="type-confusion"),
+        _reliability(entities, entities.calibration, name="entity-reliability", title="Reliability of entity scores"),
         _mistakes(evaluation, show_texts=show_texts),
         _suspects(evaluation, show_texts=show_texts),
         _lengths(evaluation),
@@ -250,7 +270,14 @@ def _curve_table(name: str, title: str, curves: Sequence[Curve]) -> Table:
     return Table(f"{name}-table", title, ["epoch", *(curve.name for curve in curves)], rows)
 
 
-def _labels(checkpoint: Checkpoint, evaluation: Evaluation, figures: Mapping[str, Any]) -> Section | None:
+def _labels(
+    checkpoint: Checkpoint,
+    evaluation: Evaluation,
+    figures: Mapping[str, Any],
+    *,
+    name: str = "labels",
+    title: str = "Labels",
+) -> Section | None:
     per_label: Mapping[str, Mapping[str, Any]] = figures.get("per_label", {})
     if not per_label:
         return None
@@ -274,8 +301,8 @@ def _labels(checkpoint: Checkpoint, evaluation: Evaluation, figures: Mapping[str
         for row, label in zip(rows, per_label, strict=True):
             other, times = taken_for.get(label, (None, 0))
             row += [_name(other), times] if times else [None, None]
-    table = Table("labels-table", "Figures by label; click a heading to sort", columns, rows)
-    return Section("labels", "Labels", tables=[table])
+    table = Table(f"{name}-table", "Figures by label; click a heading to sort", columns, rows)
+    return Section(name, title, tables=[table])
 
 
 def _confusion(evaluation: Evaluation) -> list[Section]:
@@ -309,7 +336,7 @@ def _joint(evaluation: Evaluation) -> list[Section]:
     ]  # fmt: skip
 
 
-def _error_types(evaluation: Evaluation) -> list[Section]:
+def _error_types(evaluation: Evaluation, *, name: str = "confusion") -> list[Section]:
     counted = error_types(evaluation.answers)
     kinds: tuple[Kind, ...] = ("right", *SPAN_ERRORS)
     if not counted:
@@ -332,10 +359,10 @@ def _error_types(evaluation: Evaluation) -> list[Section]:
     )  # fmt: skip
     counts = confusions(evaluation.answers)
     confusion = _matrix_section(
-        "confusion", "Confusion of types",
+        name, "Confusion of types",
         ["A row is a right type, a column the type of what was found in its place, wrong boundaries counted as well."],
         counts, rows="wanted", columns="found",
-        tables=[_pairs_table("confusion-pairs", "Types most often taken for others", counts, "wanted", "found")],
+        tables=[_pairs_table(f"{name}-pairs", "Types most often taken for others", counts, "wanted", "found")],
     )  # fmt: skip
     return [errors, confusion]
 
@@ -399,7 +426,13 @@ def _name(label: str | None) -> str:
     return NOTHING if label is None else label
 
 
-def _reliability(evaluation: Evaluation, calibration: Calibration | None) -> Section | None:
+def _reliability(
+    evaluation: Evaluation,
+    calibration: Calibration | None,
+    *,
+    name: str = "reliability",
+    title: str = "Reliability of scores",
+) -> Section | None:
     series: dict[str, Sequence[Bin]] = {}
     pairs = isinstance(evaluation.results[0], MultiLabelClassification)
     what = "Pairs of a text and a label, right if it applies," if pairs else "Answers"
@@ -417,11 +450,11 @@ def _reliability(evaluation: Evaluation, calibration: Calibration | None) -> Sec
     if not series:
         return None
     return Section(
-        "reliability", "Reliability of scores", words,
-        plots=[reliability_plot("reliability-plot", "Score and share of right answers", series)],
+        name, title, words,
+        plots=[reliability_plot(f"{name}-plot", "Score and share of right answers", series)],
         details=[
             Table(
-                f"reliability-table-{number}", called, ["bin", "answers", "mean score", "right"],
+                f"{name}-table-{number}", called, ["bin", "answers", "mean score", "right"],
                 [[i, one.count, one.confidence, one.accuracy] for i, one in enumerate(bins, start=1)],
             )
             for number, (called, bins) in enumerate(series.items())

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, cast
 from weakref import WeakSet, WeakValueDictionary
@@ -180,8 +181,8 @@ class Predictor:
     def entity_confidence(self) -> Confidence:
         """The same, of the entities that a second head finds."""
         record = self.calibration.entities if self.calibration else None
-        significance = self.confidence.significance
-        return Confidence(record.map, record.acceptance, significance) if record else Confidence(significance=significance)
+        unknown = Confidence(significance=self.confidence.significance)
+        return replace(unknown, map=record.map, thresholds=record.acceptance) if record else unknown
 
     @cached_property
     def _scale(self) -> NumberScale:

@@ -1,8 +1,8 @@
 """One encoder with two heads: a sequence classifier of transformers, and a layer that gives each piece its tags.
 
 Chen, Zhuo and Wang 2019, "BERT for Joint Intent Classification and Slot Filling". What `save_pretrained` writes is the
-folder of the sequence classifier, with its architecture and its names of weights, which `AutoModelForSequenceClassification`
-loads; beside them the weights have `tagger.weight` and `tagger.bias`, and `config.json` has `tag_names`.
+folder of the sequence classifier, with its architecture and its names of weights, as transformers' automatic class
+loads it; beside them the weights have `tagger.weight` and `tagger.bias`, and `config.json` has `tag_names`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _with_tagger(classifier: type[Any]) -> type[Any]:
 
 
 class _LastState:
-    """Keeps what the encoder made of the batch at hand; no module, so that a tracer does not take it for one's state."""
+    """Keeps what the encoder made of the batch at hand; no module, whose state a tracer would watch."""
 
     def __init__(self, encoder: Any) -> None:
         self._state: Any = None

@@ -285,7 +285,6 @@ class _Wave:
         logits, features = (np.tensordot(shares, np.stack(rows), axes=1) for rows in zip(*merged, strict=True))
         return logits, features
 
-
     @staticmethod
     def _merged_tags(text: _Text) -> tuple[NDArray[np.floating]]:
         """Merge what a second head says of the pieces."""

@@ -3,6 +3,7 @@
 from lc_finetune.runnables.cascade import Cascade
 from lc_finetune.runnables.encoders import (
     EntityTagger,
+    IntentAndEntityTagger,
     MultiLabelClassifier,
     PairClassifier,
     TextClassifier,
@@ -18,6 +19,7 @@ __all__ = [
     "EntityTagger",
     "FanOut",
     "FanOutAssign",
+    "IntentAndEntityTagger",
     "LabelRouter",
     "MultiLabelClassifier",
     "PairClassifier",

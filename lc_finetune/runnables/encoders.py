@@ -6,13 +6,23 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import JOINT, Task
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.inference.worker import Completion
+from lc_finetune.labels import LabelSet
 from lc_finetune.runnables.base import EncoderRunnable, source_of
 from lc_finetune.runnables.inputs import pair_of
-from lc_finetune.schemas import Classification, Input, MultiLabelClassification, PairClassification, Regression, Tagging
+from lc_finetune.schemas import (
+    Classification,
+    Input,
+    IntentAndEntities,
+    MultiLabelClassification,
+    PairClassification,
+    Regression,
+    Tagging,
+)
+from lc_finetune.schemes import TagSet
 
 
 class TextClassifier(EncoderRunnable[Classification]):
@@ -119,6 +129,33 @@ class PairClassifier(EncoderRunnable[PairClassification]):
     @property
     def _keys(self) -> tuple[str, ...]:
         return self.input_key, self.pair_key
+
+
+class IntentAndEntityTagger(TextClassifier):
+    """Classify a text and find its entities, in one forward: joint intent classification and slot filling.
+
+    The result is a `Classification` with `entities`, so that whatever takes the one takes it too, a `LabelRouter` for
+    instance. `accept_score` holds for the label and for each entity.
+
+    Example:
+        ```python
+        assistant = IntentAndEntityTagger.from_checkpoint("runs/assistant")
+        frame = assistant.invoke("Book a table for two in Oslo.")
+        frame.label, [(entity.label, entity.text) for entity in frame.entities]
+        ```
+    """
+
+    _task: ClassVar[Task] = JOINT
+
+    @property
+    def OutputType(self) -> type[IntentAndEntities]:
+        """The result."""
+        return IntentAndEntities
+
+    @property
+    def entity_types(self) -> tuple[str, ...]:
+        """The types of entity that this model can find."""
+        return TagSet.from_labels(self._loaded().checkpoint.tags or LabelSet(())).types
 
 
 class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):

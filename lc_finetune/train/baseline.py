@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lc_finetune.checkpoint import TagUnit
 from lc_finetune.data import (
     Example,
+    IntentExample,
     MultiLabelExample,
     PairExample,
     RegressionExample,
@@ -31,6 +32,7 @@ from lc_finetune.train.metrics import (
     Figures,
     classification_figures,
     entity_figures,
+    intent_figures,
     multi_label_figures,
     regression_figures,
     relation_figures,
@@ -46,11 +48,31 @@ UNITS = 20_000
 
 def classification_baseline(base: Path, train: Sequence[Example], test: Sequence[Example], max_length: int) -> Figures:
     """Fit mean-pooled features of the untouched base model to the labels, and score the test rows."""
-    rows = cast("Sequence[TextExample]", train[:ROWS])
     tested = cast("Sequence[TextExample]", test)
+    return classification_figures([e.label for e in tested], _labels(base, train, test, max_length))
+
+
+def intent_baseline(
+    base: Path,
+    train: Sequence[IntentExample],
+    test: Sequence[IntentExample],
+    tags: TagSet,
+    max_length: int,
+    tag_unit: TagUnit,
+) -> Figures:
+    """Fit labels as `classification_baseline` does, and tags as `tagging_baseline` does."""
+    labels = _labels(base, train, test, max_length)
+    spans = _spans(base, [e.tagged for e in train], [e.tagged for e in test], tags, max_length, tag_unit)
+    figures = intent_figures([e.label for e in test], labels, [e.spans for e in test], spans)
+    entities = {name: value for name, value in figures["entities"].items() if name != "per_label"}
+    return {**figures, "entities": entities}
+
+
+def _labels(base: Path, train: Sequence[Example], test: Sequence[Example], max_length: int) -> list[str]:
+    rows, tested = (cast("Sequence[TextExample]", part) for part in (train[:ROWS], test))
     features = _both_pooled(base, [*rows, *tested], max_length)
     model = _regression().fit(features[: len(rows)], [e.label for e in rows])
-    return classification_figures([e.label for e in tested], list(map(str, model.predict(features[len(rows) :]))))
+    return list(map(str, model.predict(features[len(rows) :])))
 
 
 def relation_baseline(
@@ -108,10 +130,17 @@ def tagging_baseline(
     base: Path, train: Sequence[Example], test: Sequence[Example], tags: TagSet, max_length: int, tag_unit: TagUnit
 ) -> Figures:
     """Fit the untouched base model's state of each word to its tag, and score the entities of the test rows."""
-    tested = cast("Sequence[TaggedExample]", test)
+    rows, tested = (cast("Sequence[TaggedExample]", part) for part in (train, test))
+    return entity_figures([e.spans for e in tested], _spans(base, rows, tested, tags, max_length, tag_unit))
+
+
+def _spans(
+    base: Path, train: Sequence[TaggedExample], tested: Sequence[TaggedExample], tags: TagSet, max_length: int,
+    tag_unit: TagUnit,
+) -> list[list[Span]]:  # fmt: skip
     features: list[NDArray[np.float32]] = []
     wanted: list[str] = []
-    rows = cast("Sequence[TaggedExample]", train[:ROWS])
+    rows = train[:ROWS]
     for example, (encoding, state) in zip(rows, encoder_states(base, [e.text for e in rows], max_length), strict=True):
         units = [unit for unit in tag_units(example.text, encoding, tag_unit) if unit[0] < len(state)]
         spans = [s for s in align(example, encoding, tag_unit)[0] if s.end <= len(units)]
@@ -132,7 +161,7 @@ def tagging_baseline(
         edges = [(encoding.offsets[first][0], encoding.offsets[end - 1][1]) for first, end in units]
         spans = tags.spans(best_path(scores, tags))
         found.append([Span(*trim(example.text, edges[s.start][0], edges[s.end - 1][1]), s.label) for s in spans])
-    return entity_figures([e.spans for e in tested], found)
+    return found
 
 
 def _regression() -> Any:

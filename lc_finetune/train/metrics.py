@@ -191,6 +191,25 @@ def entity_figures(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[
     }
 
 
+def intent_figures(
+    gold: Sequence[str],
+    predicted: Sequence[str],
+    gold_spans: Sequence[Sequence[Span]],
+    predicted_spans: Sequence[Sequence[Span]],
+) -> Figures:
+    """Figures of labels, of `entities` apart, and `exact_match`: the share of texts with nothing wrong.
+
+    That share is called sentence-level semantic frame accuracy where labels are intents and entities their slots (Chen,
+    Zhuo and Wang 2019, "BERT for Joint Intent Classification and Slot Filling").
+    """
+    exact = [
+        label == found and sorted(spans) == sorted(found_spans)
+        for label, found, spans, found_spans in zip(gold, predicted, gold_spans, predicted_spans, strict=True)
+    ]
+    entities = {name: value for name, value in entity_figures(gold_spans, predicted_spans).items() if name != "rows"}
+    return {**classification_figures(gold, predicted), "exact_match": float(np.mean(exact)), "entities": entities}
+
+
 def answer_figures(gold: Sequence[Sequence[str]], predicted: Sequence[str | None]) -> Figures:
     """Exact match and F1 as the script of SQuAD 2 has them, as shares of 1.
 

@@ -47,6 +47,7 @@ STEPS = {
     "question-answering": 1_400,
     "mlm": 2_000,
     "relation-classification": 1_400,
+    "intent-and-entities": 1_400,
 }
 """Steps that a training wants, whatever the size of the data; taggers learn from every word and overfit sooner."""
 EPOCHS = (4, 20)

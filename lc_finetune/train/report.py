@@ -38,26 +38,34 @@ def _split_table(task: type[TrainingTask], split: str, figures: Mapping[str, Any
         gain = f"{baseline[key]:.4f} ({figures[key] - baseline[key]:+.4f} by fine-tuning)"
         lines.append(f"  frozen encoder + {task.frozen_head}: {name} {gain}")
     if confidence := figures.get("confidence"):
-        precision = confidence["accepted_precision"]
-        taken = f"{confidence['coverage']:.1%} accepted" + (f", {precision:.2%} of them right" if precision else "")
-        lines.append(
-            f"  calibrated scores: ECE {confidence['ece']:.4f} (perfect ones: 95 % at most "
-            f"{confidence['ece_perfect']:.4f}), {taken}"
-        )
+        lines.append(f"  calibrated scores: {_confidence_in_words(confidence)}")
+        if "entities" in confidence:
+            lines.append(f"  calibrated scores of entities: {_confidence_in_words(confidence['entities'])}")
     if outside := figures.get("out_of_scope"):
         lines.append(
             f"  out of scope: {outside['rejected_outside']:.1%} of {outside['rows']:,} rows rejected, and "
             f"{outside['rejected_inside']:.1%} of the others; AUROC {outside['auroc']:.4f}"
         )
-    if "per_label" not in figures:
-        return "\n".join(lines)
-    width = max([12, *map(len, figures["per_label"])])
-    lines.append(f"  {'':<{width}}  precision  recall      F1  support")
-    for label, row in figures["per_label"].items():
+    for one in (figures, figures.get("entities", {})):
+        if "per_label" in one:
+            lines += _by_label(one["per_label"])
+    return "\n".join(lines)
+
+
+def _confidence_in_words(confidence: Mapping[str, Any]) -> str:
+    precision = confidence["accepted_precision"]
+    taken = f"{confidence['coverage']:.1%} accepted" + (f", {precision:.2%} of them right" if precision else "")
+    return f"ECE {confidence['ece']:.4f} (perfect ones: 95 % at most {confidence['ece_perfect']:.4f}), {taken}"
+
+
+def _by_label(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    width = max([12, *map(len, figures)])
+    lines = [f"  {'':<{width}}  precision  recall      F1  support"]
+    for label, row in figures.items():
         lines.append(
             f"  {label:<{width}}  {row['precision']:9.4f} {row['recall']:7.4f} {row['f1']:7.4f} {row['support']:8d}"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lc_finetune.checkpoint import NumberScale, TagUnit
 from lc_finetune.data import (
     Example,
+    IntentExample,
     MultiLabelExample,
     PairExample,
     QuestionExample,
@@ -190,6 +191,22 @@ def tagging_features(
             labels = [*[IGNORED] * len(frame.before), *by_piece[start:end], *[IGNORED] * len(frame.after)]
             features.append({**row, "labels": labels})
     return features, cut
+
+
+def intent_features(
+    examples: Sequence[IntentExample], encoder: Encoder, labels: LabelSet, tags: TagSet, windowing: Windowing, *,
+    tag_unit: TagUnit,
+) -> tuple[list[Feature], int]:  # fmt: skip
+    """Make the features of a model with two heads: a classifier's `labels`, and a tagger's as `tag_labels`.
+
+    Returns:
+        The features, and how many entities had an end inside a unit.
+    """
+    known = [example for example in examples if example.label in labels.id_of]
+    classified = classification_features(known, encoder, labels, windowing)
+    tagged, cut = tagging_features([example.tagged for example in known], encoder, tags, windowing, tag_unit=tag_unit)
+    both = zip(classified, tagged, strict=True)  # the same windows
+    return [{**row, "tag_labels": tagged_row["labels"]} for row, tagged_row in both], cut
 
 
 def answer_pieces(example: QuestionExample, encoding: Encoding) -> tuple[int, int] | None:

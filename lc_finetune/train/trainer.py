@@ -240,6 +240,8 @@ def collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
         tagged = isinstance(features[0]["labels"], list)
         labels = padded("labels", IGNORED) if tagged else torch.tensor(np.array([f["labels"] for f in features]))
         wanted = {"labels": labels}
+        if "tag_labels" in features[0]:
+            wanted["tag_labels"] = padded("tag_labels", IGNORED)
     else:
         wanted = {name: torch.tensor([f[name] for f in features]) for name in ("start_positions", "end_positions")}
     fill = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": 0}

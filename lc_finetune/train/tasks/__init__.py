@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lc_finetune.checkpoint import Task
 from lc_finetune.train.tasks.base import TrainingTask
+from lc_finetune.train.tasks.intents import IntentAndEntities
 from lc_finetune.train.tasks.multi_label import MultiLabelClassification
 from lc_finetune.train.tasks.question_answering import QuestionAnswering
 from lc_finetune.train.tasks.regression import NumberRegression
@@ -22,6 +23,7 @@ TASKS: dict[Task, type[TrainingTask]] = {
         Tagging,
         RelationClassification,
         QuestionAnswering,
+        IntentAndEntities,
     )
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lc_finetune.checkpoint import Checkpoint, TagUnit
 from lc_finetune.data import Example, Splits, TaggedExample
-from lc_finetune.inference.decode import best_path, log_softmax
+from lc_finetune.inference.decode import best_path, entity_spans, log_softmax
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import LabelSet, Span, entity_f1
 from lc_finetune.schemes import OUTSIDE, TagSet, tags_to_spans
@@ -86,13 +86,17 @@ class Tagging(TrainingTask):
 
     def validate(self, predictions: Any, gold: Any) -> float:
         """Measure entities; logits `(rows, pieces, tags)`, tags `(rows, pieces)`, `IGNORED` where there is none."""
+        return entity_f1(*self.spans(predictions, gold))
+
+    def spans(self, predictions: Any, gold: Any) -> tuple[list[list[Span]], list[list[Span]]]:
+        """Decode windows, as `validate` is given them: the entities wanted and found in each, in units."""
         wanted: list[list[Span]] = []
         found: list[list[Span]] = []
         for logits, tags in zip(predictions, gold, strict=True):
             units = tags != IGNORED
             wanted.append(tags_to_spans([self.labels[i] for i in tags[units]], self.tags.scheme))
             found.append(self.tags.spans(best_path(log_softmax(np.asarray(logits)[units]), self.tags)))
-        return entity_f1(wanted, found)
+        return wanted, found
 
     def choose(
         self, trainer: Any, base: Callable[[], Any], validation: Sequence[Feature], say: Callable[[str], None]
@@ -120,13 +124,8 @@ class Tagging(TrainingTask):
     def figures(results: Sequence[Any], examples: Sequence[Example]) -> tuple[Figures, list[Judged]]:
         """Measure whole entities, and judge each that was found."""
         wanted = [cast(TaggedExample, example).spans for example in examples]
-        found = [[Span(e.start, e.end, e.label) for e in result.entities] for result in results]
-        judged = [
-            (entity, span in spans)
-            for result, here, spans in zip(results, found, wanted, strict=True)
-            for entity, span in zip(result.entities, here, strict=True)
-        ]
-        return entity_figures(wanted, found), judged
+        found = [entity_spans(result) for result in results]
+        return entity_figures(wanted, found), judged_entities(results, wanted)
 
     def baseline(self, base: Path, splits: Splits, examples: Sequence[Example], max_length: int) -> Figures:
         """Classify the state of each unit."""
@@ -138,3 +137,12 @@ class Tagging(TrainingTask):
         return (
             f"micro      precision {figures['precision']:.4f}  recall {figures['recall']:.4f}  F1 {figures['f1']:.4f}"
         )
+
+
+def judged_entities(results: Sequence[Any], wanted: Sequence[Sequence[Span]]) -> list[Judged]:
+    """Judge each entity that was found: right if label, start and end are."""
+    return [
+        (entity, span in spans)
+        for result, spans in zip(results, wanted, strict=True)
+        for entity, span in zip(result.entities, entity_spans(result), strict=True)
+    ]
