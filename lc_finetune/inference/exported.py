@@ -42,8 +42,8 @@ class Parity(BaseModel):
     max_logit_error: float = Field(description="Largest difference of a logit.")
     label_agreement: float = Field(
         description="Share of the same label; of the same tag at each piece, for a tagger; of the labels given by "
-        "either, the share given by both, for a multi-label classifier; of the same answer, for a question answerer. Of "
-        "two heads, that of the one that agrees less."
+        "either, the share given by both, for a multi-label classifier; of the same answer, for a question answerer. "
+        "Of two heads, that of the one that agrees less."
     )
     metric: Literal["accuracy", "micro_f1", "r2", "entity_f1", "exact_match"] | None = Field(
         default=None, description="None without gold answers."
