@@ -153,9 +153,7 @@ def test_rows_that_lack_something_are_refused(row: dict[str, Any], says: str, tm
 
 def test_splits_keep_every_label_and_type_in_training() -> None:
     """Both are what an example shows; without any entity, or with one label, there is nothing to train both on."""
-    examples = [
-        IntentExample(f"text number {i} {'a' * i}", f"l{i % 3}", (Span(0, 4, f"t{i % 2}"),)) for i in range(40)
-    ]
+    examples = [IntentExample(f"text number {i} {'a' * i}", f"l{i % 3}", (Span(0, 4, f"t{i % 2}"),)) for i in range(40)]
     splits = split_examples(examples, seed=0)
 
     assert {name for one in splits.train for name in classes(one)} == {"l0", "l1", "l2", "t0", "t1"}
@@ -335,7 +333,7 @@ def test_other_classes_name_the_right_one(checkpoint: Checkpoint, tiny_classifie
     for other in (TextClassifier, EntityTagger):
         with pytest.raises(CheckpointError, match="Load it with IntentAndEntityTagger"):
             other.from_checkpoint(checkpoint.path)
-    with pytest.raises(CheckpointError, match="expected a model of intents and entities.*Load it with TextClassifier"):
+    with pytest.raises(CheckpointError, match=r"expected a model of intents and entities.*Load it with TextClassifier"):
         IntentAndEntityTagger.from_checkpoint(tiny_classifier.path)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from lc_finetune.checkpoint import (
@@ -68,8 +68,15 @@ def _by_label(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
-    """Write the folder's README: what the model is, how to load it, how good it is."""
+def model_card(name: str, manifest: Manifest, labels: Sequence[str], types: Sequence[str] = ()) -> str:
+    """Write the folder's README: what the model is, how to load it, how good it is.
+
+    Args:
+        name: Of the folder.
+        manifest: Its manifest.
+        labels: Columns of its head.
+        types: Entity types of a second head.
+    """
     task = cast(Task, manifest.task)
     runnable = RUNNABLES[task]
     table = report_table(TASKS[task], manifest.metrics)
@@ -93,6 +100,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         *([f"Trained: {manifest.adapter}. The adapter is in `adapter/`."] if manifest.adapter else []),
         *([_continued_in_words(manifest)] if manifest.continued else []),
         *(["## Labels", ", ".join(f"`{label}`" for label in labels)] if manifest.answering is None else []),
+        *(["Entities: " + ", ".join(f"`{one}`" for one in types)] if types else []),
         *([_rule_in_words(manifest.answering)] if manifest.answering else []),
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),
         "## Figures",

@@ -88,7 +88,8 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
     manifest = write_manifest(staging, manifest)
     if plan.config.keep_replay:
         write_replay(staging, choose_replay(plan.splits, plan.config.keep_replay))
-    (staging / "README.md").write_text(model_card(name, manifest, plan.task.labels.names), encoding="utf-8")
+    card = model_card(name, manifest, plan.task.labels.names, plan.task.types)
+    (staging / "README.md").write_text(card, encoding="utf-8")
     (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
     write_report(staging, evaluation, metrics, name=name)
 

@@ -90,6 +90,11 @@ class TrainingTask(ABC):
         return self.labels.names
 
     @property
+    def types(self) -> Sequence[str]:
+        """Name the entity types of a second head."""
+        return ()
+
+    @property
     def weighed(self) -> Sequence[str]:
         """Name the class that each column of the head belongs to, when classes are weighed."""
         return self.labels.names

@@ -65,7 +65,12 @@ class IntentAndEntities(TrainingTask):
     @property
     def answers(self) -> Sequence[str]:
         """Give the labels and the entity types."""
-        return (*self.labels.names, *self.tagging.answers)
+        return (*self.labels.names, *self.types)
+
+    @property
+    def types(self) -> Sequence[str]:
+        """Give what the second head finds."""
+        return self.tagging.answers
 
     @property
     def recorded(self) -> Mapping[str, Any]:
