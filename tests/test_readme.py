@@ -33,6 +33,7 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
     tiny_checkpoint(tmp_path / "runs" / "relations", task="relation-classification", max_length=64)
     tiny_checkpoint(tmp_path / "runs" / "questions", task="question-answering")
+    tiny_checkpoint(tmp_path / "runs" / "assistant", task="intent-and-entities")
     tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
     tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
@@ -97,6 +98,20 @@ def test_the_page_on_question_answering_runs(tmp_path: Path, monkeypatch: pytest
 
     assert namespace["reply"].context[namespace["reply"].start : namespace["reply"].end] == namespace["reply"].answer
     assert len(namespace["replies"]) == 2
+
+
+def test_the_page_on_intents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "assistant", task="intent-and-entities", labels=("book_table", "call"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/intents.md"):
+        exec(snippet, namespace)
+
+    assert namespace["frame"].label in ("book_table", "call")
+    assert namespace["booking"] == "a person" or isinstance(namespace["booking"], dict)
+    assert namespace["left"].missing_keys == []
+    assert namespace["classifier"].config.id2label == {0: "book_table", 1: "call"}
 
 
 def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

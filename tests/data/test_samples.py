@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from lc_finetune.data import Example, PairExample, QuestionExample, RelationExample, TaggedExample, read_examples
+from lc_finetune.data import (
+    Example,
+    IntentExample,
+    PairExample,
+    QuestionExample,
+    ReadOptions,
+    RelationExample,
+    TaggedExample,
+    read_examples,
+)
 from lc_finetune.data.bundled import SUFFIX, sample_file
 from lc_finetune.data.duplicates import groups
 from lc_finetune.data.split import classes
@@ -44,6 +53,7 @@ def pairs(*parts: str) -> list[PairExample]:
         ("relations", 150, 6),
         ("urgency", 120, 11),
         ("questions", 120, 2),
+        ("intents", 96, 10),
     ],
 )
 def test_a_sample_is_large_enough(name: str, rows: int, labels: int) -> None:
@@ -78,13 +88,15 @@ def test_a_person_is_in_one_part_and_has_items_of_both_kinds() -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_entities_begin_and_end_with_their_words(part: str) -> None:
+@pytest.mark.parametrize("name", ["entities", "intents"])
+def test_entities_begin_and_end_with_their_words(name: str, part: str) -> None:
     """Reading has nothing to report; no span cuts a word, none begins or ends with punctuation that is not its own."""
-    loaded = read_examples(sample_file("entities", part))
+    options = ReadOptions(task="token-classification" if name == "entities" else "intent-and-entities")
+    loaded = read_examples(sample_file(name, part), options)
 
     assert loaded.notes == ()
     for example in loaded.examples:
-        assert isinstance(example, TaggedExample)
+        assert isinstance(example, TaggedExample | IntentExample)
         for span in example.spans:
             around = example.text[max(0, span.start - 1) : span.end + 1]
             inside = example.text[span.start : span.end]
