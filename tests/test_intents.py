@@ -358,7 +358,8 @@ def test_an_export_gives_both_answers(format: Any, precision: Any, tmp_path: Pat
     texts = [MERKEL, "where is my card", MERKEL * 4, "cash", ""]
     wanted = torch_one.batch(texts)
     gold = [(one.label, tuple(Span(e.start, e.end, e.label) for e in one.entities)) for one in wanted]
-    parity = export(made.path, format=format, precision=precision, texts=texts, gold=gold).manifest.parity
+    forced = precision != "float32"  # of random weights, halves may give a piece another tag
+    parity = export(made.path, format=format, precision=precision, texts=texts, gold=gold, force=forced).manifest.parity
     exported = IntentAndEntityTagger.from_checkpoint(made.path, device="cpu", backend=format, dtype=precision)
     found = exported.batch(texts)
 

@@ -86,17 +86,13 @@ class Tagging(TrainingTask):
 
     def validate(self, predictions: Any, gold: Any) -> float:
         """Measure entities; logits `(rows, pieces, tags)`, tags `(rows, pieces)`, `IGNORED` where there is none."""
-        return entity_f1(*self.spans(predictions, gold))
-
-    def spans(self, predictions: Any, gold: Any) -> tuple[list[list[Span]], list[list[Span]]]:
-        """Decode windows, as `validate` is given them: the entities wanted and found in each, in units."""
         wanted: list[list[Span]] = []
         found: list[list[Span]] = []
         for logits, tags in zip(predictions, gold, strict=True):
             units = tags != IGNORED
             wanted.append(tags_to_spans([self.labels[i] for i in tags[units]], self.tags.scheme))
             found.append(self.tags.spans(best_path(log_softmax(np.asarray(logits)[units]), self.tags)))
-        return wanted, found
+        return entity_f1(wanted, found)
 
     def choose(
         self, trainer: Any, base: Callable[[], Any], validation: Sequence[Feature], say: Callable[[str], None]
