@@ -243,8 +243,10 @@ def _difference(left: Sequence[NDArray[np.float64]], right: Sequence[NDArray[np.
 
 def _metric(answers: Sequence[_Answer], gold: Gold) -> float:
     if isinstance(answers[0][1], IntentAndEntities):
-        exact = [one.label == label and entity_spans(one) == [*spans]
-                 for (_, one), (label, spans) in zip(answers, gold, strict=False)]  # fmt: skip
+        exact = [
+            one.label == label and entity_spans(one) == sorted(spans)
+            for (_, one), (label, spans) in zip(answers, gold, strict=False)
+        ]
         return float(np.mean(exact))
     if isinstance(answers[0][1], Classification):
         right = [result.label == label for (_, result), label in zip(answers, gold, strict=False)]
