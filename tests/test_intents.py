@@ -24,7 +24,7 @@ from lc_finetune import (
     TextClassifier,
 )
 from lc_finetune.cli import main
-from lc_finetune.data import IntentExample, ReadOptions, read_examples, sample_file, split_examples
+from lc_finetune.data import IntentExample, ReadOptions, read_examples, read_texts, sample_file, split_examples
 from lc_finetune.data.split import classes
 from lc_finetune.evaluation import compare, evaluate
 from lc_finetune.inference import Predictor
@@ -129,6 +129,7 @@ def test_a_pattern_stands_for_several_files_of_one_kind(tmp_path: Path) -> None:
     loaded = read_examples(tmp_path / "train_*.json")
 
     assert [example.label for example in loaded.examples if isinstance(example, IntentExample)] == ["Stop", "PlayMusic"]
+    assert read_texts(tmp_path / "train_*.json").texts == ("stop", "Play Emma now")
     write(tmp_path / "train_c.json", json.dumps([{"text": "x"}]))
     with pytest.raises(DataError, match=r"train_c\.json: expected"):
         read_examples(tmp_path / "train_*.json")

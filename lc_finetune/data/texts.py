@@ -11,6 +11,7 @@ from lc_finetune.data.readers import (
     TEXT_COLUMNS,
     Row,
     check_file,
+    files_of,
     find_column,
     hub_rows,
     is_hub_id,
@@ -40,19 +41,21 @@ def read_texts(source: str | Path, *, text_column: str | None = None) -> Texts:
     else; of CoNLL the words, joined with single spaces. Texts are not changed; blank ones are left out, and counted.
 
     Args:
-        source: A file, or a Hub id with an optional split.
+        source: A file, a pattern of several (`"texts/*.txt"`), or a Hub id with an optional split.
         text_column: Column of the text; recognised by name if None; a number, from 0, in a table without a header.
 
     Raises:
         DataError: If anything in the source cannot be used; names file and line.
     """
     try:
-        found, notes = _read(source, text_column)
+        files = files_of(source)
+        read = [_read(one, text_column) for one in (files if len(files) > 1 else [source])]
     except OSError as error:
         raise DataError(
             f"{source}: expected a file that can be read, found one that cannot ({error.strerror}). "
             "Check its path and its permissions."
         ) from error
+    found, notes = ([one for part in parts for one in part] for parts in zip(*read, strict=True))
     texts = tuple(text for text in found if text.strip())
     if not texts:
         raise DataError(f"{source}: expected texts, found none that is not blank. Is this the right file, or column?")

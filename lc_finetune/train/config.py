@@ -51,8 +51,8 @@ class TrainConfig(BaseModel):
     )
     train_file: str | None = Field(
         default=None,
-        description="CSV, TSV, JSON, JSONL, Parquet or CoNLL file, or a Hub data set; bundled if omitted; "
-        "for mlm also .txt, one text a line.",
+        description="CSV, TSV, JSON, JSONL, Parquet or CoNLL file, a pattern of several, or a Hub data set; bundled if "
+        "omitted; for mlm also .txt, one text a line.",
     )
     validation_file: str | None = Field(default=None, description="Taken out of the training file if omitted.")
     test_file: str | None = Field(default=None, description="Rows for the final report only.")
