@@ -54,7 +54,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("trained")
     rows = write_rows(folder)
-    return fine_tune(TrainConfig(**options(base, rows, folder / "out", test_file=str(rows))))
+    return fine_tune(TrainConfig(**options(base, rows, folder / "out", validation_file=str(rows), test_file=str(rows))))
 
 
 # Figures and features.
