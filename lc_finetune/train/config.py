@@ -151,7 +151,7 @@ class TrainConfig(BaseModel):
         default=False, description="Compute activations twice instead of keeping them: less memory, more time."
     )
     few_shot: bool = Field(
-        default=False, description="For 8 to 64 rows a class: bring the rows of a class together before fine-tuning."
+        default=False, description="For 8 to 64 rows a class: bring the rows of each together, then fit the head alone."
     )
     trainer: dict[str, Any] = Field(default_factory=dict, description="Further fields of TrainingArguments.")
 

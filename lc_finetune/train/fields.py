@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from lc_finetune.train.tasks import TrainingTask
 
 
+OF_EPOCHS = (
+    "epochs", "batch_size", "patience", "focal_gamma", "label_smoothing", "balanced_sampling", "layer_decay",
+    "gradient_accumulation", "gradient_checkpointing",
+)  # fmt: skip
+"""Fields of a fine-tuning in epochs, which few rows do not get."""
+
+
 def check_together(config: TrainConfig) -> None:
     """Refuse fields that contradict each other, or would do nothing beside the others.
 
@@ -26,8 +33,20 @@ def check_together(config: TrainConfig) -> None:
             "focal_gamma and label_smoothing: expected one of them, found both; the one trusts the labels, the other "
             "does not"
         )
-    if config.few_shot and config.adapter:
+    _check_few_shot(config)
+
+
+def _check_few_shot(config: TrainConfig) -> None:
+    if not config.few_shot:
+        return
+    if config.adapter:
         raise ValueError("few_shot and adapter: expected one of them, found both; the warm-up tunes the whole encoder")
+    for name in OF_EPOCHS:
+        if getattr(config, name) != type(config).model_fields[name].default:
+            raise ValueError(
+                f"few_shot and {name}: expected one of them, found both; after the warm-up the head is fitted at once, "
+                "without epochs"
+            )
 
 
 def _check_continued(config: TrainConfig) -> None:

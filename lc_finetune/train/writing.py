@@ -112,7 +112,8 @@ def _held_out(plan: Plan) -> tuple[list[Example], str]:
     if plan.splits.calibration:
         rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
     else:
-        rows, split = plan.splits.validation, "validation rows, which also chose the epoch"
+        chose = "held out of training" if plan.config.few_shot else "which also chose the epoch"
+        rows, split = plan.splits.validation, f"validation rows, {chose}"
     known = [row for row in rows if set(classes_of(row)) <= set(plan.task.answers)]
     if len(known) < len(rows):
         split += f"; {len(rows) - len(known)} more have labels that training never saw"
