@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lc_finetune.errors import ConfigError
+from lc_finetune.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from lc_finetune.train.config import TrainConfig
@@ -16,6 +16,8 @@ OF_EPOCHS = (
     "gradient_accumulation", "gradient_checkpointing",
 )  # fmt: skip
 """Fields of a fine-tuning in epochs, which few rows do not get."""
+OF_WARM_UP = ("use_cpu", "bf16", "dataloader_pin_memory")
+"""Fields of TrainingArguments that the warm-up takes."""
 
 
 def check_together(config: TrainConfig) -> None:
@@ -47,6 +49,11 @@ def _check_few_shot(config: TrainConfig) -> None:
                 f"few_shot and {name}: expected one of them, found both; after the warm-up the head is fitted at once, "
                 "without epochs"
             )
+    if others := sorted(set(config.trainer) - set(OF_WARM_UP)):
+        raise ValueError(
+            f"few_shot and trainer: expected none but {', '.join(OF_WARM_UP)} beside few_shot, found {shown(others)}. "
+            "Leave it out"
+        )
 
 
 def _check_continued(config: TrainConfig) -> None:

@@ -193,6 +193,13 @@ def test_fields_of_epochs_are_refused(given: dict[str, Any]) -> None:
         TrainConfig.of({"few_shot": True, **given})
 
 
+def test_only_device_and_precision_of_the_trainer_are_taken() -> None:
+    """The rest would do nothing."""
+    assert TrainConfig.of({"few_shot": True, "trainer": {"use_cpu": True}}).trainer == {"use_cpu": True}
+    with pytest.raises(ConfigError, match=r"few_shot and trainer: expected none but use_cpu.*found max_steps"):
+        TrainConfig.of({"few_shot": True, "trainer": {"max_steps": 3}})
+
+
 def test_classes_can_be_weighed(sentence_encoder: Path, table: Path, tmp_path: Path) -> None:
     """In the regression, as in any loss."""
     weights = {"card": 1000.0, "cash": 0.001}
