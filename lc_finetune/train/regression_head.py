@@ -81,11 +81,12 @@ def _read(model: Any, batches: Iterable[Mapping[str, Any]]) -> tuple[NDArray[np.
 
 def _last_layer(model: Any) -> str:
     columns = model.config.num_labels
-    return [
+    found: list[str] = [
         name
         for name, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear) and layer.out_features == columns
-    ][-1]
+    ]
+    return found[-1]
 
 
 def _is_square(layer: torch.nn.Linear) -> bool:
