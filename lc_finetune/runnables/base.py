@@ -182,14 +182,10 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     def _described(self, config: RunnableConfig | None) -> RunnableConfig:
         """Say in the run's metadata which model answers, as LangChain's own models do."""
-        described = ensure_config(config)
-        described["metadata"] = {
-            **described.get("metadata", {}),
-            "ls_provider": "lc_finetune",
-            "ls_model_name": self.checkpoint,
-            "ls_model_type": self._task,
-        }
-        return described
+        if config is None or config.get("metadata") is None:  # then those of the surrounding run count
+            config = ensure_config(config)
+        own = {"ls_provider": "lc_finetune", "ls_model_name": self.checkpoint, "ls_model_type": self._task}
+        return {**config, "metadata": {**config["metadata"], **own}}
 
     def _each_described(
         self, config: RunnableConfig | list[RunnableConfig] | None
