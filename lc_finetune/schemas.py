@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
 
 Input = str | tuple[str, str]
 """What is answered: a text, or a pair of texts."""
 Source = Literal["model", "llm"]
 
 
-class Scores(Mapping[str, float]):
+class _Shown:
+    """What shows itself: as HTML in a notebook, through rich in a terminal."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        from lc_finetune.rendering import to_html
+
+        return to_html(self)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from lc_finetune.rendering import to_terminal
+
+        return to_terminal(self, console, options)
+
+
+class Scores(_Shown, Mapping[str, float]):
     """A read-only, hashable mapping label → probability.
 
     Labels are shared between the results of one model, so a result over 77 classes holds one tuple of floats
@@ -75,7 +94,7 @@ class Scores(Mapping[str, float]):
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class Result(BaseModel):
+class Result(_Shown, BaseModel):
     """What every result has: the text it speaks of and where the answer came from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -143,7 +162,7 @@ class Regression(Result):
     )
 
 
-class Entity(BaseModel):
+class Entity(_Shown, BaseModel):
     """A labelled span: `tagging.text[start:end] == text`, always."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -185,7 +204,7 @@ class QuestionAnswer(Result):
         return self.text
 
 
-class Mention(BaseModel):
+class Mention(_Shown, BaseModel):
     """A part of a text that stands in a relation: `result.text[start:end] == text`, always."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -196,7 +215,7 @@ class Mention(BaseModel):
     label: str | None = Field(default=None, description="Its entity type, where a tagger found it.")
 
 
-class Relation(BaseModel):
+class Relation(_Shown, BaseModel):
     """One label for two mentions of a text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
