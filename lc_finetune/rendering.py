@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from lc_finetune.schemas import (
+    Attribution,
     Classification,
     Entity,
+    Explanation,
     Mention,
     MultiLabelClassification,
+    Neighbour,
     PairClassification,
     QuestionAnswer,
     Regression,
@@ -42,6 +45,10 @@ PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#C
 """Colours of labels."""
 CHOSEN, OTHER = "#0072B2", "#808080"
 """Colours of bars: of what was answered, and of the rest."""
+FOR, AGAINST = "#0072B2", "#D55E00"
+"""Colours of what speaks for something, and of what speaks against it."""
+STRONG = 1 / 3
+"""Share of the strongest weight from which on a terminal fills what is behind a text, and a sign follows it."""
 MOST_BARS = 8
 """Labels that are drawn of a model with more, unless more were given."""
 BAR_CELLS = 24
@@ -76,17 +83,18 @@ class Passage:
 
 @dataclass(frozen=True)
 class Bar:
-    """A row: what it is of, a probability drawn as a bar, and what is said of it."""
+    """A row: what it is of, a value drawn as a bar, and what is said of it."""
 
     cells: Sequence[str]
     value: float | None
     chosen: bool = False
     remark: str = ""
+    full: float = 1.0
 
     @property
     def share(self) -> float:
-        """How much of the bar is filled, whatever the value is."""
-        return min(1.0, max(0.0, self.value or 0.0))
+        """How much of the bar is filled, whatever the value is; all of it at `full`, below 0 as above."""
+        return min(1.0, max(0.0, abs(self.value or 0.0) / self.full))
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,15 @@ class Bars:
     note: str = ""
 
 
-Part = Headline | Passage | Bars
+@dataclass(frozen=True)
+class Weighed:
+    """A text of the user's, and how much ranges of it speak for something (up to 1) or against it (down to -1)."""
+
+    text: str
+    shares: Sequence[tuple[int, int, float]]
+
+
+Part = Headline | Passage | Weighed | Bars
 
 
 # Results → parts.
@@ -232,6 +248,51 @@ def _(shown: Relations) -> Iterable[Part]:
     return [headline, Passage(shown.text, marks), *([Bars(rows)] if rows else [])]
 
 
+@parts_of.register
+def _(shown: Explanation) -> Iterable[Part]:
+    largest = max((abs(one.weight) for one in shown.attributions), default=0.0) or 1.0
+    shares = [(one.start, one.end, one.weight / largest) for one in shown.attributions]
+    ranked = sorted(shown.attributions, key=lambda one: -abs(one.weight))
+    rows = [_weight_bar(one, largest) for one in ranked[:MOST_BARS]]
+    note = f"{len(ranked) - len(rows)} more, none stronger" if len(ranked) > len(rows) else ""
+    facts = [
+        *_score(shown.score),
+        f"logit {shown.logit:.4f}, without the text {shown.baseline_logit:.4f}",
+        f"error {abs(shown.convergence_delta):.4f}",
+    ]
+    return [
+        Headline(shown.label, facts),
+        Weighed(shown.text, shares),
+        *([Bars(rows, note)] if rows else []),
+        *_neighbour_bars(shown.neighbours or ()),
+    ]
+
+
+@parts_of.register
+def _(shown: Attribution) -> Iterable[Part]:
+    return [Bars([_weight_bar(shown, abs(shown.weight) or 1.0)])]
+
+
+def _weight_bar(one: Attribution, largest: float) -> Bar:
+    remark = "for" if one.weight > 0 else "against" if one.weight < 0 else ""
+    return Bar([one.text, _place(one)], one.weight, chosen=one.weight > 0, remark=remark, full=largest)
+
+
+@parts_of.register
+def _(shown: Neighbour) -> Iterable[Part]:
+    return _neighbour_bars([shown])
+
+
+def _neighbour_bars(neighbours: Sequence[Neighbour]) -> list[Part]:
+    rows = [
+        Bar(
+            [one.label if one.label is not None else ", ".join(one.labels or ()), one.text], one.similarity, chosen=True
+        )
+        for one in neighbours
+    ]
+    return [Headline("Most like it among the training rows"), Bars(rows)] if rows else []
+
+
 def _bars(scores: Mapping[str, float], given: Sequence[str]) -> list[Part]:
     return [_bars_of(scores, given)] if scores else []
 
@@ -264,7 +325,7 @@ def _source(shown: Result) -> list[str]:
     return ["by an LLM"] if shown.source == "llm" else []
 
 
-def _place(shown: Entity | Mention) -> str:
+def _place(shown: Attribution | Entity | Mention) -> str:
     return f"{shown.start} to {shown.end}"
 
 
@@ -340,6 +401,18 @@ def _segments(passage: Passage) -> Iterator[_Segment]:
         )
 
 
+def _weighed(part: Weighed) -> Iterator[tuple[str, float]]:
+    """Cut a text where ranges begin and end, the ranges in order; what is in none has a share of 0."""
+    done = 0
+    for start, end, share in part.shares:
+        start = max(start, done)
+        if start < end:
+            yield part.text[done:start], 0.0
+            yield part.text[start:end], share
+            done = end
+    yield part.text[done:], 0.0
+
+
 # HTML.
 
 _FRAME = "font-family:inherit;line-height:1.6;margin:.25em 0"
@@ -370,7 +443,9 @@ def to_html(shown: object) -> str:
 def _html(part: Part) -> Markup:
     if isinstance(part, Headline):
         return _html_headline(part)
-    return _html_passage(part) if isinstance(part, Passage) else _html_bars(part)
+    if isinstance(part, Passage):
+        return _html_passage(part)
+    return _html_weighed(part) if isinstance(part, Weighed) else _html_bars(part)
 
 
 def _html_headline(part: Headline) -> Markup:
@@ -404,6 +479,22 @@ def _html_segment(segment: _Segment, colours: Mapping[str, str]) -> Markup:
 def _html_chip(said: str, colour: str) -> Markup:
     style = f"{_CHIP};background:{colour};color:{ink_on(colour)}"
     return Markup('<span style="{}">{}</span>').format(style, visible(said))
+
+
+def _html_weighed(part: Weighed) -> Markup:
+    pieces = Markup("").join(_html_weight(text, share) for text, share in _weighed(part))
+    return Markup('<div dir="auto" style="{}">{}</div>').format(_PASSAGE, pieces)
+
+
+def _html_weight(text: str, share: float) -> Markup:
+    if not share:
+        return Markup("{}").format(visible(text))
+    tint = ",".join(f"{255 * c:.0f}" for c in _rgb(FOR if share > 0 else AGAINST))
+    line = "solid" if share > 0 else "dashed"
+    strength = abs(share)
+    style = f"background:rgba({tint},{0.5 * strength:.2f});border-bottom:2px {line} rgba({tint},{strength:.2f})"
+    sign = Markup("<sup>{}</sup>").format("+" if share > 0 else "−") if strength >= STRONG else ""
+    return Markup('<span style="{}">{}</span>{}').format(style, visible(text), sign)
 
 
 def _html_bars(part: Bars) -> Markup:
@@ -450,6 +541,8 @@ def to_terminal(shown: object, console: Console, options: ConsoleOptions) -> Ite
             yield _rich_headline(part)
         elif isinstance(part, Passage):
             yield _rich_passage(part)
+        elif isinstance(part, Weighed):
+            yield _rich_weighed(part, ascii_only=options.ascii_only)
         else:
             yield from _rich_bars(part, ascii_only=options.ascii_only)
 
@@ -475,6 +568,22 @@ def _rich_passage(part: Passage) -> Text:
             written.append(" ")
             written.append(f" {number}{visible(mark.label)} ", f"bold {ink_on(colour)} on {colour}")
             written.append("]", "bold")
+    return written
+
+
+def _rich_weighed(part: Weighed, *, ascii_only: bool) -> Text:
+    """Write the text, what is strong on a colour and with a sign, what is weaker underlined in that colour."""
+    from rich.text import Text
+
+    signs = ("+", "-") if ascii_only else ("⁺", "⁻")
+    written = Text()
+    for text, share in _weighed(part):
+        colour, sign = (FOR, signs[0]) if share > 0 else (AGAINST, signs[1])
+        if abs(share) >= STRONG:
+            written.append(visible(text), f"bold {ink_on(colour)} on {colour}")
+            written.append(sign, "bold")
+        else:
+            written.append(visible(text), f"underline {colour}" if abs(share) >= STRONG / 3 else "")
     return written
 
 

@@ -243,3 +243,48 @@ class Relations(Result):
     too_far_apart: int = Field(
         default=0, ge=0, description="Couples that are not among them, because no window holds both mentions."
     )
+
+
+class Attribution(_Shown, BaseModel):
+    """What a part of a text adds to a label's logit: `explanation.text[start:end] == text`, always."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(repr=False, description="The characters of a piece, or of pieces that share a character.")
+    start: int = Field(ge=0, description="Offset of the first character.")
+    end: int = Field(ge=0, description="Offset after the last character.")
+    weight: float = Field(description="What it adds to the logit; below 0, it speaks against the label.")
+
+
+class Neighbour(_Shown, BaseModel):
+    """A training row that the model takes for similar."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(repr=False, description="The text of the row.")
+    label: str | None = Field(default=None, description="Its label; None of a row with several.")
+    labels: tuple[str, ...] | None = Field(default=None, description="Its labels; None of a row with one.")
+    similarity: float = Field(description="Cosine of the angle between the encoder's features, from -1 to 1.")
+
+
+class Explanation(Result):
+    """What in a text speaks for a label, and which training rows are most like it.
+
+    `logit` = `baseline_logit` + the sum of all weights - `convergence_delta`, where the baseline is the same text with a
+    padding piece in place of each piece.
+    """
+
+    label: str = Field(description="The label that is explained: the most probable one unless another was asked for.")
+    score: Probability | None = Field(default=None, description="Probability of `label`, as it is served.")
+    logit: float = Field(description="Of `label`, from the torch weights in float32.")
+    baseline_logit: float = Field(description="Of `label`, when nothing is known of the text but its length.")
+    convergence_delta: float = Field(
+        description="What the weights add up to beyond the difference of the logits: the error of the integral."
+    )
+    attributions: tuple[Attribution, ...] = Field(
+        repr=False,
+        description="In order of position; they do not overlap. Characters that are in no piece are in none.",
+    )
+    neighbours: tuple[Neighbour, ...] | None = Field(
+        default=None, repr=False, description="The most similar first; None if the checkpoint keeps no rows for it."
+    )
