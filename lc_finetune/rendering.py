@@ -96,6 +96,13 @@ class Bar:
         """How much of the bar is filled, whatever the value is; all of it at `full`, below 0 as above."""
         return min(1.0, max(0.0, abs(self.value or 0.0) / self.full))
 
+    @property
+    def colour(self) -> str:
+        """What it is drawn in."""
+        if (self.value or 0.0) < 0:
+            return AGAINST
+        return CHOSEN if self.chosen else OTHER
+
 
 @dataclass(frozen=True)
 class Bars:
@@ -515,8 +522,7 @@ def _html_bar(row: Bar) -> Markup:
     cells += Markup("").join(Markup('<span style="{}">{}</span>').format(_CELL, cell) for cell in others)
     if row.value is None:
         return cells + Markup("<span></span><span></span><span>{}</span>").format(row.remark)
-    colour = CHOSEN if row.chosen else OTHER
-    filled = f"width:{100 * row.share:.2f}%;height:100%;border-radius:inherit;background:{colour}"
+    filled = f"width:{100 * row.share:.2f}%;height:100%;border-radius:inherit;background:{row.colour}"
     track = Markup('<span style="{}" aria-hidden="true"><span style="display:block;{}"></span></span>')
     value = Markup('<span style="font-variant-numeric:tabular-nums">{}</span><span style="{}">{}</span>')
     return cells + track.format(_TRACK, filled) + value.format(f"{row.value:.4f}", _FAINT, row.remark)
@@ -612,5 +618,8 @@ def _rich_bar(row: Bar, *, ascii_only: bool) -> Text:
         return Text()
     cells = round(BAR_CELLS * row.share)
     return Text.assemble(
-        (full * cells, CHOSEN if row.chosen else ""), (empty * (BAR_CELLS - cells), ""), no_wrap=True, overflow="crop"
+        (full * cells, row.colour if row.chosen or row.colour == AGAINST else ""),
+        (empty * (BAR_CELLS - cells), ""),
+        no_wrap=True,
+        overflow="crop",
     )

@@ -282,8 +282,7 @@ class Explanation(Result):
         description="What the weights add up to beyond the difference of the logits: the error of the integral."
     )
     attributions: tuple[Attribution, ...] = Field(
-        repr=False,
-        description="In order of position; they do not overlap. Characters that are in no piece are in none.",
+        repr=False, description="By position, without overlap; characters that are in no piece are in none."
     )
     neighbours: tuple[Neighbour, ...] | None = Field(
         default=None, repr=False, description="The most similar first; None if the checkpoint keeps no rows for it."
