@@ -270,8 +270,8 @@ class Neighbour(_Shown, BaseModel):
 class Explanation(Result):
     """What in a text speaks for a label, and which training rows are most like it.
 
-    `logit` = `baseline_logit` + the sum of all weights - `convergence_delta`, where the baseline is the same text with a
-    padding piece in place of each piece.
+    `logit` = `baseline_logit` + the sum of all weights - `convergence_delta`, where the baseline is the same text with
+    a padding piece in place of each piece.
     """
 
     label: str = Field(description="The label that is explained: the most probable one unless another was asked for.")

@@ -22,7 +22,7 @@ from lc_finetune.errors import EngineError, InputError, MissingDependencyError
 from lc_finetune.inference import plan, worker
 from lc_finetune.inference.backends.torch import Headed, load_model, settle_threads
 from lc_finetune.inference.encode import Encoder, Encoding
-from lc_finetune.inference.neighbours import read_neighbourhood
+from lc_finetune.inference.neighbours import Neighbourhood
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.inference.units import trim
 from lc_finetune.schemas import Attribution, Explanation
@@ -58,7 +58,7 @@ class Explainer:
         """Load them onto the predictor's device.
 
         Raises:
-            CheckpointError: If they cannot be loaded, or the rows kept with them cannot.
+            CheckpointError: If they cannot be loaded.
             MissingDependencyError: If captum is not installed.
         """
         import torch
@@ -71,20 +71,28 @@ class Explainer:
         self._model = loaded.to(self._device).requires_grad_(False)
         self._headed = Headed(self._model)
         self._encoder = Encoder(checkpoint.path, offsets=True)
-        self._neighbourhood = read_neighbourhood(checkpoint)
         self._columns = checkpoint.labels.id_of
         self._windowing = predictor.max_length - len(self._encoder.frame), predictor.stride
         self._budget = predictor.token_budget
         self._lock = threading.Lock()
 
-    def explain(self, text: str, label: str, *, score: float | None = None, neighbours: int = 5) -> Explanation:
+    def explain(
+        self,
+        text: str,
+        label: str,
+        *,
+        score: float | None = None,
+        neighbourhood: Neighbourhood | None = None,
+        neighbours: int = 5,
+    ) -> Explanation:
         """Explain a label of a text.
 
         Args:
             text: The text.
             label: One of the checkpoint's.
             score: The label's, as it is served.
-            neighbours: Training rows that are given, at most.
+            neighbourhood: Rows that the checkpoint keeps.
+            neighbours: How many of them are given, at most.
 
         Raises:
             InputError: If the text cannot be read.
@@ -98,11 +106,10 @@ class Explainer:
         ranges = plan.windows(len(encoding.ids), *self._windowing)
         with self._lock, torch.inference_mode(False), torch.enable_grad():
             share = self._attributed(encoding, ranges, self._columns[label])
-            features = self._features(encoding, ranges)
+            found = neighbourhood and neighbourhood.nearest(self._features(encoding, ranges), neighbours)
         difference = share.logit - share.baseline
         if not np.isfinite([*share.weights, difference]).all():
             raise EngineError("Expected finite gradients, found NaN or infinity. Train with a lower learning rate.")
-        found = None if self._neighbourhood is None else self._neighbourhood.nearest(features, neighbours)
         return Explanation(
             text=text,
             label=label,

@@ -90,8 +90,8 @@ def read_neighbourhood(checkpoint: Checkpoint) -> Neighbourhood | None:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         what = str(error) if type(error) is ValueError else type(error).__name__  # pydantic's words hold the row
         raise CheckpointError(
-            f"{private}: expected in {ROWS} and {DIRECTIONS} the rows kept with this model, found others ({what}). Copy "
-            "the checkpoint again, or delete both files to go on without these rows."
+            f"{private}: expected in {ROWS} and {DIRECTIONS} the rows kept with this model, found others ({what}). "
+            "Copy the checkpoint again, or delete both files to go on without these rows."
         ) from None
 
 

@@ -209,12 +209,16 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
                 f"target: expected a label of the checkpoint, found {target!r}{did_you_mean(target, self.labels)}."
             )
         from lc_finetune.inference.explain import explainer_of
+        from lc_finetune.inference.neighbours import read_neighbourhood
 
         explainer = explainer_of(self._loaded())
+        neighbourhood = read_neighbourhood(validated(self.checkpoint, self.revision))  # of this folder, not of an equal
         answered: Any = self._one(input)
         likeliest = max(answered.scores, key=answered.scores.__getitem__)
         label = target or (likeliest if isinstance(answered, MultiLabelClassification) else answered.label)
-        return explainer.explain(answered.text, label, score=answered.scores[label], neighbours=neighbours)
+        return explainer.explain(
+            answered.text, label, score=answered.scores[label], neighbourhood=neighbourhood, neighbours=neighbours
+        )
 
     def _described(self, config: RunnableConfig | None) -> RunnableConfig:
         """Say in the run's metadata which model answers, as LangChain's own models do."""
