@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lc_finetune.rendering import CHOSEN, OTHER, PALETTE, colours_of, ink_on, parts_of, to_html, visible
+from lc_finetune.rendering import AGAINST, CHOSEN, FOR, OTHER, PALETTE, colours_of, ink_on, parts_of, to_html, visible
 from lc_finetune.schemas import (
+    Attribution,
     Classification,
     Entity,
+    Explanation,
     Mention,
     MultiLabelClassification,
+    Neighbour,
     PairClassification,
     QuestionAnswer,
     Regression,
@@ -30,7 +33,11 @@ from lc_finetune.schemas import (
 
 HOSTILE = "<script>alert(1)</script> \"q\" & 'a' \u202egnp.exe\u2066 \x1b[2J \x00 \ud800 &lt;"
 SECRET = "4711-secret"
-UNLABELLED = (Result, Regression, QuestionAnswer)
+TEXTLESS = (
+    Result, Classification, PairClassification, MultiLabelClassification, Regression, Explanation, Attribution,
+    Neighbour,
+)  # fmt: skip
+UNLABELLED = (Result, Regression, QuestionAnswer, Attribution)
 
 
 class _Page(HTMLParser):
@@ -85,7 +92,14 @@ def _every(text: str, label: str) -> list[Any]:
         mention,
         relation,
         scores,
-    ]
+        Explanation(
+            text=text, label=label, logit=1, baseline_logit=0, convergence_delta=0,
+            attributions=(Attribution(text=text, start=0, end=length, weight=1),),
+            neighbours=(Neighbour(text=text, labels=(label,), similarity=0.5),),
+        ),
+        Attribution(text=text, start=0, end=length, weight=-1),
+        Neighbour(text=text, label=label, similarity=0.5),
+    ]  # fmt: skip
 
 
 def _printed(shown: Any, *, width: int = 200, encoding: str = "utf-8", colours: bool = False) -> str:
@@ -124,7 +138,7 @@ def test_logs_show_results_without_their_text(shown: Any) -> None:
     assert "█" not in str(shown)
     if isinstance(shown, Result):
         assert str(shown) == repr(shown)
-    if type(shown) in (Result, Classification, PairClassification, MultiLabelClassification, Regression):
+    if type(shown) in TEXTLESS:
         assert SECRET not in str(shown)
     if not isinstance(shown, Scores):
         assert SECRET in _Page(shown._repr_html_()).words
@@ -258,6 +272,34 @@ def test_an_answer_is_marked_in_its_context() -> None:
     assert "no answer · score 0.5000" in _printed(none)
 
 
+def test_what_speaks_against_a_label_is_told_by_signs_and_lines() -> None:
+    """The strongest part is full, what is a third as strong has a sign, and the numbers are listed by strength."""
+    text = "the 卡 is lost"
+    weights = {"the": 0.1, "卡": -2.0, "lost": 1.0}
+    parts = tuple(
+        Attribution(text=part, start=text.index(part), end=text.index(part) + len(part), weight=weight)
+        for part, weight in weights.items()
+    )
+    explanation = Explanation(
+        text=text, label="card", score=0.25, logit=-0.5, baseline_logit=0.5, convergence_delta=-0.1, attributions=parts,
+        neighbours=(Neighbour(text="my card", label="cash", similarity=0.5),),
+    )  # fmt: skip
+    printed = _printed(explanation)
+    page = _Page(to_html(explanation))
+    lines = [attributes["style"] or "" for tag, attributes in page.elements if tag == "span"]
+
+    assert "card · score 0.2500 · logit -0.5000, without the text 0.5000 · error 0.1000" in printed
+    assert "the 卡⁻ is lost⁺\n" in printed
+    assert "the 卡− is lost+" in page.words
+    assert ["dashed" in one for one in lines if "border-bottom" in one] == [False, True, False]
+    assert [line.split()[-2:] for line in printed.splitlines()[2:5]] == [
+        ["-2.0000", "against"], ["1.0000", "for"], ["0.1000", "for"],
+    ]  # fmt: skip
+    assert [line.split()[4].count("█") for line in printed.splitlines()[2:5]] == [24, 12, 1]
+    assert printed.splitlines()[5] == "Most like it among the training rows"
+    assert printed.splitlines()[6].split() == ["cash", "my", "card", "█" * 12 + "░" * 12, "0.5000"]
+
+
 def test_colours_are_of_labels_not_of_places() -> None:
     """A label has the same one in every result, and two labels of a result have two."""
     alone, together = colours_of(["PER"]), colours_of([*"ABCDEFG"])
@@ -278,7 +320,7 @@ def test_labels_are_readable_on_their_colours() -> None:
     for colour in PALETTE:
         light, dark = sorted((luminance(colour), luminance(ink_on(colour))), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5
-    for colour in (CHOSEN, OTHER):  # bars, beside white and beside the black of dark themes: 3 : 1
+    for colour in (CHOSEN, OTHER, FOR, AGAINST):  # bars, beside white and beside the black of dark themes: 3 : 1
         assert (1.05) / (luminance(colour) + 0.05) >= 3
         assert (luminance(colour) + 0.05) / (luminance("#111111") + 0.05) >= 3
 
