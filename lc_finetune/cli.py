@@ -498,7 +498,10 @@ def _explain(arguments: argparse.Namespace) -> None:
         ) from error
     task = Checkpoint.load(arguments.checkpoint).task
     model = getattr(runnables, RUNNABLES[task])(checkpoint=arguments.checkpoint)
-    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    try:
+        text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Expected a text in {error.encoding} on standard input, found other bytes.") from None
     explanation = model.explain(text, target=arguments.target, neighbours=arguments.neighbours)
     Console(file=sys.stdout).print(explanation)
 

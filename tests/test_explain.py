@@ -383,6 +383,16 @@ def test_the_command_shows_what_speaks_for_a_label(
     assert len(shown.partition("Most like it among the training rows\n")[2].splitlines()) == 2
 
 
+def test_bytes_that_are_no_text_are_one_line(
+    tiny_classifier: Checkpoint, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On standard input, whose encoding is named."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+
+    assert main(["explain", str(tiny_classifier.path), "-"]) == 2
+    assert "Expected a text in utf-8 on standard input, found other bytes." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -106,7 +106,9 @@ class Explainer:
         ranges = plan.windows(len(encoding.ids), *self._windowing)
         with self._lock, torch.inference_mode(False), torch.enable_grad():
             share = self._attributed(encoding, ranges, self._columns[label])
-            found = neighbourhood and neighbourhood.nearest(self._features(encoding, ranges), neighbours)
+            found = None
+            if neighbourhood is not None:
+                found = neighbourhood.nearest(self._features(encoding, ranges), neighbours)
         difference = share.logit - share.baseline
         if not np.isfinite([*share.weights, difference]).all():
             raise EngineError("Expected finite gradients, found NaN or infinity. Train with a lower learning rate.")
