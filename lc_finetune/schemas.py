@@ -19,8 +19,6 @@ Source = Literal["model", "llm"]
 class _Shown:
     """What shows itself: as HTML in a notebook, through rich in a terminal."""
 
-    __slots__ = ()
-
     def _repr_html_(self) -> str:
         from lc_finetune.rendering import to_html
 
@@ -32,7 +30,7 @@ class _Shown:
         return to_terminal(self, console, options)
 
 
-class Scores(_Shown, Mapping[str, float]):
+class Scores(Mapping[str, float]):
     """A read-only, hashable mapping label → probability.
 
     Labels are shared between the results of one model, so a result over 77 classes holds one tuple of floats
@@ -40,6 +38,9 @@ class Scores(_Shown, Mapping[str, float]):
     """
 
     __slots__ = ("_index", "_values")
+
+    _repr_html_ = _Shown._repr_html_  # a base class without slots would give each a dictionary
+    __rich_console__ = _Shown.__rich_console__
 
     def __init__(self, index: Mapping[str, int], values: Sequence[float]) -> None:
         """Pair an index label → position with the values in that order.
