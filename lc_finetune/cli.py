@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_label(commands)
+    _add_serve(commands)
     return parser
 
 
@@ -469,6 +470,44 @@ def _label(arguments: argparse.Namespace) -> None:
     resumed = f" ({done.resumed:,} rows by earlier runs)" if done.resumed else ""
     apart = f"{done.errors:,} without a label are in {unlabelled(config.output)}" if done.errors else "none is left out"
     print(f"{config.output}: {done.rows - done.errors:,} of {done.rows:,} rows labelled{resumed}; {apart}.")
+
+
+def _add_serve(commands: Any) -> None:
+    from lc_finetune.serving import ServeConfig
+
+    serve = commands.add_parser(
+        "serve", help="answer over HTTP", allow_abbrev=False,
+        description="Serve checkpoints over HTTP: POST /predict, and POST /v1/systemone in the System One format. "
+        "On this machine alone, unless there is a key in LC_FINETUNE_API_KEY. SIGTERM stops it in good order.",
+    )  # fmt: skip
+    for name, field in ServeConfig.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        if name == "checkpoints":
+            serve.add_argument(name, nargs="+", metavar="CHECKPOINT", help=field.description)
+        elif field.annotation is bool:
+            serve.add_argument(flag, action="store_true", help=field.description)
+        else:
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+            default = "" if field.default is None else f" Default: {field.default}."
+            serve.add_argument(
+                flag, default=field.default, choices=choices, metavar=None if choices else "VALUE",
+                type=int if field.annotation is int else str, help=f"{field.description}{default}",
+            )  # fmt: skip
+    serve.set_defaults(run=_serve, goes_on="requests under way were answered")
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from pydantic import ValidationError
+
+    from lc_finetune.serving import ServeConfig, serve
+
+    try:
+        config = ServeConfig.model_validate({name: getattr(arguments, name) for name in ServeConfig.model_fields})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{flag}: {first['msg']}, found {first['input']!r}.") from error
+    serve(config, say=lambda line: print(line, flush=True))
 
 
 class _Bar:
