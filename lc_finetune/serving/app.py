@@ -23,7 +23,7 @@ except ImportError as error:
 
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.serving.config import API_KEY, Limits
-from lc_finetune.serving.faults import Refused, add_handlers
+from lc_finetune.serving.faults import Refused, add_handlers, log_fault
 from lc_finetune.serving.guard import Guard
 from lc_finetune.serving.metrics import Metrics
 from lc_finetune.serving.models import Models, Runtime
@@ -111,7 +111,6 @@ def create_app(
     @app.post(SYSTEM_ONE, dependencies=secured, responses=bad)
     async def systemone(request: SystemOneRequest) -> SystemOneResponse:
         """Answer typed questions about a state, in the System One format."""
-        metered = metrics.items
         if len(request.questions) > bounds.max_questions:
             raise Refused(
                 422,
@@ -129,11 +128,11 @@ def create_app(
                 _check_length(text, bounds, "body", "state")
         (answers,), tokens = await asyncio.gather(answerer.aanswer(reading), run_in_threadpool(_tokens, reading))
         if isinstance(answers, Exception):
-            metered.labels(SYSTEM_ONE, "failed").inc(len(request.questions))
-            if isinstance(answers, InputError):
-                raise Refused(422, str(answers), at=("body",), kind=type(answers).__name__) from answers
-            raise answers
-        metered.labels(SYSTEM_ONE, "answered").inc(len(request.questions))
+            metrics.items.labels(SYSTEM_ONE, "failed").inc(len(request.questions))
+            failure = _failure(SYSTEM_ONE, answers)
+            status = 422 if isinstance(answers, InputError) else 500
+            raise Refused(status, failure.error, at=("body",), kind=failure.type) from answers
+        metrics.items.labels(SYSTEM_ONE, "answered").inc(len(request.questions))
         names = [name for name, one in answerer.classifiers.items() if one._predictor in reading.texts]
         return SystemOneResponse(
             model=request.model or ", ".join(names), answers=answers, usage=Usage(input_tokens=tokens)
@@ -161,7 +160,7 @@ def create_app(
             for text in texts_of(one):
                 _check_length(text, bounds, "body", "inputs", i)
         outcomes = await served.runnable.abatch([given(one) for one in request.inputs], return_exceptions=True)
-        results = [_failure(one) if isinstance(one, Exception) else one for one in outcomes]
+        results = [_failure(PREDICT, one) if isinstance(one, Exception) else one for one in outcomes]
         failed = sum(isinstance(one, Failure) for one in results)
         metrics.items.labels(PREDICT, "failed").inc(failed)
         metrics.items.labels(PREDICT, "answered").inc(len(results) - failed)
@@ -236,10 +235,14 @@ def _tokens(reading: Reading) -> int:
     )
 
 
-def _failure(error: Exception) -> Failure:
-    """Keep our own messages, which quote nothing; of any other exception, its kind."""
+def _failure(path: str, error: Exception) -> Failure:
+    """Say why an input has no result; what is no fault of the input is logged."""
+    if not isinstance(error, InputError):
+        log_fault(path, error)
     ours = isinstance(error, LCFinetuneError)
-    return Failure(error=str(error) if ours else "The model failed on this input.", type=type(error).__name__)
+    return Failure(
+        error=str(error) if ours else "The server failed on this input; see its log.", type=type(error).__name__
+    )
 
 
 def _cards(models: Models) -> ModelCards:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from lc_finetune.errors import shown
+from lc_finetune.errors import LCFinetuneError, shown
 from lc_finetune.serving.wire import Fault, Problem
 
 MESSAGES = {
@@ -19,6 +21,11 @@ MESSAGES = {
     "json_invalid": "Expected JSON, found a body that is none.",
 }
 """Where Pydantic's own message would quote the request, or is no help."""
+MOST_FAULTS, DEEPEST = 8, 8
+"""Faults of one answer, and parts of their place: a bad request must not make a long answer."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class Refused(Exception):
@@ -35,12 +42,22 @@ def problem(status: int, faults: Sequence[Fault], headers: Mapping[str, str] | N
     return JSONResponse(Problem(detail=list(faults)).model_dump(), status, dict(headers or {}))
 
 
+def log_fault(path: str, error: BaseException | None) -> None:
+    """Log what failed and where, but no message that is not ours: a foreign one may quote a text."""
+    parts = []
+    while error is not None:
+        said = f": {error}" if isinstance(error, LCFinetuneError) else ""
+        parts.append(f"{type(error).__name__}{said}\n{''.join(traceback.format_tb(error.__traceback__))}")
+        error = error.__cause__
+    logger.error("%s failed. %s", path, "Caused by ".join(parts))
+
+
 def add_handlers(app: FastAPI) -> None:
     """Answer what FastAPI and Starlette refuse as everything else is refused."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(422, [_fault(one) for one in error.errors()])
+        return problem(422, [_fault(one) for one in error.errors()[:MOST_FAULTS]])
 
     @app.exception_handler(HTTPException)
     async def refused_by_framework(_: Request, error: HTTPException) -> JSONResponse:
@@ -54,7 +71,7 @@ def add_handlers(app: FastAPI) -> None:
 def _fault(error: Mapping[str, Any]) -> Fault:
     """Keep where and what of a validation error; keys that may be texts are counted, not quoted."""
     return Fault(
-        loc=[part if isinstance(part, int) else shown([part]) for part in error["loc"]],
+        loc=[part if isinstance(part, int) else shown([part]) for part in error["loc"][:DEEPEST]],
         msg=MESSAGES.get(error["type"], error["msg"]),
         type=error["type"],
     )

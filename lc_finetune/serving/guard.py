@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
 from collections.abc import Collection
 from hmac import compare_digest
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lc_finetune.serving.faults import problem
+from lc_finetune.serving.faults import log_fault, problem
 from lc_finetune.serving.metrics import Metrics
 from lc_finetune.serving.wire import Fault
-
-logger = logging.getLogger(__name__)
 
 OPEN = ("/health",)
 """Paths that need no key."""
@@ -53,7 +49,7 @@ class Guard:
             try:
                 await self._admitted(scope, receive, noted)
             except Exception as error:
-                _log(path, error)
+                log_fault(path, error)
                 if status:  # too late for another answer
                     raise ConnectionAbortedError from None
                 fault = Fault(loc=[], msg="The server failed on this request; see its log.", type="internal_error")
@@ -117,9 +113,3 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
-
-
-def _log(path: str, error: Exception) -> None:
-    """Say where it failed: the message of a foreign exception may quote a text, its frames do not."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("%s: %s\n%s", path, type(error).__name__, frames)
