@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -48,6 +49,7 @@ from lc_finetune.serving.config import API_KEY
 from lc_finetune.serving.server import listener, named, read_questions
 from lc_finetune.systemone import AnsweredBy
 from lc_finetune.testing import tiny_checkpoint
+from tests.test_readme import snippets
 
 KEY = "correct-horse-battery-staple"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}
@@ -501,6 +503,17 @@ def test_an_address_beyond_this_machine_needs_a_key_or_a_word() -> None:
         assert bound.getsockname()[0] in ("127.0.0.1", "::1")
 
 
+def test_an_application_may_be_mounted(tiny_classifier: Checkpoint) -> None:
+    """Under a path of another one, with its key and its counts."""
+    outer = FastAPI()
+    outer.mount("/models", create_app({"topic": tiny_classifier}, api_key=KEY, device="cpu"))
+    with running(outer) as client:
+        assert client.get("/models/health").status_code == 200
+        assert client.post("/models/predict", json={"inputs": ["x"]}).status_code == 401
+        assert client.post("/models/predict", json={"inputs": ["x"]}, headers=WITH_KEY).status_code == 200
+        assert 'path="/predict",status="200"' in client.get("/models/metrics", headers=WITH_KEY).text
+
+
 # Requests at the same time.
 
 
@@ -833,6 +846,29 @@ def test_metrics_count_requests_by_path_and_status(guarded: Running) -> None:
     assert guarded.metric("lc_finetune_requests_total", path="other", status="404") >= 1
     assert guarded.metric("lc_finetune_request_seconds_count", path="/predict") >= 1
     assert "secret" not in guarded.get("/metrics", headers=WITH_KEY).text
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it shows of requests and responses is of the form that they have."""
+    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    predict, _, asked, answered, mapping = map(json.loads, re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "track_order"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/serving.md"):
+        exec(snippet, namespace)
+    with running(namespace["app"]) as client:
+        results = client.post("/predict", json=predict).raise_for_status().json()["results"]
+        answer = client.post(ANSWER, json=asked).raise_for_status().json()
+
+    assert len(results) == len(predict["inputs"])
+    assert shape(answer) == shape(answered)
+    assert AnsweredBy.model_validate(mapping["is_risky"]).labels == {"true": ("risky",)}
+
+
+def shape(value: Any) -> Any:
+    """The keys of a mapping, all the way down."""
+    return {key: shape(one) for key, one in value.items()} if isinstance(value, dict) else None
 
 
 def test_models_are_listed(client: Running, every_task: dict[str, Checkpoint]) -> None:

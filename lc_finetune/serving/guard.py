@@ -35,7 +35,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"] if scope["path"] in self._paths else "other"
+        path = _path(scope) if _path(scope) in self._paths else "other"
         status = 0
 
         async def noted(message: Message) -> None:
@@ -70,7 +70,7 @@ class Guard:
             await problem(422, [body])(scope, receive, send)
 
     def _shows_key(self, scope: Scope) -> bool:
-        if self._key is None or scope["path"] in OPEN:
+        if self._key is None or _path(scope) in OPEN:
             return True
         sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, key = sent.partition(b" ")
@@ -99,6 +99,12 @@ class Guard:
             msg=f"Expected a body of at most {self._max_body_bytes:,} bytes, found more. Send less at a time.",
             type="too_large",
         )
+
+
+def _path(scope: Scope) -> str:
+    """Name the path within the application, wherever that is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
