@@ -12,8 +12,8 @@ from lc_finetune.serving.faults import log_fault, problem
 from lc_finetune.serving.metrics import Metrics
 from lc_finetune.serving.wire import Fault
 
-OPEN = ("/health",)
-"""Paths that need no key."""
+HEALTH = "/health"
+"""The path that needs no key."""
 DISCARDED_BYTES = 1 << 26
 """Of a body that is too large, what is read and thrown away so that the client reads the answer."""
 
@@ -70,7 +70,7 @@ class Guard:
             await problem(422, [body])(scope, receive, send)
 
     def _shows_key(self, scope: Scope) -> bool:
-        if self._key is None or _path(scope) in OPEN:
+        if self._key is None or _path(scope) == HEALTH:
             return True
         sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, key = sent.partition(b" ")

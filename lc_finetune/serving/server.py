@@ -36,7 +36,7 @@ def serve(config: ServeConfig, *, say: Callable[[str], None] = lambda _: None) -
     key = os.environ.get(API_KEY)
     sources = named(config.checkpoints)
     questions = read_questions(config.questions) if config.questions is not None else {}
-    with listener(config.host, config.port, anybody=key is None and not config.without_key) as bound:
+    with listener(config.host, config.port, beyond=key is not None or config.without_key) as bound:
         app = create_app(
             sources, questions=questions, api_key=key, limits=config,
             device=config.device, dtype=config.dtype, backend=config.backend,
@@ -94,20 +94,20 @@ def read_questions(path: Path) -> dict[str, AnsweredBy]:
         ) from error
 
 
-def listener(host: str, port: int, *, anybody: bool) -> socket.socket:
+def listener(host: str, port: int, *, beyond: bool) -> socket.socket:
     """Take an address; connections are refused until the server listens.
 
     Args:
         host: Name or address.
         port: 0 for a free one.
-        anybody: Whether no key is asked for: then the address must be of this machine alone.
+        beyond: Whether it may be one that other machines reach.
 
     Raises:
         ConfigError: If the address cannot be had, or must not.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        if anybody and not ipaddress.ip_address(address[0]).is_loopback:
+        if not beyond and not ipaddress.ip_address(address[0]).is_loopback:
             raise ConfigError(
                 f"Expected an address of this machine alone, found {host}, which others reach, and no key. "
                 f"Set {API_KEY}, or let anybody ask with --without-key."
