@@ -1,6 +1,7 @@
 """Checkpoints over HTTP, asked by a real client over a real socket."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ from lc_finetune import (
     CheckpointError,
     Classification,
     ConfigError,
+    MultiLabelClassification,
     MultiLabelClassifier,
     PairClassification,
     QuestionAnswer,
@@ -41,6 +43,7 @@ from lc_finetune import (
     Tagging,
     TextClassifier,
 )
+from lc_finetune.checkpoint import RUNNABLES
 from lc_finetune.cli import main
 from lc_finetune.inference import worker
 from lc_finetune.inference.predictor import Predictor
@@ -173,6 +176,7 @@ class Hold:
 
 GIVEN: dict[str, tuple[str, Any, type]] = {
     "a text": ("topic", "Where is my card?", Classification),
+    "labels": ("topics", "Where is my card?", MultiLabelClassification),
     "a pair": ("same", {"text": "my card", "text_pair": "the card"}, PairClassification),
     "a number": ("rating", "Where is my card?", Regression),
     "entities": ("entities", "Angela flew to Paris.", Tagging),
@@ -180,6 +184,11 @@ GIVEN: dict[str, tuple[str, Any, type]] = {
     "a relation": ("relation", {"text": "Ann runs it", "head": [0, 3], "tail": "it"}, RelationClassification),
     "a marked relation": ("relation", "<e1>Ann</e1> runs <e2>it</e2>", RelationClassification),
 }
+
+
+def test_every_task_is_among_them(every_task: dict[str, Checkpoint]) -> None:
+    """A new one is served, too."""
+    assert set(RUNNABLES) == {every_task[model].task for model, _, _ in GIVEN.values()}
 
 
 @pytest.mark.parametrize(("model", "given", "kind"), GIVEN.values(), ids=GIVEN)
@@ -598,12 +607,17 @@ def exchange(folder: Path, **made: Any) -> None:
     new.path.rename(folder)
 
 
+def loaded_labels() -> set[str]:
+    """The labels of all models in memory."""
+    return {name for one in list(Predictor._living) for name in one.checkpoint.labels.names}
+
+
 def label(client: Running) -> str:
     return str(client.post("/predict", json={"inputs": ["x"]}).raise_for_status().json()["results"][0]["label"])
 
 
 def test_a_new_checkpoint_takes_over(swapped: tuple[Path, Running]) -> None:
-    """When it is asked for; requests under way end with the model that they began with."""
+    """When it is asked for; the weights of the one before leave memory."""
     folder, client = swapped
     digest = client.get("/v1/models").json()["models"][0]["digest"]
     exchange(folder, labels=("new", "newer"))
@@ -615,6 +629,7 @@ def test_a_new_checkpoint_takes_over(swapped: tuple[Path, Running]) -> None:
     assert cards[0]["labels"] == ["new", "newer"]
     assert cards[0]["digest"] != digest
     assert client.metric("lc_finetune_reloads_total", outcome="done") == 1
+    until(lambda: gc.collect() >= 0 and "old" not in loaded_labels())
 
 
 def test_a_request_under_way_ends_with_its_own_model(

@@ -78,7 +78,7 @@ def read_questions(path: Path) -> dict[str, AnsweredBy]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected a file of JSON, found none ({type(error).__name__}).") from error
     if not isinstance(content, dict):
         raise ConfigError(

@@ -122,8 +122,9 @@ class Service:
             raise Refused(422, message, at=("body", what), kind="too_long")
 
     def _check_input(self, value: Given, task: Task, position: int) -> None:
-        if not isinstance(value, TAKES[task]):
-            kinds = " or ".join(kind.__name__ for kind in TAKES[task])
+        taken = TAKES.get(task, (str,))
+        if not isinstance(value, taken):
+            kinds = " or ".join(kind.__name__ for kind in taken)
             message = f"Expected {kinds}, which a model for {task} is given, found {type(value).__name__}."
             raise Refused(422, message, at=("body", "inputs", position), kind="wrong_input")
         for text in texts_of(value):

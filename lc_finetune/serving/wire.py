@@ -99,15 +99,11 @@ class TextWithMentions(_Body):
 Given = str | TextPair | ContextQuestion | TextWithMentions
 
 TAKES: dict[Task, tuple[type, ...]] = {
-    "text-classification": (str,),
-    "multi-label-classification": (str,),
-    "regression": (str,),
-    "token-classification": (str,),
     PAIRS[0]: (TextPair,),
     QUESTIONS: (ContextQuestion,),
     RELATIONS: (TextWithMentions, str),
 }
-"""What a model of each task is given; a relation's string has marks around head and tail."""
+"""What models of some tasks are given, in place of a text; a relation's text has marks around head and tail."""
 
 
 class PredictRequest(_Body):
