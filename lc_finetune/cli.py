@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_label(commands)
     _add_explain(commands)
+    _add_serve(commands)
     return parser
 
 
@@ -504,6 +505,44 @@ def _explain(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"Expected a text in {error.encoding} on standard input, found other bytes.") from None
     explanation = model.explain(text, target=arguments.target, neighbours=arguments.neighbours)
     Console(file=sys.stdout).print(explanation)
+
+
+def _add_serve(commands: Any) -> None:
+    from lc_finetune.serving import ServeConfig
+
+    serve = commands.add_parser(
+        "serve", help="answer over HTTP", allow_abbrev=False,
+        description="Serve checkpoints over HTTP: POST /predict, and POST /v1/systemone in the System One format. "
+        "On this machine alone, unless there is a key in LC_FINETUNE_API_KEY. SIGTERM stops it in good order.",
+    )  # fmt: skip
+    for name, field in ServeConfig.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        if name == "checkpoints":
+            serve.add_argument(name, nargs="+", metavar="CHECKPOINT", help=field.description)
+        elif field.annotation is bool:
+            serve.add_argument(flag, action="store_true", help=field.description)
+        else:
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+            default = "" if field.default is None else f" Default: {field.default}."
+            serve.add_argument(
+                flag, default=field.default, choices=choices, metavar=None if choices else "VALUE",
+                type=int if field.annotation is int else str, help=f"{field.description}{default}",
+            )  # fmt: skip
+    serve.set_defaults(run=_serve, goes_on="requests under way were answered")
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from pydantic import ValidationError
+
+    from lc_finetune.serving import ServeConfig, serve
+
+    try:
+        config = ServeConfig.model_validate({name: getattr(arguments, name) for name in ServeConfig.model_fields})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{flag}: {first['msg']}, found {first['input']!r}.") from error
+    serve(config, say=lambda line: print(line, flush=True))
 
 
 class _Bar:

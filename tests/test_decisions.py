@@ -13,11 +13,12 @@ import pytest
 
 pytest.importorskip("langchain_core.decisions")
 
+from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain.agents.middleware import AutoModeMiddleware, ModelChoice, ModelRouterMiddleware
-from langchain_core.decisions import Box, Choice, Noul, Question, Score
+from langchain_core.decisions import Box, Choice, ClassifierResponse, Noul, Question, Score
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -47,6 +48,7 @@ from lc_finetune.decisions import (
 )
 from lc_finetune.inference import predictor as predictors
 from lc_finetune.inference.predictor import Predictor
+from lc_finetune.serving import create_app
 from lc_finetune.testing import SENTENCES, tiny_checkpoint
 
 ALL = {"card": "Cards.", "cash": "Cash machines.", "other": None}
@@ -231,6 +233,28 @@ def test_confidence_is_that_of_the_system_one_api(masses: list[float]) -> None:
     assert reference("choice") == pytest.approx(choice_confidence(probabilities))
     if len(masses) > 1:
         assert reference("score") == pytest.approx(score_confidence(probabilities), abs=1e-12)
+
+
+def test_the_server_speaks_of_the_same_questions_and_answers(
+    decisions: FineTunedDecisionModel, tiny_classifier: Checkpoint, binary: Checkpoint
+) -> None:
+    """LangChain's questions, as JSON, are its requests; its responses are LangChain's."""
+    questions = {"topic": TOPIC, "is_risky": RISKY, "level": Score(instructions="?", criteria=["a", "b", {"c": 1}])}
+    app = create_app(
+        {"topic": tiny_classifier, "is_risky": binary}, device="cpu",
+        questions={name: how for name, how in decisions.questions.items() if name in ("is_risky", "level")},
+    )  # fmt: skip
+    body = {"state": "my card", "questions": {name: one.model_dump() for name, one in questions.items()}}
+    answered = TestClient(app).post("/v1/systemone", json=body).raise_for_status().json()
+    read, expected = ClassifierResponse.model_validate(answered), decisions.invoke(asked("my card", **questions))
+
+    assert read.answers.keys() == expected.answers.keys()
+    assert read.scores["level"].legend == expected.scores["level"].legend
+    assert read.scores["level"].score == pytest.approx(expected.scores["level"].score, abs=1e-5)
+    assert read.choices["topic"].confidence == pytest.approx(expected.choices["topic"].confidence, abs=1e-5)
+    assert read.nouls["is_risky"].noul == pytest.approx(expected.nouls["is_risky"].noul, abs=1e-5)
+    assert read.usage is not None
+    assert read.usage["total_tokens"] > 0
 
 
 # What is refused, each item alone.
