@@ -433,7 +433,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from lc_finetune.inspection import describe, description_table, drift, drift_table
 
     options = ("reference", "text_column", "text_pair_column", "rows", "significance", "least_effect", "fail_on_drift")
-    given = {name: value for name in options if (value := getattr(arguments, name)) not in (None, False)}
+    given = {name: value for name in options if (value := getattr(arguments, name)) is not None and value is not False}
     if arguments.against is None:
         if given:
             named = " ".join(f"--{name.replace('_', '-')}" for name in given)

@@ -25,6 +25,7 @@ from lc_finetune.inspection import (
 from lc_finetune.inspection.changes import chi_squared, fisher_exact, holm, kolmogorov_smirnov, two_proportions
 from lc_finetune.inspection.files import draw
 from lc_finetune.testing import SENTENCES, tiny_checkpoint
+from tests.test_readme import snippets
 
 WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
 STRANGE = "ⴰⴱⴳ"
@@ -412,6 +413,19 @@ def test_files_and_folders_that_cannot_be_used(
     path.write_text('{"source": "x"}')
     with pytest.raises(CheckpointError, match="expected the numbers of reference texts"):
         drift(folder, file)
+
+
+def test_the_page_on_drift_runs(folder: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder.path, tmp_path / "runs" / "support")
+    for name in ("this_week.csv", "last_week.csv"):
+        (tmp_path / name).write_text("\n".join(["text", *(text.replace(",", "") for text in some_texts(40))]))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/drift.md"):
+        exec(snippet, namespace)
+
+    assert namespace["found"].texts == (40, 40)
 
 
 def test_training_leaves_a_reference(tmp_path: Path, base_model: Path) -> None:

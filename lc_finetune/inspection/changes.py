@@ -14,8 +14,8 @@ from lc_finetune.errors import DataError, shown
 from lc_finetune.inspection.measures import FEWEST, Measures
 
 LEAST_EFFECT = 0.1
-"""Differences below it are not told as drift, however sure they are: with 100,000 texts every one is sure. Of all three
-effects, 0.1 is a small one (Cohen 1988, "Statistical Power Analysis for the Behavioral Sciences")."""
+"""Differences below it are not told as drift, however sure they are: with 100,000 texts every one is sure. 0.1 is small
+for w, and less than that for h (Cohen 1988, "Statistical Power Analysis for the Behavioral Sciences")."""
 SIGNIFICANCE = 0.01
 """How probable it is, at most, that texts which do not differ are said to."""
 LEAST_EXPECTED = 5.0
