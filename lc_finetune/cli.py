@@ -102,7 +102,7 @@ def _add_train(commands: Any) -> None:
         if field.annotation is bool:
             train.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=field.description)
         elif name != "trainer":  # a mapping, for configuration files
-            default = "" if field.default in (None, ()) else f" Default: {field.default}."
+            default = "" if field.default in (None, (), {}) else f" Default: {field.default}."
             train.add_argument(flag, metavar="VALUE", help=f"{field.description}{default}")
     train.set_defaults(run=_train, goes_on="a training run goes on with the same command and --resume")
 
@@ -181,17 +181,19 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
             f"--{name}", metavar="NAME", help="Of the file of labelled rows; recognised by name if left out."
         )
     parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels, or a file of them.")
+    parser.add_argument("--label-map", metavar="FILE", help="New names of labels, as to train: old name: new name.")
     parser.add_argument("--label-delimiter", metavar="TEXT", help="What stands between the labels of a cell.")
 
 
 def _labelled(path: str, arguments: argparse.Namespace, checkpoint: Checkpoint) -> Loaded:
     """Read rows as the checkpoint's task has them; rows for a tagger are read as they are."""
-    from lc_finetune.data import ReadOptions, read_examples, read_label_names
+    from lc_finetune.data import ReadOptions, read_examples, read_label_map, read_label_names
 
     names = read_label_names(arguments.label_names) if arguments.label_names else ()
     options = ReadOptions(
         arguments.text_column, arguments.label_column, names, task=checkpoint.task,
         label_delimiter=arguments.label_delimiter, text_pair_column=arguments.text_pair_column,
+        label_map=read_label_map(arguments.label_map) if arguments.label_map else {},
     )  # fmt: skip
     return read_examples(path, options)
 
