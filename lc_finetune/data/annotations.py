@@ -96,65 +96,88 @@ def _annotations(row: Mapping[str, Any]) -> Any:
     return row.get("annotations", row.get("completions"))  # as they were called before 1.0
 
 
+@dataclass(frozen=True)
+class _Annotated:
+    """A task of Label Studio, with the results of the annotation that is read."""
+
+    row: Row
+    data: Mapping[str, Any]
+    results: Sequence[Mapping[str, Any]]
+
+    def values(self, kind: str, control: str | None = None) -> list[Mapping[str, Any]]:
+        """List the values of one kind, of one control if it is named."""
+        return [
+            _mapping(self.row, one.get("value"), "value")
+            for one in self.results
+            if one["type"] == kind and control in (None, str(one.get("from_name")))
+        ]
+
+
 def _label_studio(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
-    skipped = differ = 0
-    kept: list[tuple[Row, Mapping[str, Any], Mapping[str, Any]]] = []
+    tasks, notes = _annotated(source, rows)
+    kinds = Counter(one["type"] for task in tasks for one in task.results)
+    if others := kinds.total() - kinds["choices"] - kinds["labels"]:
+        notes.append(f"{source}: {others:,} results that are neither choices nor labels of spans left out.")
+    if not tasks:
+        return Imported((), None, tuple(notes), wanted.task)
+    if not wanted.spans(there=bool(kinds["labels"])):
+        control = _control(source, tasks, wanted)
+        labels = [
+            [
+                name
+                for value in task.values("choices", control)
+                for name in _list(task.row, value.get("choices"), "choices")
+            ]
+            for task in tasks
+        ]
+        return _with_labels([Row(task.row.where, task.data) for task in tasks], labels, wanted, notes)
+    if kinds["choices"]:
+        notes.append(f"{source}: {kinds['choices']:,} choices left out: --label-column reads them.")
+    names = list(dict.fromkeys(name for task in tasks for name in task.data))
+    column = find_column(source, names, wanted.text_column, TEXT_COLUMNS, "text")
+    spanned = []
+    for task in tasks:
+        text = text_in(Row(task.row.where, task.data), column)
+        entities = [entity for value in task.values("labels") for entity in _entities(task.row, text, value)]
+        spanned.append(Row(task.row.where, {column: text, ENTITIES: entities}))
+    return Imported(spanned, None, tuple(notes), wanted.task)
+
+
+def _annotated(source: str, rows: Sequence[Row]) -> tuple[list[_Annotated], list[str]]:
+    """Take of each task the annotation that counts; say how many have none, or several that differ."""
+    tasks: list[_Annotated] = []
+    differ = 0
     for row in rows:
         data = _mapping(row, row.fields.get("data"), "data")
         given = [_mapping(row, one, "annotations") for one in _list(row, _annotations(row.fields), "annotations")]
         done = [one for one in given if not one.get("was_cancelled")]
-        if not done:
-            skipped += 1
-            continue
-        chosen = next((one for one in done if one.get("ground_truth")), done[0])
-        results = [_results(row, one) for one in (chosen, *done)]
-        differ += any(_answers(one) != _answers(results[0]) for one in results)
-        kept.append((row, data, {"results": results[0]}))
-    kinds = Counter(one["type"] for _, _, found in kept for one in found["results"])
-    notes = [f"{source}: {skipped:,} of {len(rows):,} tasks were skipped or not annotated, and are left out."] * bool(
-        skipped
-    )
+        if done:
+            chosen = next((one for one in done if one.get("ground_truth")), done[0])
+            results = [_results(row, one) for one in (chosen, *done)]
+            differ += any(_answers(one) != _answers(results[0]) for one in results)
+            tasks.append(_Annotated(row, data, results[0]))
+    notes = []
+    if skipped := len(rows) - len(tasks):
+        notes.append(f"{source}: {skipped:,} of {len(rows):,} tasks were skipped or not annotated, and are left out.")
     if differ:
         notes.append(
             f"{source}: {differ:,} tasks have annotations that differ; the ground truth is read, else the first."
         )
-    others = sum(count for kind, count in kinds.items() if kind not in ("choices", "labels"))
-    notes += [f"{source}: {others:,} results that are neither choices nor labels of spans left out."] * bool(others)
-    if wanted.spans(there=bool(kinds["labels"])):
-        notes += [f"{source}: {kinds['choices']:,} choices left out: --label-column reads them."] * bool(
-            kinds["choices"]
-        )
-        column = find_column(source, list(dict.fromkeys(name for _, data, _ in kept for name in data)),
-                             wanted.text_column, TEXT_COLUMNS, "text")  # fmt: skip
-        spanned = []
-        for row, data, found in kept:
-            text = text_in(Row(row.where, data), column)
-            entities = [
-                entity
-                for one in found["results"]
-                if one["type"] == "labels"
-                for entity in _entities(row, text, _mapping(row, one.get("value"), "value"))
-            ]
-            spanned.append(Row(row.where, {column: text, ENTITIES: entities}))
-        return Imported(spanned, None, tuple(notes), wanted.task)
-    names = sorted({str(one.get("from_name")) for _, _, found in kept for one in found["results"]
-                    if one["type"] == "choices"})  # fmt: skip
-    if len(names) > 1 and wanted.label_column is None:
+    return tasks, notes
+
+
+def _control(source: str, tasks: Sequence[_Annotated], wanted: Wanted) -> str:
+    """Choose the set of choices that are the labels."""
+    names = sorted({str(one.get("from_name")) for task in tasks for one in task.results if one["type"] == "choices"})
+    if wanted.label_column in names or (wanted.label_column is None and len(names) == 1):
+        return wanted.label_column or names[0]
+    if len(names) > 1:
         raise DataError(f"{source}: expected one set of choices, found {shown(names)}. Name one with --label-column.")
-    column = wanted.label_column or next(iter(names), None)
-    if column is None or column not in names:
-        expected = "choices, or labels of spans," if wanted.label_column is None else "the choices of --label-column"
-        raise DataError(
-            f"{source}: expected {expected} in the annotations, found {shown(names) or 'none'}. Only tasks about texts "
-            "are read."
-        )
-    chosen_labels = [
-        [choice for one in found["results"] if one["type"] == "choices" and str(one.get("from_name")) == column
-         for choice in _choices(row, _mapping(row, one.get("value"), "value"))]
-        for row, _, found in kept
-    ]  # fmt: skip
-    labelled = [Row(row.where, data) for row, data, _ in kept]
-    return _with_labels(source, labelled, chosen_labels, column, wanted, notes)
+    expected = "choices, or labels of spans," if wanted.label_column is None else "the choices of --label-column"
+    raise DataError(
+        f"{source}: expected {expected} in the annotations, found {shown(names) or 'none'}. Only tasks about texts are "
+        "read."
+    )
 
 
 def _results(row: Row, annotation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -164,10 +187,6 @@ def _results(row: Row, annotation: Mapping[str, Any]) -> list[Mapping[str, Any]]
 
 def _answers(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(repr((one.get("from_name"), one["type"], one.get("value"))) for one in results)
-
-
-def _choices(row: Row, value: Mapping[str, Any]) -> list[Any]:
-    return _list(row, value.get("choices"), "choices")
 
 
 def _entities(row: Row, text: str, value: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -232,7 +251,7 @@ def _is_prodigy(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _prodigy(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
-    answers = Counter()  # type: Counter[str]
+    answers: Counter[str] = Counter()
     accepted = []
     for row in rows:
         answer = row.fields.get("answer")
@@ -261,7 +280,7 @@ def _prodigy(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
         return Imported(accepted, wanted.label_column, tuple(notes), wanted.task)
     if "accept" in columns:
         chosen = [_list(row, row.fields.get("accept"), "accept") for row in accepted]
-        return _with_labels(source, accepted, chosen, LABEL, wanted, notes)
+        return _with_labels(accepted, chosen, wanted, notes)
     by_text: dict[Any, tuple[Row, list[Any]]] = {}
     text = find_column(source, sorted(columns), wanted.text_column, TEXT_COLUMNS, "text")
     for row in accepted:  # a question of yes or no about each label: a text comes up again with another
@@ -270,8 +289,8 @@ def _prodigy(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
             asked.append(row.fields[LABEL])
     again = len(accepted) - len(by_text)
     notes += [f"{source}: {again:,} accepted rows were put together with another of the same text."] * bool(again)
-    return _with_labels(source, [row for row, _ in by_text.values()], [found for _, found in by_text.values()], LABEL,
-                        wanted, notes)  # fmt: skip
+    asked_about, found = zip(*by_text.values(), strict=True) if by_text else ((), ())
+    return _with_labels(asked_about, found, wanted, notes)
 
 
 def _spanned(row: Row, column: str) -> Row:
@@ -330,28 +349,23 @@ def _doccano(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
     found = [_list(row, row.fields.get(name) or [], name) for row in rows if isinstance(row.fields.get(name), list)]
     if len(found) < len(rows):
         return Imported(rows, wanted.label_column, tuple(notes), wanted.task)
-    return _with_labels(source, rows, found, name, wanted, notes)
+    return _with_labels(rows, found, wanted, notes)
 
 
 # What they share.
 
 
 def _with_labels(
-    source: str, rows: Sequence[Row], labels: Sequence[Sequence[Any]], column: str, wanted: Wanted, notes: Sequence[str]
+    rows: Sequence[Row], labels: Sequence[Sequence[Any]], wanted: Wanted, notes: Sequence[str]
 ) -> Imported:
     """Give each row its labels: one alone where no row has several, unless several are asked for."""
     several = wanted.task == "multi-label-classification" or max(map(len, labels), default=0) > 1
-    values = [list(found) if several else next(iter(found), None) for found in labels]
-    hidden = {"entities", "spans", "accept", "options"} - {column}
-    return Imported(
-        [
-            Row(row.where, {name: one for name, one in row.fields.items() if name not in hidden} | {column: value})
-            for row, value in zip(rows, values, strict=True)
-        ],
-        column,
-        tuple(notes),
-        wanted.task if wanted.task != "auto" else "multi-label-classification" if several else "text-classification",
-    )
+    labelled = []
+    for row, found in zip(rows, labels, strict=True):
+        others = {name: value for name, value in row.fields.items() if name != ENTITIES}
+        labelled.append(Row(row.where, others | {LABEL: list(found) if several else next(iter(found), None)}))
+    told: AsTask = "multi-label-classification" if several else "text-classification"
+    return Imported(labelled, LABEL, tuple(notes), told if wanted.task == "auto" else wanted.task)
 
 
 def _mapping(row: Row, value: Any, name: str) -> Mapping[str, Any]:
