@@ -410,9 +410,17 @@ def test_files_and_folders_that_cannot_be_used(
     path.write_text(path.read_text().replace(folder.weights_digest, "0" * 64))
     with pytest.raises(CheckpointError, match="found another's"):
         drift(folder, file)
-    path.write_text('{"source": "x"}')
-    with pytest.raises(CheckpointError, match="expected the numbers of reference texts"):
-        drift(folder, file)
+    broken = json.loads(path.read_text())
+    for altered in (
+        {"source": "x"},
+        broken | {"pieces": broken["pieces"][1:]},
+        broken | {"unknown": [10**6] * 200},
+        broken | {"scores": [7.0]},
+        broken | {"without": 10**30},
+    ):
+        path.write_text(json.dumps(altered))
+        with pytest.raises(CheckpointError, match="expected the numbers of reference texts"):
+            drift(folder, file)
 
 
 def test_the_page_on_drift_runs(folder: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

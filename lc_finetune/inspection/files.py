@@ -65,22 +65,16 @@ def draw(
     """
     if text_pair_column is not None and task not in PAIRS:
         raise ConfigError(f"Expected a checkpoint of text pairs for --text-pair-column, found one for {task}.")
-    try:
-        if path.suffix.lower() not in KINDS:
-            whole = _whole(path, task, text_column, text_pair_column)
-            chosen = _chosen(len(whole), most)
-            parts = (chosen[i : i + CHUNK_ROWS] for i in range(0, len(chosen), CHUNK_ROWS))
-            return Drawn(([whole[row] for row in part] for part in parts), len(whole), 0)
-        wanted = TextColumns(text_column, text_pair_column, pairs=task in PAIRS, questions=task == QUESTIONS)
-        rows = blank = 0
-        for texts, others in _batches(path, wanted):
-            rows, blank = rows + len(texts), blank + others
-        return Drawn(_picked(_batches(path, wanted), task, _chosen(rows, most)), rows, blank)
-    except OSError as error:
-        raise DataError(
-            f"{path}: expected a file that can be read, found one that cannot ({error.strerror}). "
-            "Check its path and its permissions."
-        ) from error
+    if path.suffix.lower() not in KINDS:
+        whole = _whole(path, task, text_column, text_pair_column)
+        chosen = _chosen(len(whole), most)
+        parts = (chosen[i : i + CHUNK_ROWS] for i in range(0, len(chosen), CHUNK_ROWS))
+        return Drawn(([whole[row] for row in part] for part in parts), len(whole), 0)
+    wanted = TextColumns(text_column, text_pair_column, pairs=task in PAIRS, questions=task == QUESTIONS)
+    rows = blank = 0
+    for texts, others in _batches(path, wanted):
+        rows, blank = rows + len(texts), blank + others
+    return Drawn(_picked(_batches(path, wanted), task, _chosen(rows, most)), rows, blank)
 
 
 def _chosen(rows: int, most: int) -> list[int]:
@@ -91,11 +85,17 @@ def _chosen(rows: int, most: int) -> list[int]:
 
 def _batches(path: Path, wanted: TextColumns) -> Iterator[tuple[list[Input], int]]:
     """Read a file from its start: some texts at a time, and how many rows between them have none."""
-    with closing(open_source(path, wanted)) as source:
-        source.seek(Position())
-        for chunk in source.chunks(rows=CHUNK_ROWS):
-            texts = [text for text in chunk.texts if is_text(text)]
-            yield texts, len(chunk) - len(texts)
+    try:
+        with closing(open_source(path, wanted)) as source:
+            source.seek(Position())
+            for chunk in source.chunks(rows=CHUNK_ROWS):
+                texts = [text for text in chunk.texts if is_text(text)]
+                yield texts, len(chunk) - len(texts)
+    except OSError as error:
+        raise DataError(
+            f"{path}: expected a file that can be read, found one that cannot ({error.strerror}). "
+            "Check its path and its permissions."
+        ) from error
 
 
 def _picked(batches: Iterator[tuple[list[Input], int]], task: Task, chosen: Sequence[int]) -> Iterator[list[Input]]:

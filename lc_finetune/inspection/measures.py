@@ -29,7 +29,7 @@ CHUNK_ROWS = 1024
 DIGITS = 6
 """Decimals of a stored score."""
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**40)]
 
 
 class Measures(BaseModel):
@@ -70,6 +70,8 @@ class Measures(BaseModel):
             raise ValueError("lists of unequal length")
         if len(self.scores) > texts or any(count > texts for count in (*self.labels.values(), self.without)):
             raise ValueError("more scores or labels than texts")
+        if any(strange > whole for strange, whole in zip(self.unknown, self.pieces, strict=True)):
+            raise ValueError("more unknown pieces than pieces")
         return self
 
     def __len__(self) -> int:
