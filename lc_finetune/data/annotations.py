@@ -289,8 +289,7 @@ def _prodigy(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
             asked.append(row.fields[LABEL])
     again = len(accepted) - len(by_text)
     notes += [f"{source}: {again:,} accepted rows were put together with another of the same text."] * bool(again)
-    asked_about, found = zip(*by_text.values(), strict=True) if by_text else ((), ())
-    return _with_labels(asked_about, found, wanted, notes)
+    return _with_labels([row for row, _ in by_text.values()], [found for _, found in by_text.values()], wanted, notes)
 
 
 def _spanned(row: Row, column: str) -> Row:
