@@ -30,7 +30,7 @@ def read_label_map(path: str | Path) -> dict[str, str]:
         if path.suffix.lower() == ".json":
             pairs = json.loads(text, object_pairs_hook=list)
         else:
-            node = yaml.compose(text, Loader=yaml.BaseLoader)  # builds nothing
+            node: Any = yaml.compose(text, Loader=yaml.BaseLoader)  # builds nothing
             pairs = [(key.value, value.value) for key, value in node.value] if _is_mapping(node) else None
     except (ValueError, RecursionError, yaml.YAMLError):
         raise DataError(
