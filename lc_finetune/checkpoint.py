@@ -93,7 +93,9 @@ EXPORTS = ("onnx", "onnx-fp16", "onnx-int8", "openvino", "openvino-fp16")
 """Subfolders that hold the model for another runtime, each with a manifest of its own; read when a backend asks."""
 SCOPE = "scope.safetensors"
 """Statistics of the features, by which a text out of scope is told; see `lc_finetune.inference.scope`."""
-FETCHED = (*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), SCOPE)
+REFERENCE = "reference.json"
+"""What held-out texts looked like to the model, in numbers; never loaded to serve. See `lc_finetune.inspection`."""
+FETCHED = (*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), SCOPE, REFERENCE)
 """Names and patterns of what is fetched from the Hub or a URL: all that is ever read."""
 MANIFESTS = (MANIFEST, *(f"{export}/export.json" for export in EXPORTS))
 """What identifies the content of a folder; the first is the folder's own, the others those of its exports."""

@@ -6,20 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lc_finetune.data.readers import (
-    CONLL,
-    TEXT_COLUMNS,
-    Row,
-    check_file,
-    find_column,
-    hub_rows,
-    is_hub_id,
-    is_tag,
-    read_conll,
-    read_text,
-    rows_of,
-    text_in,
-)
+from lc_finetune.data.annotations import texts_of_tasks
+from lc_finetune.data.columns import TEXT_COLUMNS, find_column
+from lc_finetune.data.conll import CONLL, is_tag, read_conll
+from lc_finetune.data.rows import Row, check_file, hub_rows, is_hub_id, read_text, rows_of, text_in
 from lc_finetune.errors import DataError, shown
 
 LINES = ".txt"
@@ -92,6 +82,7 @@ def _lines(path: Path) -> list[str]:
 def _texts_of(source: str, rows: Sequence[Row], text_column: str | None) -> tuple[list[str], list[str]]:
     if not rows:
         raise DataError(f"{source}: expected rows, found a header alone or nothing. Add rows.")
+    rows = texts_of_tasks(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
     column = find_column(source, columns, text_column, TEXT_COLUMNS, "text")
     others = [name for name in columns if name != column]

@@ -90,6 +90,7 @@ class Encoder:
         self._offsets = offsets
         self._lock = threading.Lock()
         self.pad_id: int = loaded.pad_token_id or 0
+        self.unknown_id: int | None = loaded.unk_token_id
         self.frame = self._probed()
 
     def _probed(self) -> Frame:

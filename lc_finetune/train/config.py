@@ -66,6 +66,11 @@ class TrainConfig(BaseModel):
     label_names: tuple[str, ...] = Field(
         default=(), description="Names of integer labels 0, 1, …, comma-separated, or a file with one a line."
     )
+    label_map: dict[str, str] = Field(
+        default={},
+        description="New names of labels as they are read: a YAML or JSON file of old name: new name; several may have "
+        "one.",
+    )
     label_delimiter: str | None = Field(
         default=None, min_length=1, description="What stands between the labels of a cell; recognised if omitted."
     )
@@ -168,6 +173,19 @@ class TrainConfig(BaseModel):
 
         try:
             return read_label_names(value) if isinstance(value, str) else value
+        except DataError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _mapped(cls, value: Any) -> Any:
+        from lc_finetune.data.label_map import check_label_map, read_label_map
+
+        try:
+            if isinstance(value, str):
+                return read_label_map(value)
+            named = isinstance(value, Mapping) and all(isinstance(one, str) for pair in value.items() for one in pair)
+            return check_label_map(value) if named and value else value
         except DataError as error:
             raise ValueError(str(error).rstrip(".")) from None
 

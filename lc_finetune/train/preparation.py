@@ -100,7 +100,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     base = continued.base if continued else resolve_base_model(config.base_model, config.revision)
     options = ReadOptions(
         config.text_column, config.label_column, config.label_names, config.drop_unlabelled, config.task_of_rows,
-        config.label_delimiter, config.text_pair_column,
+        config.label_delimiter, config.text_pair_column, config.label_map, whole_map=True,
     )  # fmt: skip
     tokenizer: Any = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     lengths = windowing(config, encoder_config(base, pieces=len(tokenizer)))
@@ -115,7 +115,9 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         if loaded:
             notes += loaded.notes
             tasks[source] = loaded.task
-            options = replace(options, task=loaded.task, label_delimiter=loaded.label_delimiter)  # of the next file too
+            options = replace(  # of the next file too
+                options, task=loaded.task, label_delimiter=loaded.label_delimiter, whole_map=False
+            )
             extended = TASKS[loaded.task].extend(base)
             if extended is not base:
                 base, encoder = extended, Encoder(extended.folder, offsets=False)

@@ -35,6 +35,7 @@ from lc_finetune.inference.neighbours import Neighbourhood
 from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
 from lc_finetune.inference.scope import FEWEST, fit_detector
+from lc_finetune.inspection.measures import reference_of, write_reference
 from lc_finetune.train.adapters import ADAPTER_FOLDER, Adapted, merged, write_adapter
 from lc_finetune.train.continual import with_earlier_figures
 from lc_finetune.train.metrics import (
@@ -85,6 +86,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
     write_manifest(staging, manifest)
     manifest = manifest.model_copy(update={"calibration": _calibrations(staging, plan)})
     write_manifest(staging, manifest)
+    _write_reference(staging, plan)
     metrics, evaluation = _measure(staging, plan)
     manifest = manifest.model_copy(update={"metrics": metrics})
     manifest = write_manifest(staging, manifest)
@@ -195,6 +197,18 @@ def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
     except TooFewAnswers as error:
         logger.warning("The checkpoint is left uncalibrated: %s", error)
         return ()
+
+
+def _write_reference(staging: Path, plan: Plan) -> None:
+    """Leave the numbers that later texts are compared with."""
+    held_out, split = _held_out(plan)
+    reference = reference_of(Checkpoint.load(staging), inputs_of(held_out), source=split)
+    if reference is None:
+        logger.info(
+            "The checkpoint is left without a reference for drift: %d held-out rows are too few.", len(held_out)
+        )
+    else:
+        write_reference(staging, reference)
 
 
 def _measure(staging: Path, plan: Plan) -> tuple[dict[str, Figures], Evaluation]:

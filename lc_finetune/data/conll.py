@@ -1,0 +1,97 @@
+"""Files of one word and its tag a line → sentences with entities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lc_finetune.data.examples import Loaded, TaggedExample
+from lc_finetune.data.rows import read_text
+from lc_finetune.errors import DataError
+from lc_finetune.labels import Span
+from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_tag, tags_to_spans
+
+CONLL = (".conll", ".iob", ".bio", ".txt")
+"""Suffixes of such files."""
+
+
+class _Token(NamedTuple):
+    word: str
+    tag: str
+    line: int
+
+
+def read_conll(path: Path) -> Loaded:
+    """Read sentences of one word and tag a line; words are joined with single spaces."""
+    sentences, comments = _conll_sentences(path)
+    if not any(is_tag(token.tag) for tokens in sentences for token in tokens):
+        raise DataError(
+            f"{path}: expected a tag such as O or B-PER in the last column, found none. "
+            "Write a word and its tag on each line."
+        )
+    try:
+        scheme = detect_scheme([[token.tag for token in tokens] for tokens in sentences])
+    except SchemeConflict as conflict:
+        line = sentences[conflict.sequence][conflict.position].line
+        raise DataError(
+            f"{path}:{line}: expected one tagging scheme (IOB1, IOB2, BIOES, BILUO), found a mixture: "
+            f"{conflict.reason}. Convert the file to one scheme."
+        ) from None
+    examples = tuple(
+        _sentence([token.word for token in tokens], tags_to_spans([token.tag for token in tokens], scheme))
+        for tokens in sentences
+    )
+    notes = [f"{path}: {len(examples)} sentences in {scheme}."]
+    notes += [f"{path}: {comments} comment lines left out."] if comments else []
+    return Loaded(examples, "token-classification", tuple(notes))
+
+
+def _conll_sentences(path: Path) -> tuple[list[list[_Token]], int]:
+    """Read the sentences, and count the comment lines."""
+    sentences: list[list[_Token]] = []
+    comments = width = 0
+    inside = False
+    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), start=1):
+        columns = _conll_columns(line)
+        if not line.strip() or columns[0] == "-DOCSTART-":
+            inside = False
+        elif line.startswith("# ") and (len(columns) != (width or len(columns)) or not (inside or is_tag(columns[-1]))):
+            comments += 1
+        else:
+            width = width or len(columns)
+            if len(columns) < 2 or len(columns) != width or not columns[0] or not columns[-1]:
+                raise DataError(
+                    f"{path}:{number}: expected {max(2, width)} columns, the word first and the tag last, found "
+                    f"{sum(map(bool, columns))}. Separate them with a tab or a space."
+                )
+            if not inside:
+                sentences.append([])
+            sentences[-1].append(_Token(columns[0], columns[-1], number))
+            inside = True
+    return sentences, comments
+
+
+def _conll_columns(line: str) -> list[str]:
+    """Cut at tabs, or else at spaces and at nothing else: words may hold any other white space of Unicode."""
+    if "\t" in line:
+        return [column.strip(" ") for column in line.split("\t")]
+    return [column for column in line.split(" ") if column]
+
+
+def is_tag(tag: str) -> bool:
+    """Say whether this can be an entity's tag."""
+    return tag == OUTSIDE or (tag[1:2] == "-" and parse_tag(tag)[0] == tag[0])
+
+
+def _sentence(words: Sequence[str], spans: Sequence[Span]) -> TaggedExample:
+    """Join the words with single spaces and move the spans to characters."""
+    starts: list[int] = []
+    position = 0
+    for word in words:
+        starts.append(position)
+        position += len(word) + 1
+    return TaggedExample(
+        " ".join(words),
+        tuple(Span(starts[s.start], starts[s.end - 1] + len(words[s.end - 1]), s.label) for s in spans),
+    )
