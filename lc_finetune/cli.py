@@ -125,7 +125,10 @@ def _add_export(commands: Any) -> None:
         description="Write the model for another runtime into the checkpoint, if it gives the same answers.",
     )  # fmt: skip
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The checkpoint folder.")
-    parser.add_argument("--format", required=True, choices=["onnx", "openvino", "torch"], help="The runtime.")
+    parser.add_argument(
+        "--format", required=True, choices=["onnx", "openvino", "torch", "saved-model"],
+        help="The runtime; saved-model is TensorFlow's.",
+    )  # fmt: skip
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="Default: fp32.")
     parser.add_argument(
         "--calibration-file", metavar="FILE",
