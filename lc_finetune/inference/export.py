@@ -272,7 +272,8 @@ def _traceable(checkpoint: Checkpoint, model: Any, *, plain: bool = False) -> tu
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
             if not plain:
                 return headed(input_ids, attention_mask)
-            padding = 1.0 - attention_mask[:, None, None, :].float()
+            rows, pieces = attention_mask.shape
+            padding = 1.0 - attention_mask.reshape(rows, 1, 1, pieces).float()  # onnx2tf cannot add two axes at once
             return headed(input_ids, padding * torch.finfo(torch.float32).min)
 
     positions = int(checkpoint.config.get("max_position_embeddings") or 8192)
