@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SAVED_MODEL_VENV := .venv-saved-model
+SAVED_MODEL := .venv-saved-model
 SAMPLES := lc_finetune/data/samples
 
 .PHONY: setup demo test test-all check saved-model-env clean
@@ -37,14 +37,14 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-saved-model-env: $(SAVED_MODEL_VENV)/.installed
+saved-model-env: $(SAVED_MODEL)/.installed
 
-$(SAVED_MODEL_VENV)/.installed: requirements-saved-model.txt
+$(SAVED_MODEL)/.installed: requirements-saved-model.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \
 		echo "Expected Python 3.11 or 3.12, found $$($(PYTHON) --version). Set PYTHON=python3.11."; exit 1; }
-	test -x $(SAVED_MODEL_VENV)/bin/python || $(PYTHON) -m venv $(SAVED_MODEL_VENV)
-	$(SAVED_MODEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	test -x $(SAVED_MODEL)/bin/python || $(PYTHON) -m venv $(SAVED_MODEL)
+	$(SAVED_MODEL)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(SAVED_MODEL_VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(SAVED_MODEL) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
