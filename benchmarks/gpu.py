@@ -1,4 +1,4 @@
-"""Bulk inference on an accelerator with a random model of BERT-base's shape, in bf16.
+"""Inference on an accelerator with a random model of BERT-base's shape, in bf16, beside what it is meant to reach.
 
     python -m benchmarks.gpu
 
@@ -23,9 +23,9 @@ import numpy as np
 from langchain_core.runnables import RunnableConfig
 
 from benchmarks.contestants import PIPELINE, ROWS, Runs
-from benchmarks.measure import Table, in_turns, machine, medians, write
+from benchmarks.measure import Table, in_turns, machine, medians, percentile, write
 from benchmarks.texts import SEED
-from benchmarks.tune import cut, run
+from benchmarks.tune import cut, run, window_lengths
 from lc_finetune import TextClassifier
 from lc_finetune.checkpoint import Checkpoint, Manifest, staged_folder, write_manifest
 from lc_finetune.errors import ConfigError
@@ -38,6 +38,9 @@ WORDS = ("card", "cash", "my", "the", "and", "to", "was", "for", "me", "on")
 """Words that the tokenizer keeps in one piece."""
 PIECES = 128
 """Length at which the share of the matrix peak is measured."""
+LOOP = f"SDPA loop, sorted, batches of {ROWS}"
+ALONE, BATCH = "ours, forward alone", "ours, batch"
+FULL = f"forward at {PIECES} pieces"
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _seconds(call: Callable[[], Any], device: str, rounds: int, *, repeats: int)
 
     def drained() -> float:
         if device.startswith("cuda"):
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         return time.perf_counter()
 
     call()
@@ -131,9 +134,9 @@ def peak_share(predictor: Predictor, shape: Shape, device: str, size: int, round
         ("TFLOP/s", "share of the peak"),
         {
             f"matrix products of {size} × {size}": (peak / 1e12, 1.0),
-            f"forward of {rows} × {PIECES}": (rate / 1e12, rate / peak),
+            FULL: (rate / 1e12, rate / peak),
         },
-        ["Operations of the encoder's matrix products alone are counted."],
+        [f"{rows} rows. Operations of the encoder's matrix products alone are counted."],
     )
 
 
@@ -144,9 +147,7 @@ def bulk(checkpoint: Checkpoint, texts: Sequence[str], device: str, rounds: int)
 
     classifier = TextClassifier.from_checkpoint(checkpoint, device=device, dtype="bfloat16", backend="torch")
     predictor = classifier._loaded()
-    prefix, suffix, _ = predictor.frame
-    encodings: list[Any] = list(predictor.encode(texts))
-    lengths = [len(encoding.ids) + len(prefix) + len(suffix) for encoding in encodings]
+    lengths = window_lengths(predictor, texts)
     load: Any = AutoModelForSequenceClassification
     model = load.from_pretrained(checkpoint.path, dtype=torch.bfloat16, attn_implementation="sdpa").to(device).eval()
     make: Any = pipeline
@@ -164,17 +165,16 @@ def bulk(checkpoint: Checkpoint, texts: Sequence[str], device: str, rounds: int)
 
     ways: dict[str, Callable[[], Any]] = {
         PIPELINE: lambda: pipe(list(texts), batch_size=ROWS),
-        f"SDPA loop, sorted, batches of {ROWS}": partial(loop, ROWS),
+        LOOP: partial(loop, ROWS),
         "SDPA loop, sorted, batches of 256": partial(loop, 256),
-        "ours, forward alone": partial(run, predictor, cut(lengths, predictor.token_budget)),
-        "ours, batch": lambda: classifier.batch(list(texts), config),
+        ALONE: partial(run, predictor, cut(lengths, predictor.token_budget)),
+        BATCH: lambda: classifier.batch(list(texts), config),
     }
     for way in ways.values():
         way()
     seconds = medians(in_turns(ways, rounds))
-    sorted_loop = f"SDPA loop, sorted, batches of {ROWS}"
     rows = {
-        name: (len(texts) / seconds[name], seconds[PIPELINE] / seconds[name], seconds[sorted_loop] / seconds[name])
+        name: (len(texts) / seconds[name], seconds[PIPELINE] / seconds[name], seconds[LOOP] / seconds[name])
         for name in ways
     }
     notes = [
@@ -184,12 +184,52 @@ def bulk(checkpoint: Checkpoint, texts: Sequence[str], device: str, rounds: int)
     return Table("bulk in bf16", ("texts/s", "× pipeline(batch_size=32)", "× SDPA loop of 32"), rows, notes)
 
 
+def single(checkpoint: Checkpoint, texts: Sequence[str], device: str, rounds: int) -> Table:
+    """Time one text after another: the pipeline, a forward of ours, and `invoke`."""
+    import torch
+    from transformers import pipeline
+
+    classifier = TextClassifier.from_checkpoint(checkpoint, device=device, dtype="bfloat16", backend="torch")
+    predictor = classifier._loaded()
+    lengths = window_lengths(predictor, texts)
+    make: Any = pipeline
+    pipe = make("text-classification", model=str(checkpoint.path), device=device, dtype=torch.bfloat16)
+    ways: dict[str, Callable[[int], Any]] = {
+        "pipeline(text)": lambda i: pipe(texts[i]),
+        ALONE: lambda i: run(predictor, [[lengths[i]]]),
+        "ours, invoke": lambda i: classifier.invoke(texts[i]),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for timed in (False, *[True] * rounds):  # the first round loads kernels and records graphs
+        for name, way in ways.items():
+            for i in range(len(texts)):
+                started = time.perf_counter()
+                way(i)
+                if timed:
+                    seconds[name].append(1000 * (time.perf_counter() - started))
+    rows = {name: (percentile(taken, 0.5), percentile(taken, 0.95)) for name, taken in seconds.items()}
+    return Table("one text in bf16", ("p50, ms", "p95, ms"), rows, [f"{len(texts):,} texts."])
+
+
+def goals(bulk: Table, peak: Table) -> Table:
+    """Put the figures beside what they are meant to be."""
+    (_, alone_pipeline, alone_loop), (_, batch_pipeline, _) = bulk.rows[ALONE], bulk.rows[BATCH]
+    rows = {
+        f"{ALONE} ÷ {PIPELINE}": (alone_pipeline, 20.0),
+        f"{ALONE} ÷ {LOOP}": (alone_loop, 1.5),
+        f"{BATCH} ÷ {PIPELINE}": (batch_pipeline, 5.0),
+        f"{FULL}, share of the bf16 matrix peak": (peak.rows[FULL][1], 0.45),
+    }
+    return Table("goals", ("measured", "at least"), rows)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print the tables; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the script (default cuda)")
     parser.add_argument("--tiny", action="store_true", help="a tiny model instead of BERT-base, to try the script")
     parser.add_argument("--texts", type=int, default=4096, metavar="N", help="number of texts (default 4096)")
+    parser.add_argument("--single-texts", type=int, default=64, metavar="N", help="texts one by one (default 64)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts (default 5)")
     parser.add_argument("--matrix", type=int, default=8192, metavar="N", help="size for the matrix peak (default 8192)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables to a .md or .json file too")
@@ -198,13 +238,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = random_checkpoint(Path(folder) / "random", shape)
-            tables = [bulk(checkpoint, texts_like_banking(arguments.texts), arguments.device, arguments.rounds)]
+            texts = texts_like_banking(arguments.texts)
+            many = bulk(checkpoint, texts, arguments.device, arguments.rounds)
+            one = single(checkpoint, texts[: arguments.single_texts], arguments.device, arguments.rounds)
             predictor = Predictor.load(checkpoint, device=arguments.device, dtype="bfloat16", backend="torch")
-            tables.append(peak_share(predictor, shape, arguments.device, arguments.matrix, arguments.rounds))
+            peak = peak_share(predictor, shape, arguments.device, arguments.matrix, arguments.rounds)
     except ConfigError as error:
         print(f"benchmarks.gpu: error: {error}", file=sys.stderr)
         return 2
-    write(tables, machine(arguments.device), arguments.output)
+    write([many, one, peak, goals(many, peak)], machine(arguments.device), arguments.output)
     return 0
 
 

@@ -12,7 +12,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -330,20 +330,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables to a .md or .json file too")
     arguments = parser.parse_args(argv)
     try:
-        tables = _tables(arguments)
+        write(_tables(arguments), machine(arguments.device), arguments.output)
     except LCFinetuneError as error:
         print(f"benchmarks.inference: error: {error}", file=sys.stderr)
         return 2
-    write(tables, machine(arguments.device), arguments.output)
     return 0
 
 
-def _tables(arguments: argparse.Namespace) -> list[Table]:
+def _tables(arguments: argparse.Namespace) -> Iterator[Table]:
     import torch
 
     torch.set_num_threads(cores())
     modes, rounds, device = arguments.modes, arguments.rounds, arguments.device
-    tables: list[Table] = []
     classifying = [mode for mode in modes if mode != "ner"]
     if classifying:
         checkpoint = Checkpoint.load(arguments.checkpoint)
@@ -362,14 +360,13 @@ def _tables(arguments: argparse.Namespace) -> list[Table]:
         }
         for mode in classifying:
             _say(mode)
-            tables.append(run[mode]())
+            yield run[mode]()
     if "ner" in modes and arguments.tagger:
         if not arguments.tagger_texts:
             raise ConfigError("Expected texts for the tagger, found none. Name a labelled file with --tagger-texts.")
         _say("ner")
         tagger, lines = Checkpoint.load(arguments.tagger), read_texts(arguments.tagger_texts, arguments.texts_limit)
-        tables.append(ner(tagger, lines, device, rounds))
-    return tables
+        yield ner(tagger, lines, device, rounds)
 
 
 def _say(mode: str) -> None:

@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -136,20 +136,27 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def write(tables: Sequence[Table], header: Sequence[str], output: Path | None) -> None:
-    """Print the tables as Markdown and, on request, write them to a `.md` or `.json` file as well."""
-    text = "\n".join([*(f"- {line}" for line in header), "", *(table.markdown() for table in tables)])
-    print(text)
-    if output is None:
-        return
-    if output.suffix == ".json":
-        content = [
+def write(tables: Iterable[Table], header: Sequence[str], output: Path | None) -> None:
+    """Print each table as Markdown as soon as it is measured; on request, write them to a `.md` or `.json` file too.
+
+    The file is written anew after each table, so that a run that is cut short leaves those it had.
+    """
+    text = "\n".join(f"- {line}" for line in header) + "\n"
+    shown = 0
+    content = []
+    for table in tables:
+        text += "\n" + table.markdown()
+        print(text[shown:], end="", flush=True)
+        shown = len(text)
+        content.append(
             {
                 "title": table.title,
                 "rows": {name: dict(zip(table.columns, row, strict=True)) for name, row in table.rows.items()},
                 "notes": table.notes,
             }
-            for table in tables
-        ]
-        text = json.dumps({"machine": list(header), "tables": content}, indent=2, ensure_ascii=False) + "\n"
-    output.write_text(text, encoding="utf-8")
+        )
+        if output is not None and output.suffix == ".json":
+            whole = json.dumps({"machine": list(header), "tables": content}, indent=2, ensure_ascii=False)
+            output.write_text(whole + "\n", encoding="utf-8")
+        elif output is not None:
+            output.write_text(text, encoding="utf-8")

@@ -32,8 +32,7 @@ CLOSE = 0.99
 
 def window_lengths(predictor: Predictor, texts: Sequence[str]) -> list[int]:
     """Measure the windows of all texts in pieces, special tokens included."""
-    prefix, suffix, _ = predictor.frame
-    special = len(prefix) + len(suffix)
+    special = len(predictor.frame)
     return [
         end - start + special
         for encoding in predictor.encode(texts)

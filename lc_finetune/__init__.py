@@ -20,12 +20,60 @@ if TYPE_CHECKING:
         MissingDependencyError,
     )
     from lc_finetune.parsers import AnswerError, EntitiesOutputParser, LabelOutputParser
-    from lc_finetune.runnables import EntityTagger, FanOut, LabelRouter, TextClassifier
-    from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Scores, Tagging
+    from lc_finetune.runnables import (
+        Cascade,
+        EntityTagger,
+        FanOut,
+        LabelRouter,
+        MultiLabelClassifier,
+        PairClassifier,
+        QuestionAnswerer,
+        RelationClassifier,
+        TextClassifier,
+        TextRegressor,
+    )
+    from lc_finetune.schemas import (
+        Classification,
+        Entity,
+        Mention,
+        MultiLabelClassification,
+        PairClassification,
+        QuestionAnswer,
+        Regression,
+        Relation,
+        RelationClassification,
+        Relations,
+        Scores,
+        Tagging,
+    )
 
 _HOMES = {
-    "runnables": ("EntityTagger", "FanOut", "LabelRouter", "TextClassifier"),
-    "schemas": ("Classification", "Entity", "MultiLabelClassification", "Scores", "Tagging"),
+    "runnables": (
+        "Cascade",
+        "EntityTagger",
+        "FanOut",
+        "LabelRouter",
+        "MultiLabelClassifier",
+        "PairClassifier",
+        "QuestionAnswerer",
+        "RelationClassifier",
+        "TextClassifier",
+        "TextRegressor",
+    ),
+    "schemas": (
+        "Classification",
+        "Entity",
+        "Mention",
+        "MultiLabelClassification",
+        "PairClassification",
+        "QuestionAnswer",
+        "Regression",
+        "Relation",
+        "RelationClassification",
+        "Relations",
+        "Scores",
+        "Tagging",
+    ),
     "parsers": ("AnswerError", "EntitiesOutputParser", "LabelOutputParser"),
     "checkpoint": ("Checkpoint",),
     "errors": (
@@ -42,6 +90,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AnswerError",
+    "Cascade",
     "Checkpoint",
     "CheckpointError",
     "Classification",
@@ -56,11 +105,23 @@ __all__ = [
     "LCFinetuneError",
     "LabelOutputParser",
     "LabelRouter",
+    "Mention",
     "MissingDependencyError",
     "MultiLabelClassification",
+    "MultiLabelClassifier",
+    "PairClassification",
+    "PairClassifier",
+    "QuestionAnswer",
+    "QuestionAnswerer",
+    "Regression",
+    "Relation",
+    "RelationClassification",
+    "RelationClassifier",
+    "Relations",
     "Scores",
     "Tagging",
     "TextClassifier",
+    "TextRegressor",
 ]
 
 

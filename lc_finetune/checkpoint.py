@@ -24,8 +24,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lc_finetune.confidence import Calibration
 from lc_finetune.errors import CheckpointError, ConfigError
 from lc_finetune.labels import LabelSet
+from lc_finetune.remote import MARKER, cached, is_url, safe
+from lc_finetune.schemas import Probability
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +36,38 @@ MANIFEST = "lc_finetune.json"
 FORMAT_VERSION = 1
 """The manifest's version. A folder of a newer one is refused; this release reads version 1."""
 
-TASKS = ("text-classification", "token-classification")
-Task = Literal["text-classification", "token-classification"]
-TagUnit = Literal["piece", "first"]
+Task = Literal[
+    "text-classification",
+    "text-pair-classification",
+    "multi-label-classification",
+    "regression",
+    "token-classification",
+    "relation-classification",
+    "question-answering",
+]
+QUESTIONS: Task = "question-answering"
+"""The task that is given a question and a context, and answers with a part of the context."""
+PAIRS: tuple[Task, ...] = ("text-pair-classification", QUESTIONS)
+"""Tasks that are given two texts at a time."""
+RELATIONS: Task = "relation-classification"
+"""The task that is given a text with two marked mentions; see `lc_finetune.markers`."""
+RUNNABLES: dict[Task, str] = {
+    "text-classification": "TextClassifier",
+    "text-pair-classification": "PairClassifier",
+    "multi-label-classification": "MultiLabelClassifier",
+    "regression": "TextRegressor",
+    "token-classification": "EntityTagger",
+    "relation-classification": "RelationClassifier",
+    "question-answering": "QuestionAnswerer",
+}
+"""The public class that serves each task."""
+PRETRAINING: Literal["mlm"] = "mlm"
+"""Masked-language-model pre-training, whose result is a base model: it has no labels, and no class serves it."""
+EDGES = ("start", "end")
+"""What a question answerer gives each piece two logits for: that the answer begins, or ends, with it."""
+MULTI_LABEL = "multi_label_classification"
+"""The `problem_type` by which a `config.json` says that labels are independent."""
+TagUnit = Literal["piece", "first", "word"]
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
@@ -57,7 +89,108 @@ LOADED = (
 )
 EXPORTS = ("onnx", "onnx-fp16", "onnx-int8", "openvino", "openvino-fp16")
 """Subfolders that hold the model for another runtime, each with a manifest of its own; read when a backend asks."""
+SCOPE = "scope.safetensors"
+"""Statistics of the features, by which a text out of scope is told; see `lc_finetune.inference.scope`."""
+FETCHED = (*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), SCOPE)
+"""Names and patterns of what is fetched from the Hub or a URL: all that is ever read."""
+MANIFESTS = (MANIFEST, *(f"{export}/export.json" for export in EXPORTS))
+"""What identifies the content of a folder; the first is the folder's own, the others those of its exports."""
 LIBRARIES = ("lc-finetune", "torch", "transformers", "tokenizers", "onnxruntime", "langchain-core")
+
+
+class LabelThresholds(BaseModel):
+    """From which score on a multi-label classifier gives a label, and where that comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    per_label: dict[str, Probability] = Field(
+        description="On the model's own score, the sigmoid of its logit, not calibrated."
+    )
+    method: str
+    split: str = Field(description="Which rows they were chosen on.")
+    rows: int = Field(ge=0, description="Their number.")
+
+
+class AdapterRecord(BaseModel):
+    """How a model was tuned that was not tuned whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["lora", "adalora", "ia3"]
+    rank: int | None = None
+    alpha: float | None = None
+    dropout: float | None = None
+    targets: tuple[str, ...] = Field(description="Layers that got an adapter, as endings of their names.")
+    trained_parameters: int = Field(ge=1, description="Of adapter and head.")
+    parameters: int = Field(ge=1, description="Of the model that is served.")
+
+    @property
+    def share(self) -> float:
+        """Trained parameters, as a share of the model's."""
+        return self.trained_parameters / self.parameters
+
+    def __str__(self) -> str:
+        learns = f"{self.trained_parameters:,} of {self.parameters:,} parameters ({self.share:.1%})"
+        return f"{learns}: adapter {self.kind} and head"
+
+
+class Ancestor(BaseModel):
+    """A training that the weights of the base model come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str = Field(description="Of its folder.")
+    task: Literal["mlm", Task]
+    base_model: str | None = Field(default=None, description="What it started from.")
+    base_revision: str | None = None
+    data_fingerprint: str | None = None
+
+
+class ContinuedRecord(BaseModel):
+    """How a model went on from the checkpoint that is last in its lineage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    new_labels: tuple[str, ...] = Field(description="Labels that the earlier checkpoint did not have.")
+    replayed: int = Field(ge=0, description="Training rows that came from its `private/`.")
+    distillation: float = Field(ge=0, description="Weight of staying near its answers; 0 for none.")
+
+
+class NumberInterval(BaseModel):
+    """How far from a regressor's answer the right number lies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    half_width: float = Field(ge=0, allow_inf_nan=False, description="On either side of the answer, in its units.")
+    coverage: Probability = Field(description="Share of texts like the held-out rows that it holds for, at least.")
+    split: str = Field(description="Which rows it was measured on.")
+    rows: int = Field(ge=1, description="Their number.")
+
+
+class NumberScale(BaseModel):
+    """What a regressor's logit means: `centre + unit * logit`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    centre: float = Field(allow_inf_nan=False, description="Mean of the training rows.")
+    unit: float = Field(gt=0, allow_inf_nan=False, description="Their standard deviation.")
+    interval: NumberInterval | None = Field(default=None, description="None if there were too few held-out rows.")
+
+
+class AnswerRule(BaseModel):
+    """How a span is chosen from a question answerer's scores, and when there is no answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    longest: int = Field(ge=1, description="Pieces of an answer, at most.")
+    null_margin: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="There is no answer if the log-probability of that exceeds the best span's by more; None: there "
+        "always is one.",
+    )
+    split: str = Field(description="Which rows the margin was chosen on.")
+    rows: int = Field(ge=0, description="Their number.")
 
 
 class Manifest(BaseModel):
@@ -66,19 +199,25 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     format_version: int = FORMAT_VERSION
-    task: Task
+    task: Literal["mlm", Task]
     max_length: int = Field(gt=2, description="Pieces in one window, special tokens included, as in training.")
     stride: int = Field(ge=0, description="Pieces shared by neighbouring windows of a longer text.")
     tag_unit: TagUnit | None = Field(
-        default=None, description="Tokens that carry tags: every piece, or the first of each word; None if no tagger."
+        default=None, description="Pieces that carry tags, see `tag_units`; None if no tagger."
     )
+    thresholds: LabelThresholds | None = Field(default=None, description="Of a multi-label classifier.")
+    scale: NumberScale | None = Field(default=None, description="Of a regressor.")
+    answering: AnswerRule | None = Field(default=None, description="Of a question answerer.")
     metrics: dict[str, Any] = Field(default_factory=dict, description="Per split: its size and figures.")
+    adapter: AdapterRecord | None = Field(default=None, description="None if the whole model was tuned.")
     base_model: str | None = None
     base_revision: str | None = None
+    lineage: tuple[Ancestor, ...] = Field(default=(), description="What the base model went through, earliest first.")
+    continued: ContinuedRecord | None = Field(default=None, description="None if it was not trained further.")
     data_fingerprint: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file that is loaded.")
-    calibration: list[dict[str, Any]] = Field(default_factory=list, description="Keyed by backend and precision.")
+    calibration: tuple[Calibration, ...] = Field(default=(), description="At most one per backend and precision.")
 
 
 @dataclass(frozen=True)
@@ -110,7 +249,8 @@ class Checkpoint:
         digests = self._loaded_digests()
         if WEIGHTS in digests:
             return digests[WEIGHTS]
-        shards = "".join(f"{name}={digests[name]}\n" for name in sorted(digests) if name.endswith(".safetensors"))
+        parts = sorted(name for name in digests if name.endswith(".safetensors") and name != SCOPE)
+        shards = "".join(f"{name}={digests[name]}\n" for name in parts)
         return hashlib.sha256(shards.encode()).hexdigest()
 
     def _loaded_digests(self) -> Mapping[str, str]:
@@ -120,29 +260,48 @@ class Checkpoint:
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
-        """Validate a folder, or fetch one from the Hugging Face Hub and validate that.
+        """Validate a folder, or fetch one from a URL or the Hugging Face Hub and validate that.
 
         No weight is read into a model; each file named in the manifest is checked against its SHA-256.
 
         Args:
-            source: A folder, or a Hub id such as `"organisation/model"`.
+            source: A folder, a URL that fsspec reads such as `"s3://models/support"`, or a Hub id such as
+                `"organisation/model"`.
             revision: Branch, tag or commit, for a Hub id only.
 
         Raises:
             CheckpointError: If the folder is missing, incomplete, altered, half-written, pickled, or for a task
                 that this package does not serve.
+            MissingDependencyError: If the package that reads the URL is not installed.
         """
+        if is_url(source):
+            if revision is not None:
+                raise CheckpointError(f"Expected no revision for the URL {safe(source)}, found one. Leave it out.")
+            return cached(os.fspath(source), cls.load, wanted=FETCHED, keys=MANIFESTS)
         folder = _local_folder(source, revision)
+        _check_whole(folder)
+        manifest = read_manifest(folder)
         config = _read_json(folder / "config.json", folder)
         _check_weights(folder)
         _check_tokenizer(folder)
-        manifest = _read_manifest(folder)
-        task = manifest.task if manifest else _task_of(config, folder)
+        task = _served_task(manifest, folder) if manifest else _task_of(config, folder)
         if manifest:
-            _check_files(folder, manifest)
+            check_files(folder, manifest)
         else:
             _say_plain_once(folder)
-        return cls(folder, manifest, config, task, _labels(config.get("id2label"), folder))
+        labels = LabelSet(EDGES) if task == QUESTIONS else _labels(config.get("id2label"), folder)
+        if manifest:
+            _check_per_label(folder, manifest, labels)
+        return cls(folder, manifest, config, task, labels)
+
+
+def example_of(task: Task) -> str:
+    """Write, as Python, what a Runnable of the task is given."""
+    if task == RELATIONS:
+        return '{"text": "…", "head": (0, 3), "tail": (9, 11)}'
+    if task == QUESTIONS:
+        return '{"question": "…", "context": "…"}'
+    return '{"text": "…", "text_pair": "…"}' if task in PAIRS else '"…"'
 
 
 def _labels(id2label: Any, folder: Path) -> LabelSet:
@@ -197,15 +356,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     return complete
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a file through a sibling and a rename, so that no reader ever sees half of it."""
+def write_text_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Write a file through a sibling and a rename, so that no reader ever sees half of it; line ends stay."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -285,15 +444,22 @@ def _local_folder(source: str | os.PathLike[str], revision: str | None) -> Path:
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = [*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), "scope.safetensors"]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FETCHED)))
     except (OSError, ValueError) as error:  # hub errors descend from OSError, a malformed id is a ValueError
         at = f" at revision {revision!r}" if revision else ""
         raise CheckpointError(
             f"Expected a checkpoint folder or a model on the Hugging Face Hub, could not get {name!r}{at} "
             f"({type(error).__name__}). Check the name, your network and, for a private model, HF_TOKEN."
         ) from error
+
+
+def _check_whole(folder: Path) -> None:
+    if (folder / MARKER).exists():
+        raise CheckpointError(
+            f"{folder}: expected a whole checkpoint, found {MARKER}: its upload has not ended, or had not "
+            "when the folder was copied. Copy it again."
+        )
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
@@ -312,7 +478,7 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
 
 def _loaded_files(folder: Path) -> list[str]:
     shards = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
-    return [name for name in (*LOADED, *shards) if (folder / name).is_file()]
+    return [name for name in (*LOADED, SCOPE, *shards) if (folder / name).is_file()]
 
 
 def _check_weights(folder: Path) -> None:
@@ -335,7 +501,21 @@ def _check_tokenizer(folder: Path) -> None:
         )
 
 
-def _read_manifest(folder: Path) -> Manifest | None:
+def _served_task(manifest: Manifest, folder: Path) -> Task:
+    if manifest.task == PRETRAINING:
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint that answers, found a base model, pre-trained on unlabelled "
+            f"text. Fine-tune it: python -m lc_finetune.train --base-model {folder} --train-file …"
+        )
+    return manifest.task
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read `lc_finetune.json`; None if the folder has none.
+
+    Raises:
+        CheckpointError: If it was altered, or is of a newer format.
+    """
     path = folder / MANIFEST
     if not path.exists():
         return None
@@ -354,7 +534,12 @@ def _read_manifest(folder: Path) -> Manifest | None:
         raise CheckpointError(f"{path}: field {field!r}: {first['msg']}. The manifest was altered.") from error
 
 
-def _check_files(folder: Path, manifest: Manifest) -> None:
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Refuse files that are missing, altered or not recorded.
+
+    Raises:
+        CheckpointError: Names the first.
+    """
     for name, expected in manifest.files.items():
         if Path(name).name != name:
             raise CheckpointError(f"{folder / MANIFEST}: expected plain file names, found the path {name!r}.")
@@ -374,13 +559,34 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         )
 
 
+def _check_per_label(folder: Path, manifest: Manifest, labels: LabelSet) -> None:
+    wanted = set(labels.names) if manifest.task == "multi-label-classification" else set()
+    if manifest.thresholds is not None and set(manifest.thresholds.per_label) != wanted:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: expected a threshold for each of {len(wanted)} labels, found "
+            f"{len(manifest.thresholds.per_label)}, or for others. The manifest was altered."
+        )
+    names = labels.names if manifest.task == "multi-label-classification" else ()
+    if any(tuple(one.map.per_label) not in ((), names) for one in manifest.calibration):
+        raise CheckpointError(
+            f"{folder / MANIFEST}: expected calibrations with a map for each of {len(names)} labels in their order, "
+            "found another. The manifest was altered."
+        )
+
+
 def _task_of(config: Mapping[str, Any], folder: Path) -> Task:
     architectures = config.get("architectures") or []
-    for suffix, task in (("ForSequenceClassification", TASKS[0]), ("ForTokenClassification", TASKS[1])):
-        if any(str(name).endswith(suffix) for name in architectures):
-            return task  # type: ignore[return-value]
+    if any(str(name).endswith("ForTokenClassification") for name in architectures):
+        return "token-classification"
+    if any(str(name).endswith("ForQuestionAnswering") for name in architectures):
+        return QUESTIONS
+    if any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        if config.get("problem_type") == MULTI_LABEL:
+            return "multi-label-classification"
+        return "regression" if len(config.get("id2label") or {}) == 1 else "text-classification"
     raise CheckpointError(
-        f"{folder}: expected a model for sequence or token classification, found {architectures or 'no architecture'}."
+        f"{folder}: expected a model for sequence or token classification, or question answering, found "
+        f"{architectures or 'no architecture'}."
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
@@ -14,6 +15,10 @@ from lc_finetune.errors import ConfigError, LCFinetuneError, did_you_mean
 
 if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
+    from lc_finetune.checkpoint import Checkpoint
+    from lc_finetune.data import Example, Loaded
+    from lc_finetune.schemas import Input
+    from lc_finetune.train.config import TrainConfig
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,11 +31,16 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}. See --help.")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; in a command, a mistyped option is named before the required one that it leaves missing."""
-        if not any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
-            for given in takewhile(lambda one: one != "--", args or ()):
-                if given.startswith("--") and given.partition("=")[0] not in self._option_string_actions:
-                    self._refuse(given)
+        """Parse; a mistyped command or option is named, with a guess, before what it leaves missing."""
+        commands = [name for action in self._nesting() for name in action.choices]
+        for given in takewhile(lambda one: one != "--", args or ()):
+            if given.startswith("--") and given.partition("=")[0] not in self._option_string_actions:
+                self._refuse(given)
+            if commands and not given.startswith("-"):
+                if given not in commands:
+                    guess = did_you_mean(given, commands)
+                    raise ConfigError(f"Expected a command, found {given!r}{guess}. See --help.")
+                break  # what follows is the command's
         return super().parse_known_args(args, namespace)
 
     def _refuse(self, given: str) -> NoReturn:
@@ -38,13 +48,11 @@ class _Parser(argparse.ArgumentParser):
         known = [name for action in self._every_action() for name in action.option_strings]
         raise ConfigError(f"Expected a known option, found {flag!r}{did_you_mean(flag, known)}.")
 
+    def _nesting(self) -> list[argparse._SubParsersAction[Self]]:
+        return [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+
     def _every_action(self) -> list[argparse.Action]:
-        nested = [
-            parser
-            for action in self._actions
-            if isinstance(action, argparse._SubParsersAction)
-            for parser in action.choices.values()
-        ]
+        nested = [parser for action in self._nesting() for parser in action.choices.values()]
         return [*self._actions, *(action for parser in nested for action in parser._actions)]
 
 
@@ -55,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a label must not end a run on a terminal of few characters
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
         goes_on = arguments.goes_on
         arguments.run(arguments)
         return 0
@@ -69,10 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lc-finetune", description="Fine-tuned encoders as LangChain Runnables.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"lc-finetune {version('lc-finetune')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_train(commands)
     _add_export(commands)
+    _add_calibrate(commands)
+    _add_evaluate(commands)
     _add_predict(commands)
+    _add_label(commands)
     return parser
 
 
@@ -80,7 +92,7 @@ def _add_train(commands: Any) -> None:
     from lc_finetune.train.config import TrainConfig
 
     train = commands.add_parser(
-        "train", help="fine-tune a base model on labelled data", allow_abbrev=False,
+        "train", help="fine-tune a base model on labelled data, or pre-train it on text", allow_abbrev=False,
         description="Fine-tune a base model. With no options: on the bundled sample, with the bundled base model.",
     )  # fmt: skip
     train.add_argument("--config", metavar="FILE", help="YAML or JSON file of the same fields; options win over it.")
@@ -103,19 +115,44 @@ def _train(arguments: argparse.Namespace) -> None:
         if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
+    if config.task == "mlm":
+        _pre_train(config)
+    else:
+        _fine_tune(config)
+
+
+def _pre_train(config: TrainConfig) -> None:
+    from lc_finetune.train.pretraining import pre_train, pretraining_table
+
+    model = pre_train(config, say=print)
+    print(pretraining_table(model.metrics))
+    print(
+        f"\nWritten to {model.path}. Fine-tune it on labelled rows:\n\n"
+        f"    python -m lc_finetune.train --base-model {model.path} --train-file …"
+    )
+
+
+def _fine_tune(config: TrainConfig) -> None:
+    from lc_finetune.checkpoint import RUNNABLES, example_of
+    from lc_finetune.confidence import calibration_table
+    from lc_finetune.remote import is_url
     from lc_finetune.train.report import report_table
+    from lc_finetune.train.tasks import TASKS
     from lc_finetune.train.trainer import fine_tune
 
     checkpoint = fine_tune(config, say=print)
-    print(report_table(checkpoint.metrics))
+    print(report_table(TASKS[checkpoint.task], checkpoint.metrics))
+    for i, one in enumerate(checkpoint.manifest.calibration if checkpoint.manifest else ()):
+        print(f"\n{calibration_table(one, diagram=i == 0)}")
     if config.train_file is None:
         print("\nThe bundled sample shows how things work; its figures say nothing of quality.")
-    runnable = "TextClassifier" if checkpoint.task == "text-classification" else "EntityTagger"
+    runnable = RUNNABLES[checkpoint.task]
+    place = config.output_dir if is_url(config.output_dir) else checkpoint.path
     print(
-        f"\nWritten to {checkpoint.path}. Load it in Python:\n\n"
+        f"\nWritten to {place}. Load it in Python:\n\n"
         f"    from lc_finetune import {runnable}\n"
-        f'    model = {runnable}.from_checkpoint("{checkpoint.path}")\n'
-        f'    model.invoke("…")'
+        f'    model = {runnable}.from_checkpoint("{place}")\n'
+        f"    model.invoke({example_of(checkpoint.task)})"
     )
 
 
@@ -135,38 +172,226 @@ def _add_export(commands: Any) -> None:
         help="Held-out labelled rows, on which the export is compared with the checkpoint; for int8, which needs them, "
         "some set the scales. Default: the texts of the bundled samples.",
     )  # fmt: skip
-    for name in ("text-column", "label-column"):
-        parser.add_argument(
-            f"--{name}", metavar="NAME", help="Of the calibration file; recognised by name if left out."
-        )
-    parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels.")
+    _add_columns(parser)
     parser.add_argument("--force", action="store_true", help="Keep the export even if its answers differ too much.")
     parser.set_defaults(run=_export, goes_on="the checkpoint is as it was")
 
 
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    for name in ("text-column", "text-pair-column", "label-column"):
+        parser.add_argument(
+            f"--{name}", metavar="NAME", help="Of the file of labelled rows; recognised by name if left out."
+        )
+    parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels, or a file of them.")
+    parser.add_argument("--label-delimiter", metavar="TEXT", help="What stands between the labels of a cell.")
+
+
+def _labelled(path: str, arguments: argparse.Namespace, checkpoint: Checkpoint) -> Loaded:
+    """Read rows as the checkpoint's task has them; rows for a tagger are read as they are."""
+    from lc_finetune.data import ReadOptions, read_examples, read_label_names
+
+    names = read_label_names(arguments.label_names) if arguments.label_names else ()
+    options = ReadOptions(
+        arguments.text_column, arguments.label_column, names, task=checkpoint.task,
+        label_delimiter=arguments.label_delimiter, text_pair_column=arguments.text_pair_column,
+    )  # fmt: skip
+    return read_examples(path, options)
+
+
 def _export(arguments: argparse.Namespace) -> None:
     from lc_finetune.checkpoint import Checkpoint
-    from lc_finetune.data import ReadOptions, TextExample, read_examples
+    from lc_finetune.data import gold_of, inputs_of
     from lc_finetune.inference.export import export, parity_table
     from lc_finetune.inference.exported import SHORT
+    from lc_finetune.remote import refuse_url
 
+    refuse_url(arguments.checkpoint, "export")
     checkpoint = Checkpoint.load(arguments.checkpoint)
-    texts: list[str] = []
+    texts: list[Input] = []
     gold: Any = None
     if arguments.calibration_file:
-        names = tuple(arguments.label_names.split(",")) if arguments.label_names else ()
-        loaded = read_examples(
-            arguments.calibration_file, ReadOptions(arguments.text_column, arguments.label_column, names)
-        )
-        texts = [example.text for example in loaded.examples]
+        loaded = _labelled(arguments.calibration_file, arguments, checkpoint)
+        texts = inputs_of(loaded.examples)
         if loaded.task == checkpoint.task:
-            gold = [one.label if isinstance(one, TextExample) else one.spans for one in loaded.examples]
+            gold = gold_of(loaded.examples)
     precision = next(name for name, short in SHORT.items() if short == arguments.precision)
     made = export(
         checkpoint, format=arguments.format, precision=precision, texts=texts, gold=gold,
         source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
+    if arguments.format != "torch" and checkpoint.task != "regression":
+        print(f"\n{_confidence_of_export(checkpoint, arguments, precision, texts, gold)}")
+
+
+def _confidence_of_export(
+    checkpoint: Checkpoint, arguments: argparse.Namespace, precision: Any, texts: list[Input], gold: Any
+) -> str:
+    """Calibrate a new export on the labelled rows at hand, or say what its scores are worth."""
+    from lc_finetune.confidence import calibration_table
+    from lc_finetune.inference import Predictor
+    from lc_finetune.inference.acceptance import DEFAULT, Aim
+    from lc_finetune.inference.calibrate import Way, calibrate, record
+
+    if gold is None:
+        served = Predictor.load(checkpoint, device="cpu", backend=arguments.format, dtype=precision).calibration
+        if served is not None and served.backend == "torch":
+            return "Its scores take torch's calibration, from whose logits its own differ by rounding."
+        if served is not None:
+            return "Its scores keep their calibration: it is the same export as before."
+        return (
+            "Its scores are uncalibrated. Give labelled rows with --calibration-file, or calibrate the folder: "
+            f"lc-finetune calibrate {checkpoint.path} FILE"
+        )
+    known = checkpoint.manifest.calibration if checkpoint.manifest else ()
+    asked = next((one.acceptance.asked for one in known if one.acceptance), DEFAULT)
+    try:
+        calibration = calibrate(
+            checkpoint, texts, gold, split=f"rows of {Path(arguments.calibration_file).name}", aim=Aim.parse(asked),
+            way=Way(arguments.format, "cpu", precision),
+        )  # fmt: skip
+    except ConfigError as error:  # the export is made, whatever these rows are worth
+        return f"Its scores are uncalibrated. {error}"
+    record(checkpoint, [calibration])
+    return calibration_table(calibration, diagram=False)
+
+
+def _add_calibrate(commands: Any) -> None:
+    from lc_finetune.inference.acceptance import DEFAULT
+
+    parser = commands.add_parser(
+        "calibrate", help="make the scores of a checkpoint true, on labelled rows", allow_abbrev=False,
+        description="Make the scores of a checkpoint probabilities, and choose which answers count as accepted, on "
+        "labelled rows that the model has not learnt from. Works on plain Hugging Face folders too.",
+    )  # fmt: skip
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The checkpoint folder.")
+    parser.add_argument("file", metavar="FILE", help="Labelled rows: CSV, TSV, JSON, JSONL, Parquet or CoNLL.")
+    parser.add_argument(
+        "--accept", metavar="AIM", default=DEFAULT,
+        help="precision=0.95, coverage=0.9, score=0.8 (score=0.8,LABEL=0.95 for labels of their own), or cost=20 (of a "
+        f"wrong answer, in referrals). Default: {DEFAULT}.",
+    )  # fmt: skip
+    _add_columns(parser)
+    parser.set_defaults(run=_calibrate, goes_on="the checkpoint is as it was")
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from lc_finetune.checkpoint import Checkpoint
+    from lc_finetune.confidence import calibration_table
+    from lc_finetune.data import gold_of, inputs_of
+    from lc_finetune.inference.acceptance import Aim
+    from lc_finetune.inference.calibrate import calibrate, check_reached, record, served_ways
+    from lc_finetune.inference.served import check_served
+    from lc_finetune.remote import refuse_url
+
+    aim = Aim.parse(arguments.accept)
+    refuse_url(arguments.checkpoint, "calibrate")
+    if not Path(arguments.checkpoint).is_dir():
+        raise ConfigError(f"Expected a checkpoint folder to write to, found none at {arguments.checkpoint}.")
+    checkpoint = Checkpoint.load(arguments.checkpoint)
+    check_served(checkpoint, checkpoint.task)
+    if checkpoint.task == "regression":
+        raise ConfigError(
+            f"{checkpoint.path}: expected a classifier or a tagger, found a regressor. Its numbers have intervals from "
+            "training instead."
+        )
+    loaded = _labelled(arguments.file, arguments, checkpoint)
+    if loaded.task != checkpoint.task:
+        raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
+    texts, gold = inputs_of(loaded.examples), gold_of(loaded.examples)
+    made = [
+        calibrate(checkpoint, texts, gold, split=f"rows of {Path(arguments.file).name}", aim=aim, way=way)
+        for way in served_ways(checkpoint)
+    ]
+    check_reached(made)
+    record(checkpoint, made)
+    print("\n\n".join(calibration_table(one, diagram=i == 0) for i, one in enumerate(made)))
+    print(f"\nRecorded in {checkpoint.path}.")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="measure a checkpoint on labelled rows", allow_abbrev=False,
+        description="Answer labelled rows as the checkpoint is served, and say what is right and what is wrong. Works "
+        "on plain Hugging Face folders too.",
+    )  # fmt: skip
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="A checkpoint folder, or a Hub id.")
+    parser.add_argument("file", metavar="FILE", help="Labelled rows: CSV, TSV, JSON, JSONL, Parquet or CoNLL.")
+    _add_columns(parser)
+    parser.add_argument(
+        "--out-of-scope-label", metavar="LABEL", help="Of rows that no class fits: measured apart, as in training."
+    )
+    parser.add_argument("--report", type=Path, metavar="OUT.html", help="Write a page about it.")
+    parser.add_argument(
+        "--errors", type=Path, metavar="OUT.csv",
+        help="Write the rows with a mistake as training reads them, to be corrected: OUT.jsonl for a tagger.",
+    )  # fmt: skip
+    parser.add_argument("--against", metavar="CHECKPOINT", help="Compare with another one on the same rows.")
+    parser.add_argument("--show-texts", action="store_true", help="Show the texts of mistakes on the page.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace outputs that exist.")
+    parser.set_defaults(run=_evaluate, goes_on="nothing was written")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from lc_finetune.checkpoint import Checkpoint
+    from lc_finetune.evaluation import compare, comparison_table, evaluate, evaluation_page
+    from lc_finetune.evaluation.corrections import SUFFIXES, errors_file
+    from lc_finetune.evaluation.outputs import check_output, write_output
+    from lc_finetune.inference import Predictor
+    from lc_finetune.inference.served import check_served
+    from lc_finetune.train.report import report_table
+    from lc_finetune.train.tasks import TASKS
+    from lc_finetune.train.writing import figures_of, figures_out_of_scope
+
+    checkpoint = Checkpoint.load(arguments.checkpoint)
+    against = Checkpoint.load(arguments.against) if arguments.against else None
+    for one in filter(None, (checkpoint, against)):
+        check_served(one, checkpoint.task)
+    source = Path(arguments.file)
+    for path, suffix, what in (
+        (arguments.report, ".html", "the page"),
+        (arguments.errors, SUFFIXES[checkpoint.task], f"the rows of a checkpoint for {checkpoint.task}"),
+    ):
+        if path is not None:
+            check_output(path, suffix=suffix, what=what, source=source, overwrite=arguments.overwrite)
+    loaded = _labelled(arguments.file, arguments, checkpoint)
+    if loaded.task != checkpoint.task:
+        raise ConfigError(f"{source}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
+    predictor = Predictor.load(checkpoint)
+    examples, outside = _in_scope(loaded, arguments.out_of_scope_label, source)
+    evaluation = evaluate(predictor, examples, source=source.name)
+    figures = figures_of(evaluation) | figures_out_of_scope(predictor, examples, outside)
+    for note in loaded.notes:
+        print(f"note: {note}")
+    print(report_table(TASKS[checkpoint.task], {source.name: figures}))
+    comparison = None
+    if against is not None:
+        other = evaluate(Predictor.load(against), examples, source=source.name)
+        comparison = compare(evaluation, other, name=arguments.against)
+        print(f"\n{comparison_table(comparison)}")
+    if arguments.report is not None:
+        page = evaluation_page(
+            checkpoint, evaluation, {source.name: figures}, comparison=comparison, show_texts=arguments.show_texts,
+            name=checkpoint.path.resolve().name if Path(arguments.checkpoint).is_dir() else arguments.checkpoint,
+        )  # fmt: skip
+        write_output(arguments.report, page, like=source)
+        print(f"\nThe page: {arguments.report}")
+    if arguments.errors is not None:
+        write_output(arguments.errors, errors_file(evaluation), like=source)
+        print(f"\n{len(evaluation.wrong):,} rows with a mistake: {arguments.errors}")
+
+
+def _in_scope(loaded: Loaded, label: str | None, source: Path) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Take the rows out of scope from the others."""
+    from lc_finetune.data import set_apart
+
+    inside, outside = set_apart(loaded.examples, label) if label is not None else (loaded.examples, ())
+    if not inside or (label is not None and not outside):
+        raise ConfigError(
+            f"{source}: expected rows with the label of --out-of-scope-label and others, found {len(outside)} with it "
+            f"and {len(inside)} others. Correct the label, or leave it out."
+        )
+    return inside, outside
 
 
 def _add_predict(commands: Any) -> None:
@@ -205,6 +430,48 @@ def _predict(arguments: argparse.Namespace) -> None:
     resumed = f" ({done.resumed:,} of them by earlier runs)" if done.resumed else ""
     errors = f"{done.errors:,} without an answer, see the column {config.prefix}error" if done.errors else "no errors"
     print(f"{config.output}: {done.rows:,} rows{resumed} in {done.seconds:,.1f} s, {done.rate:,.0f} rows/s; {errors}.")
+
+
+def _add_label(commands: Any) -> None:
+    from lc_finetune.bulk.label import LabelConfig
+
+    label = commands.add_parser(
+        "label", help="label every row of a file with a language model", allow_abbrev=False,
+        description="Ask a chat model, or any Runnable that answers one of the labels, for the label of every row. "
+        "Rows that it could not label go to a file of their own. After an interruption the same command goes on.",
+    )  # fmt: skip
+    for name, field in LabelConfig.model_fields.items():
+        flag = "--with" if name == "model" else "--" + name.replace("_", "-")
+        if name == "input":
+            label.add_argument(name, metavar="UNLABELLED", type=Path, help=field.description)
+        elif field.annotation is bool:
+            label.add_argument(flag, action="store_true", help=field.description)
+        else:
+            metavar = {"model": "MODULE:RUNNABLE", "labels": "A,B,…"}.get(name, "VALUE")
+            label.add_argument(
+                flag, dest=name, required=field.is_required(), default=field.default, metavar=metavar,
+                type=int if name == "max_concurrency" else str, help=field.description,
+            )  # fmt: skip
+    label.add_argument("--quiet", action="store_true", help="Show no progress and no summary.")
+    label.set_defaults(run=_label, goes_on="the same command goes on where it stopped")
+
+
+def _label(arguments: argparse.Namespace) -> None:
+    from lc_finetune.bulk.label import LabelConfig, label_file, unlabelled
+
+    given = {name: getattr(arguments, name) for name in LabelConfig.model_fields}
+    given["labels"] = tuple(label.strip() for label in given["labels"].split(",")) if given["labels"] else ()
+    if given["max_concurrency"] is not None and given["max_concurrency"] < 1:
+        raise ConfigError(f"Expected --max-concurrency of 1 or more, found {given['max_concurrency']}.")
+    config = LabelConfig.model_validate(given)
+    if arguments.quiet:
+        label_file(config)
+        return
+    with _Bar() as bar:
+        done = label_file(config, report=bar.show)
+    resumed = f" ({done.resumed:,} rows by earlier runs)" if done.resumed else ""
+    apart = f"{done.errors:,} without a label are in {unlabelled(config.output)}" if done.errors else "none is left out"
+    print(f"{config.output}: {done.rows - done.errors:,} of {done.rows:,} rows labelled{resumed}; {apart}.")
 
 
 class _Bar:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lc_finetune.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Span(NamedTuple):
@@ -50,6 +54,10 @@ class LabelSet:
             )
         return cls(tuple(by_id[i] for i in range(len(by_id))))
 
+    def extended(self, labels: Iterable[str]) -> LabelSet:
+        """Add columns for labels that are not in the set, sorted, after the others, which keep theirs."""
+        return LabelSet((*self.names, *sorted(set(labels) - set(self.names))))
+
     @cached_property
     def id_of(self) -> Mapping[str, int]:
         """Map each label to its column."""
@@ -80,8 +88,19 @@ class LabelSet:
         return [self.id_of[label] for label in labels]
 
 
-def entity_f1(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> float:
-    """Micro F1 of exactly matching spans; 0 when there is neither a right answer nor a found one."""
+def micro_f1(gold: Sequence[Collection[Hashable]], predicted: Sequence[Collection[Hashable]]) -> float:
+    """F1 of what is in both of two sets, over all pairs; 0 when there is neither a right answer nor a found one."""
     right = sum(len(set(g) & set(p)) for g, p in zip(gold, predicted, strict=True))
     total = sum(map(len, gold)) + sum(map(len, predicted))
     return 2 * right / total if total else 0.0
+
+
+def entity_f1(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> float:
+    """Micro F1 of exactly matching spans."""
+    return micro_f1(gold, predicted)
+
+
+def r_squared(gold: NDArray[np.floating], predicted: NDArray[np.floating]) -> float:
+    """Share of the variance of `gold` that is explained; 0 for its mean, less for worse. Both of shape `(texts,)`."""
+    spread = float(((gold - gold.mean()) ** 2).sum())
+    return 1.0 - float(((gold - predicted) ** 2).sum()) / spread if spread else 0.0

@@ -331,8 +331,10 @@ def _json_read(answer: str, opening: str) -> list[Any]:
         try:
             value, position = decoder.raw_decode(answer, match.start())
             values.append(value)
-        except (ValueError, RecursionError):
+        except ValueError:
             position = match.end()
+        except RecursionError:  # of nothing but brackets, each would be read as deep again
+            break
     return values
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+Input = str | tuple[str, str]
+"""What is answered: a text, or a pair of texts."""
 Source = Literal["model", "llm"]
 
 
@@ -102,17 +104,43 @@ class Classification(Result):
     in_scope: Probability | None = Field(
         default=None, description="p-value of the text against the calibration texts; None without one."
     )
+    prediction_set: tuple[str, ...] | None = Field(
+        default=None,
+        description="Labels among which the right one is as often as asked, the likeliest first; None if not asked.",
+    )
+
+
+class PairClassification(Classification):
+    """One label for a pair of texts."""
+
+    text: str = Field(repr=False, description="The first text as given, unchanged.")
+    text_pair: str = Field(repr=False, description="The second text as given, unchanged.")
 
 
 class MultiLabelClassification(Result):
     """Any number of labels for a text."""
 
-    labels: tuple[str, ...] = Field(default=(), description="Labels whose score reaches their threshold.")
+    labels: tuple[str, ...] = Field(
+        default=(), description="Labels whose own score reaches their threshold, in the order of the label set."
+    )
     scores: Scores = Field(
         default_factory=lambda: Scores({}, ()), repr=False, description="Probability of each label, independently."
     )
-    accepted: bool | None = Field(default=None, description="As in `Classification`.")
+    accepted: bool | None = Field(
+        default=None, description="Whether there are labels, each with a score that is accepted; None if uncalibrated."
+    )
     in_scope: Probability | None = Field(default=None, description="As in `Classification`.")
+
+
+class Regression(Result):
+    """A number for a text."""
+
+    value: float = Field(description="The number, in the units of the training rows.")
+    low: float | None = Field(default=None, description="Where the interval begins; None without one.")
+    high: float | None = Field(default=None, description="Where the interval ends; None without one.")
+    coverage: Probability | None = Field(
+        default=None, repr=False, description="Share of texts whose number lies in its interval, at least."
+    )
 
 
 class Entity(BaseModel):
@@ -125,9 +153,74 @@ class Entity(BaseModel):
     start: int = Field(ge=0, description="Offset of the first character.")
     end: int = Field(ge=0, description="Offset after the last character.")
     score: Probability | None = Field(default=None, description="Probability of the whole span; None from an LLM.")
+    accepted: bool | None = Field(
+        default=None, description="Whether the score reaches the threshold; None if uncalibrated."
+    )
 
 
 class Tagging(Result):
     """The entities of a text, by position; they never overlap when they come from a tagger."""
 
     entities: tuple[Entity, ...] = Field(default=(), description="Entities in order of position.")
+
+
+class QuestionAnswer(Result):
+    """A part of a context that answers a question: `result.context[start:end] == answer`, always."""
+
+    text: str = Field(repr=False, description="The context as given, unchanged.")
+    question: str = Field(repr=False, description="The question as given, unchanged.")
+    answer: str | None = Field(description="The characters of the answer, unchanged; None if the context has none.")
+    start: int | None = Field(default=None, ge=0, description="Offset of its first character; None without an answer.")
+    end: int | None = Field(default=None, ge=0, description="Offset after its last character; None without an answer.")
+    score: Probability | None = Field(
+        default=None, description="Probability that this is exactly right; that there is no answer, if there is none."
+    )
+    accepted: bool | None = Field(
+        default=None, description="Whether the score reaches the threshold; None if uncalibrated."
+    )
+
+    @property
+    def context(self) -> str:
+        """The text that was asked about."""
+        return self.text
+
+
+class Mention(BaseModel):
+    """A part of a text that stands in a relation: `result.text[start:end] == text`, always."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(description="The characters of the mention, unchanged.")
+    start: int = Field(ge=0, description="Offset of the first character.")
+    end: int = Field(ge=0, description="Offset after the last character.")
+    label: str | None = Field(default=None, description="Its entity type, where a tagger found it.")
+
+
+class Relation(BaseModel):
+    """One label for two mentions of a text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head: Mention = Field(description="`e1` in labels that tell a direction.")
+    tail: Mention = Field(description="`e2` in labels that tell a direction.")
+    label: str = Field(description="The most probable label.")
+    score: Probability | None = Field(default=None, description="Probability of `label`.")
+    scores: Scores = Field(
+        default_factory=lambda: Scores({}, ()), repr=False, description="Probability of each label, summing to 1."
+    )
+    accepted: bool | None = Field(
+        default=None, description="Whether the score reaches the threshold; None if uncalibrated."
+    )
+
+
+class RelationClassification(Relation, Result):
+    """One label for two mentions of a text, with the text."""
+
+
+class Relations(Result):
+    """What is said of all couples of entities of a text, in order of position."""
+
+    relations: tuple[Relation, ...] = Field(default=(), description="One of each couple asked about.")
+    too_far_apart: int = Field(
+        default=0, ge=0, description="Couples that are not among them, because no window holds both mentions."
+    )

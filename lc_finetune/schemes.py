@@ -183,6 +183,12 @@ class TagSet:
             return cls(labels, "BILUO")
         return cls(labels, "IOB2" if "B" in prefixes else "IOB1")
 
+    def extended(self, types: Iterable[str]) -> TagSet:
+        """Add columns for entity types that are not among these, after the others, which keep theirs."""
+        new = sorted(set(types) - set(self.types))
+        tags = [f"{prefix}-{label}" for label in new for prefix in _PREFIXES[self.scheme]]
+        return TagSet(LabelSet((*self.labels.names, *tags)), self.scheme)
+
     @cached_property
     def _parsed(self) -> list[tuple[str, str]]:
         return [parse_tag(tag) for tag in self.labels.names]

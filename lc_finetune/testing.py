@@ -1,6 +1,6 @@
-"""Public doubles: a tiny checkpoint built offline, for tests of code that uses this package.
+"""Public doubles for tests of code that uses this package: a tiny checkpoint, and Runnables that know the truth.
 
-Example:
+Examples:
     >>> checkpoint = tiny_checkpoint(tmp_path / "tiny", labels=("card", "cash"))  # doctest: +SKIP
     >>> TextClassifier.from_checkpoint(checkpoint.path).invoke("Where is my card?")  # doctest: +SKIP
 """
@@ -8,12 +8,32 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lc_finetune.checkpoint import Checkpoint, Manifest, TagUnit, Task, staged_folder, write_manifest
+from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from pydantic import ConfigDict, Field
+
+from lc_finetune.checkpoint import (
+    EDGES,
+    MULTI_LABEL,
+    QUESTIONS,
+    RELATIONS,
+    Checkpoint,
+    LabelThresholds,
+    Manifest,
+    TagUnit,
+    Task,
+    staged_folder,
+    write_manifest,
+)
+from lc_finetune.composition import ResultRunnable
+from lc_finetune.inference.marked import add_markers
 from lc_finetune.labels import LabelSet
+from lc_finetune.runnables.inputs import text_of
+from lc_finetune.schemas import Classification, Entity, Scores, Tagging
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,6 +41,19 @@ if TYPE_CHECKING:
 
 TokenizerKind = Literal["wordpiece", "bytelevel", "metaspace"]
 """BERT's (uncased, `##`), RoBERTa's (byte-level BPE, `Ġ`), and XLM-RoBERTa's (unigram, `▁`)."""
+
+Architecture = Literal["bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert"]
+"""Families of encoders, as transformers calls them."""
+TOKENIZER_OF: dict[Architecture, TokenizerKind] = {
+    "bert": "wordpiece",
+    "roberta": "bytelevel",
+    "xlm-roberta": "metaspace",
+    "distilbert": "wordpiece",
+    "electra": "wordpiece",
+    "deberta-v2": "metaspace",
+    "modernbert": "bytelevel",
+}
+"""The kind of tokenizer that each comes with."""
 
 TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("wordpiece", "bytelevel", "metaspace")
 LABELS = ("card", "cash", "other")
@@ -37,6 +70,84 @@ SENTENCES = (
 )
 
 
+class FakeClassifier(ResultRunnable[Classification], RunnableSerializable[Any, Classification]):
+    """A classifier that knows each text's label; any other text has the first label.
+
+    Examples:
+        >>> FakeClassifier(labels=("other", "card"), label_of={"Where is it?": "card"}).invoke("Where is it?").label
+        'card'
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labels: tuple[str, ...]
+    label_of: Mapping[str, str] = Field(default_factory=dict, description="Text → label.")
+    score: float = Field(default=1.0, description="Of the label; the others share the rest.")
+    accepted: bool | None = None
+    in_scope: float | None = None
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Classification:
+        """Classify one input, read as `TextClassifier` reads it."""
+        return self._call_with_config(self._classify, input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Classification:
+        """As `invoke`."""
+
+        async def classify(value: Any) -> Classification:
+            return self._classify(value)
+
+        return await self._acall_with_config(classify, input, config, **kwargs)
+
+    def _classify(self, value: Any) -> Classification:
+        text = text_of(value)
+        label = self.label_of.get(text, self.labels[0])
+        rest = (1 - self.score) / max(len(self.labels) - 1, 1)
+        return Classification(
+            text=text,
+            label=label,
+            score=self.score,
+            scores=Scores.of({name: self.score if name == label else rest for name in self.labels}),
+            accepted=self.accepted,
+            in_scope=self.in_scope,
+        )
+
+
+class FakeTagger(ResultRunnable[Tagging], RunnableSerializable[Any, Tagging]):
+    """A tagger that knows all entities there are: text → type; of those that overlap, the first and longest.
+
+    Examples:
+        >>> FakeTagger(type_of={"Oslo": "CITY"}).invoke("Ship it to Oslo.").entities[0].start
+        11
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type_of: Mapping[str, str] = Field(description="Entity → type.")
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Tagging:
+        """Tag one input, read as `EntityTagger` reads it."""
+        return self._call_with_config(self._tag, input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Tagging:
+        """As `invoke`."""
+
+        async def tag(value: Any) -> Tagging:
+            return self._tag(value)
+
+        return await self._acall_with_config(tag, input, config, **kwargs)
+
+    def _tag(self, value: Any) -> Tagging:
+        text = text_of(value)
+        known = "|".join(map(re.escape, sorted(self.type_of, key=len, reverse=True)))
+        return Tagging(
+            text=text,
+            entities=tuple(
+                Entity(label=self.type_of[found[0]], text=found[0], start=found.start(), end=found.end(), score=1.0)
+                for found in re.finditer(known or r"(?!)", text)
+            ),
+        )
+
+
 def tiny_checkpoint(
     folder: str | os.PathLike[str],
     *,
@@ -46,6 +157,7 @@ def tiny_checkpoint(
     max_length: int = 32,
     stride: int = 8,
     tag_unit: TagUnit = "piece",
+    thresholds: Mapping[str, float] | None = None,
     onnx: bool = False,
     seed: int = 0,
 ) -> Checkpoint:
@@ -61,19 +173,34 @@ def tiny_checkpoint(
         max_length: Pieces in one window, special tokens included; also all that the model has positions for.
         stride: Pieces shared by neighbouring windows.
         tag_unit: Which pieces of a word carry a tag; for a tagger.
+        thresholds: From which score on each label is given, for a multi-label classifier; 0.5 if omitted.
         onnx: Whether to export the model as training does.
         seed: Of the weights.
     """
     final = Path(folder)
     tagger = task == "token-classification"
     names = _tags(labels or TYPES) if tagger else LabelSet.sorted(labels or LABELS)
+    if task == "regression":
+        names = LabelSet(("value",))
     wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
+    if task == QUESTIONS:
+        names = LabelSet(EDGES)
+    if task == RELATIONS:
+        add_markers(wrapped)
     with staged_folder(final) as staging:
         tiny_model(wrapped, task=task, labels=names, max_length=max_length, seed=seed).save_pretrained(staging)
         wrapped.save_pretrained(staging)
         write_manifest(
             staging,
-            Manifest(task=task, max_length=max_length, stride=stride, tag_unit=tag_unit if tagger else None),
+            Manifest(
+                task=task,
+                max_length=max_length,
+                stride=stride,
+                tag_unit=tag_unit if tagger else None,
+                thresholds=LabelThresholds(per_label=dict(thresholds), method="given", split="none", rows=0)
+                if thresholds
+                else None,
+            ),
         )
         if onnx:
             from lc_finetune.inference.export import export
@@ -83,14 +210,23 @@ def tiny_checkpoint(
 
 
 def tiny_base_model(
-    folder: str | os.PathLike[str], *, tokenizer: TokenizerKind = "wordpiece", max_length: int = 64, seed: int = 0
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer: TokenizerKind = "wordpiece",
+    architecture: Architecture | None = None,
+    max_length: int = 64,
+    seed: int = 0,
 ) -> Path:
-    """Write a random encoder without a head, to fine-tune: what `--base-model` takes. Returns the folder."""
+    """Write a random encoder without a head, to fine-tune: what `--base-model` takes. Returns the folder.
+
+    The tokenizer is that of the architecture, if one is given; else the architecture is that of the tokenizer.
+    """
     from transformers import AutoModel
 
     final = Path(folder)
-    wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
-    model = _random(AutoModel, _config(wrapped, max_length=max_length), seed)
+    kind = TOKENIZER_OF[architecture] if architecture else tokenizer
+    wrapped = tiny_tokenizer(kind, max_length=max_length)
+    model = _random(AutoModel, _config(wrapped, max_length=max_length, architecture=architecture), seed)
     with staged_folder(final) as staging:
         model.save_pretrained(staging)
         wrapped.save_pretrained(staging)
@@ -101,15 +237,22 @@ def tiny_model(
     tokenizer: PreTrainedTokenizerFast, *, task: Task, labels: LabelSet, max_length: int, seed: int = 0
 ) -> PreTrainedModel:
     """Build a random model with a head for the task."""
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+    from transformers import (
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
 
     config = _config(tokenizer, max_length=max_length)
     config.id2label, config.label2id = labels.id2label, labels.label2id
-    heads: dict[str, Any] = {
-        "text-classification": AutoModelForSequenceClassification,
+    if task == "multi-label-classification":
+        config.problem_type = MULTI_LABEL
+    heads: dict[Task, Any] = {
         "token-classification": AutoModelForTokenClassification,
+        QUESTIONS: AutoModelForQuestionAnswering,
     }
-    return _random(heads[task], config, seed)
+    head = heads.get(task, AutoModelForSequenceClassification)
+    return _random(head, config, seed)
 
 
 def tiny_tokenizer(kind: TokenizerKind, *, max_length: int) -> PreTrainedTokenizerFast:
@@ -133,6 +276,7 @@ def tiny_tokenizer(kind: TokenizerKind, *, max_length: int) -> PreTrainedTokeniz
         mask_token="[MASK]" if bert else "<mask>",
         bos_token=None if bert else "<s>",
         eos_token=None if bert else "</s>",
+        model_input_names=["input_ids", *(["token_type_ids"] if bert else []), "attention_mask"],
     )
     return wrapped
 
@@ -151,29 +295,39 @@ def _random(loader: Any, config: Any, seed: int) -> PreTrainedModel:
     return built
 
 
-def _config(tokenizer: PreTrainedTokenizerFast, *, max_length: int) -> Any:
-    from transformers import BertConfig, RobertaConfig, XLMRobertaConfig
+def _config(tokenizer: PreTrainedTokenizerFast, *, max_length: int, architecture: Architecture | None = None) -> Any:
+    from transformers import AutoConfig
 
-    common: dict[str, Any] = {
+    subword: Architecture = "xlm-roberta" if "▁" in tokenizer.get_vocab() else "roberta"
+    family = architecture or ("bert" if tokenizer.cls_token == "[CLS]" else subword)
+    special: dict[str, dict[str, Any]] = {
+        # Positions of this family start after the padding id.
+        "roberta": {"max_position_embeddings": max_length + 2, "type_vocab_size": 1},
+        "xlm-roberta": {"max_position_embeddings": max_length + 2, "type_vocab_size": 1},
+        "electra": {"embedding_size": 16},
+        "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "sinusoidal_pos_embds": False},
+        "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+                       "type_vocab_size": 0},
+        "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2, "cls_token_id": tokenizer.cls_token_id,
+                       "sep_token_id": tokenizer.sep_token_id, "initializer_cutoff_factor": 2.0},
+    }  # fmt: skip
+    values: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 64,
+        "max_position_embeddings": max_length,
         "initializer_range": 0.2,  # wide enough for the answers to depend on the text
         "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        **special.get(family, {}),
     }
-    if tokenizer.cls_token == "[CLS]":
-        return BertConfig(max_position_embeddings=max_length, **common)
-    family = XLMRobertaConfig if "▁" in tokenizer.get_vocab() else RobertaConfig
-    # Positions of this family start after the padding id.
-    return family(
-        max_position_embeddings=max_length + 2,
-        type_vocab_size=1,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **common,
-    )
+    if family == "distilbert":
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            del values[name]  # it has names of its own
+    return AutoConfig.for_model(family, **values)
 
 
 def _alphabet() -> list[str]:

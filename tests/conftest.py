@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.testing import TOKENIZER_KINDS, TokenizerKind, tiny_base_model, tiny_checkpoint
+
+# A job in the background is started without it, and so would be the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test measures time: the first example loads a model, which may take long on a busy machine.
 settings.register_profile("untimed", deadline=None)
@@ -51,3 +55,13 @@ def any_tagger(checkpoints: Path, tokenizer_kind: TokenizerKind) -> Checkpoint:
 def base_model(checkpoints: Path) -> Path:
     """A random encoder without a head, to fine-tune."""
     return tiny_base_model(checkpoints / "base")
+
+
+@pytest.fixture(scope="session")
+def tiny_multi_label(checkpoints: Path) -> Checkpoint:
+    """A multi-label classifier: labels card, cash, other; windows of 32 pieces; thresholds that differ."""
+    return tiny_checkpoint(
+        checkpoints / "multi-label",
+        task="multi-label-classification",
+        thresholds={"card": 0.0, "cash": 1.0, "other": 0.5},
+    )

@@ -29,8 +29,8 @@ def spans(**wrong: Any) -> str:
 
 # File name, content, further options, and what the line must hold. Every text holds the word "secret".
 FILES: list[tuple[str, str | bytes, list[str], str]] = [
-    ("empty.csv", "", [], "empty.csv: expected labelled rows, found an empty file"),
-    ("blank.csv", " \n\n \n", [], "blank.csv: expected labelled rows, found an empty file"),
+    ("empty.csv", "", [], "empty.csv: expected rows, found an empty file"),
+    ("blank.csv", " \n\n \n", [], "blank.csv: expected rows, found an empty file"),
     ("header.csv", "text,label\n", [], "header.csv: expected labelled rows, found a header alone"),
     ("one.csv", "text,label\nsecret a,x\nsecret b,x\n", [], "one.csv: Expected at least two classes"),
     ("a.csv", GOOD, ["--label-column", "lable"], "a.csv: expected the column 'lable', found text, label. Name yours "
@@ -56,7 +56,19 @@ FILES: list[tuple[str, str | bytes, list[str], str]] = [
     ("named.csv", "text,label\nsecret,0\nsecret b,often\n", ["--label-names", "no,yes"], "named.csv:3: expected a "
      "label from 0 to 1 or one of the names, found often"),
     ("fraction.jsonl", '{"text": "secret", "label": 0.5}\n', [], "fraction.jsonl:1: expected a class"),
-    ("multi.jsonl", '{"text": "secret", "label": ["a", "b"]}\n', [], "multi-label"),
+    ("multi.jsonl", '{"text": "secret", "label": ["a", "b"]}\n', ["--task", "text-classification"], "multi-label"),
+    ("single.csv", "text,label\nsecret,a\nsecret b,b\n", ["--task", "multi-label-classification"], "single.csv: "
+     "expected rows with several labels, or with none, found exactly one in each. For one label a text leave --task"),
+    ("unsure.csv", 'text,label\nsecret,"a, b"\nsecret b,c\n', ["--task", "multi-label-classification"], "unsure.csv: "
+     "expected to see what stands between the labels in 'label', found ',' in some cells"),
+    ("cut.csv", 'text,label\nsecret,"a, b"\nsecret b,c\n', ["--label-delimiter", ",", "--label-names", "x.txt"],
+     "x.txt: expected a file"),
+    ("nested.jsonl", '{"text": "secret", "label": [["a"], "b"]}\n', [], "nested.jsonl:1: expected one label, found a "
+     "list"),
+    ("headed.tsv", "text\tlabel\nsecret\ta\n", ["--text-column", "0", "--label-column", "1"], "headed.tsv:1: expected "
+     "no header, since columns are given by number"),
+    ("narrow.tsv", "secret\ta\n", ["--text-column", "0", "--label-column", "7"], "narrow.tsv:1: expected the columns "
+     "0 and 7, counted from 0, found 2 columns"),
     ("bad.jsonl", '{"text": "secret", "label": "a"}\n{"text": "secret" "label"}\n', [], "bad.jsonl:2: expected JSON"),
     ("bad.json", '[{"text": "secret", "label": "a"},\n{"text": "secret" "label"}]\n', [], "bad.json:2: expected JSON"),
     ("keys.jsonl", '{"text": "secret", "label": "a", "label": "b"}\n', [], "keys.jsonl:1: expected plain JSON rows, "
@@ -101,7 +113,9 @@ OPTIONS: list[tuple[list[str], str]] = [
     (["--seed", "-1"], "seed"),
     (["--label-names", "no,,yes"], "label_names: expected a name for every number"),
     (["--label-names", "no,no"], "label_names: expected every name once"),
-    (["--task", "regression"], "task"),
+    (["--task", "summarisation"], "task"),
+    (["--task", "regression"], "good.csv:2: expected a number in 'label', found something else"),
+    (["--task", "text-classification", "--label-delimiter", ";"], "label_delimiter: expected data for multi-label-"),
     (["--task", "token-classification"], "good.csv: expected data for token-classification"),
     (["--config", "{tmp}/typo.yaml"], "typo.yaml: Expected a field of TrainConfig, found 'epcohs' (did you mean "
      "'epochs'?)"),
@@ -112,6 +126,8 @@ OPTIONS: list[tuple[list[str], str]] = [
     (["--config", "{tmp}/broken.yaml"], "broken.yaml:2: expected YAML or JSON"),
     (["--config", "{tmp}/date.yaml"], "date.yaml: expected YAML or JSON"),
     (["--output-dir", "{tmp}/full"], "Expected a new or empty output folder"),
+    (["--output-dir", "gss://bucket/model"], "found the scheme 'gss' (did you mean 'gs'?)"),
+    (["--report-to", "tensorbord"], "report_to: Input should be 'tensorboard', 'wandb' or 'mlflow'"),
     (["--output-dir", "{tmp}/good.csv"], "found the file"),
     (["--output-dir", "{tmp}/good.csv/out"], "found a file at"),
     (["--output-dir", "{tmp}/dangling"], "found the file"),

@@ -1,16 +1,33 @@
 """The measurements run from end to end; no time is asserted."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks import gpu, inference, tune
+from benchmarks import (
+    agents,
+    cascade,
+    confidence,
+    continual,
+    gpu,
+    inference,
+    monitor,
+    quality,
+    scope,
+    service,
+    training,
+    tune,
+)
 from benchmarks.contestants import PIPELINE
 from benchmarks.texts import long_tailed
-from lc_finetune import Checkpoint
-from lc_finetune.testing import tiny_checkpoint
+from lc_finetune import Checkpoint, cli
+from lc_finetune.data import TextExample, read_examples
+from lc_finetune.testing import SENTENCES, tiny_checkpoint
 
 SAMPLES = Path(__file__).parent.parent / "lc_finetune" / "data" / "samples"
 SUPPORT, ENTITIES = str(SAMPLES / "support" / "test.csv"), str(SAMPLES / "entities" / "test.jsonl")
@@ -26,6 +43,7 @@ def measured(output: Path) -> dict[str, Any]:
     return {table["title"]: table["rows"] for table in json.loads(output.read_text())["tables"]}
 
 
+@pytest.mark.slow
 def test_inference_runs_every_mode(exported: Checkpoint, tiny_tagger: Checkpoint, tmp_path: Path) -> None:
     """One table a mode; every contestant answers as torch does, ours in as few forwards as the raw loop."""
     output = tmp_path / "results.json"
@@ -58,6 +76,23 @@ def test_inference_prints_markdown(exported: Checkpoint, capsys: pytest.CaptureF
     assert output.read_text().strip() == capsys.readouterr().out.strip()
 
 
+def test_scope_compares_detectors(base_model: Path, tmp_path: Path) -> None:
+    """Each on the same test rows, and the checkpoint's own in_scope beside them."""
+    output = tmp_path / "results.json"
+    sample = SAMPLES / "support"
+    status = scope.main(
+        f"--train-file {sample / 'train.csv'} --test-file {sample / 'test.csv'} --held-out 4 --epochs 1 "
+        f"--base-model {base_model} --output-dir {tmp_path / 'c'} --output {output}".split()
+    )
+    (title, compared), (_, own) = measured(output).items()
+
+    assert status == 0
+    assert title == "36 test texts of unseen classes, 72 of seen ones"
+    assert {"maximum softmax probability", "energy", "Mahalanobis", "cosine to the class mean"} < set(compared)
+    assert len(Checkpoint.load(tmp_path / "c").labels) == 8
+    assert list(own) == ["33 held-out rows"]
+
+
 def test_a_missing_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit status 2, no traceback."""
     status = inference.main(["nowhere", "--texts", SUPPORT])
@@ -82,14 +117,82 @@ def test_of_budgets_that_are_as_good_the_smallest_is_chosen() -> None:
     assert tune.best_budget({128: 50.0, 256: 99.5, 512: 100.0}) == 256
 
 
-def test_the_accelerator_script_runs_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
-    """With a tiny model."""
-    status = gpu.main(["--device", "cpu", "--tiny", "--texts", "16", "--rounds", "1", "--matrix", "64"])
-    printed = capsys.readouterr().out
+def test_confidence_compares_before_and_after(tmp_path: Path) -> None:
+    """For each checkpoint and for all together; what is not calibrated accepts nothing."""
+    labels = sorted({example.label for example in read_examples(SUPPORT).examples if isinstance(example, TextExample)})
+    one, other = (tiny_checkpoint(tmp_path / name, labels=labels, seed=i) for i, name in enumerate(("one", "other")))
+    assert cli.main(["calibrate", str(one.path), SUPPORT, "--accept", "coverage=0.5"]) == 0
+    output = tmp_path / "results.json"
+    status = confidence.main([str(one.path), str(other.path), "--texts", SUPPORT, "--output", str(output)])
+    rows = measured(output)["confidence"]
 
     assert status == 0
-    assert "| ours, forward alone |" in printed
-    assert "share of the bf16 matrix peak" in printed
+    assert list(rows) == ["one", "other", "pooled", "mean"]
+    assert rows["one"]["log loss after"] < rows["one"]["log loss before"]
+    assert rows["other"]["log loss after"] == rows["other"]["log loss before"]
+    assert rows["one"]["accepted %"] >= 50 > rows["other"]["accepted %"] == 0
+    assert rows["pooled"]["answers"] == 2 * rows["one"]["answers"]
+    assert rows["one"]["labels a set"] is None
+    assert confidence.main([str(one.path), "--texts", SUPPORT, "--output", str(output), "--coverage", "0.8"]) == 0
+    assert measured(output)["confidence"]["one"]["right label in set %"] >= 79
+    assert 1 <= measured(output)["confidence"]["one"]["labels a set"] <= len(labels)
+    assert confidence.main([str(other.path), "--texts", SUPPORT, "--coverage", "0.8"]) == 2
+
+
+def test_confidence_judges_pairs_of_texts_and_labels(tmp_path: Path) -> None:
+    """Of a table without a header, as GoEmotions is published; what is accepted is a text's labels together."""
+    checkpoint = tiny_checkpoint(
+        tmp_path / "c", task="multi-label-classification", thresholds=dict.fromkeys(("card", "cash", "other"), 0.4)
+    )
+    random = np.random.default_rng(0)
+    words = sorted({word for sentence in SENTENCES for word in sentence.split() if '"' not in word})
+    rows = "".join(
+        f"{' '.join(random.choice(words, size=4))}\t{random.choice(['0', '1', '2', '1,2'])}\tx{i}\n" for i in range(90)
+    )
+    (tmp_path / "rows.tsv").write_text(rows, encoding="utf-8")
+    (tmp_path / "names.txt").write_text("card\ncash\nother\n", encoding="utf-8")
+    reading = ["--text-column", "0", "--label-column", "1", "--label-names", str(tmp_path / "names.txt")]
+    file, output = str(tmp_path / "rows.tsv"), tmp_path / "results.json"
+    assert cli.main(["calibrate", str(checkpoint.path), file, *reading, "--accept", "coverage=0.5"]) == 0
+    assert confidence.main([str(checkpoint.path), "--texts", file, *reading, "--output", str(output)]) == 0
+    row = measured(output)["confidence"]["c"]
+
+    assert 90 < row["answers"] <= 270
+    assert row["log loss after"] < row["log loss before"]
+    assert row["accepted %"] >= 50
+    assert 0 <= row["right of them %"] <= 100
+
+
+def test_the_accelerator_script_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a tiny model: every table that the goals are read from, and the goals."""
+    output = tmp_path / "results.json"
+    options = "--device cpu --tiny --texts 16 --single-texts 2 --rounds 1 --matrix 64"
+    status = gpu.main([*options.split(), "--output", str(output)])
+    tables = measured(output)
+
+    assert status == 0
+    assert "| ours, forward alone |" in capsys.readouterr().out
+    assert {"pipeline(text)", "ours, invoke"} < set(tables["one text in bf16"])
+    assert [row["at least"] for row in tables["goals"].values()] == [20, 1.5, 5, 0.45]
+    assert all(row["measured"] > 0 for row in tables["goals"].values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without such a device")
+def test_the_accelerator_script_says_that_there_is_no_accelerator(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, with exit status 2."""
+    assert gpu.main(["--tiny"]) == 2
+    assert "expected a device of this machine" in capsys.readouterr().err.lower()
+
+
+def test_the_agents_script_runs(exported: Checkpoint, tiny_tagger: Checkpoint, tmp_path: Path) -> None:
+    """With tiny models; all entities of the sample are counted."""
+    output = tmp_path / "results.json"
+    status = agents.main([str(exported.path), str(tiny_tagger.path), "--rounds", "2", "--output", str(output)])
+    timed, masked = measured(output).values()
+
+    assert status == 0
+    assert list(timed) == ["classifier.invoke", "agent", "agent with sentiment", "added by the middleware"]
+    assert masked["all"]["entities"] == sum(row["entities"] for name, row in masked.items() if name != "all") > 0
 
 
 def test_operations_of_bert_base() -> None:
@@ -103,3 +206,129 @@ def test_joined_texts_reach_their_length() -> None:
 
     assert texts == long_tailed(["a b", "c d e"], [2, 3], count=20, least=5, most=50)
     assert all(5 <= len(text.split()) <= 52 for text in texts)
+
+
+def test_the_cascade_gains_as_more_is_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the small model's accuracy to the large one's; the same for the same seed."""
+    labels = ("cancel_order", "track_order", "other")
+    checkpoint = tiny_checkpoint(tmp_path / "c", labels=labels)
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text,label\n" + "".join(f"query {i},{labels[i % 3]}\n" for i in range(40)))
+    command = [str(checkpoint.path), "--texts", str(texts), "--right", "1", "--shares", "0", "0.1", "1"]
+
+    assert cascade.main([*command, "--output", str(tmp_path / "r.json")]) == 0
+    rows = list(measured(tmp_path / "r.json")["accuracy by share asked again"].values())
+    assert [row["asked again"] for row in rows] == [0, 4, 40]
+    assert rows[0]["points gained"] == 0
+    assert rows[2]["accuracy %"] == 100
+    assert "| 10.0% |" in capsys.readouterr().out
+    assert cascade.main([str(checkpoint.path), "--texts", SUPPORT]) == 2
+    assert "labels that it lacks" in capsys.readouterr().err
+
+
+def test_the_simulated_large_model_errs_as_often_as_told() -> None:
+    """On the same texts each time, and never with a label that is none."""
+    examples = [TextExample(f"text {i}", "abc"[i % 3]) for i in range(2000)]
+    model = cascade.simulated(examples, "abc", right=0.97, seed=1)
+    answers = [model(example.text) for example in examples]
+
+    right = sum(answer == example.label for answer, example in zip(answers, examples, strict=True))
+    assert right == pytest.approx(1940, abs=25)
+    assert answers == [model(example.text) for example in examples]
+    assert set(answers) == {"a", "b", "c"}
+
+
+def test_monitor_counts_surges_and_false_alarms(tmp_path: Path) -> None:
+    """Surges of a share that is triple a third are all seen; a loose level makes quiet windows alarms."""
+    output = tmp_path / "results.json"
+    status = monitor.main(["--replays", "2", "--quiet-windows", "20", "--output", str(output)])
+    [rows] = measured(output).values()
+
+    assert status == 0
+    assert len(monitor.SHARES) == len(rows)
+    assert list(rows["30% negative"].values())[:3] == [2, 2, 2]
+    assert 1 <= monitor.false_alarms(0.3, 100, monitor.SurgeConfig(alpha=0.5), 20, seed=0) <= 20
+
+
+def test_customer_service_is_timed_beside_its_models(
+    exported: Checkpoint, tiny_tagger: Checkpoint, tmp_path: Path
+) -> None:
+    """Over as many messages as asked for."""
+    output = tmp_path / "results.json"
+    arguments = ["--messages", "150", "--rounds", "1", "--output", str(output)]
+    status = service.main([str(exported.path), str(tiny_tagger.path), *arguments])
+    rows = measured(output)["150 messages"]
+
+    assert status == 0
+    assert rows["classifier.batch, tagger.batch"]["of the models' rate"] == 1
+    assert rows["chain.batch"]["messages a second"] > 0
+
+
+@pytest.mark.slow
+def test_memory_of_training_is_measured_in_processes_of_their_own(base_model: Path, tmp_path: Path) -> None:
+    """A row for the whole model, which the others are shares of, and one for each adapter."""
+    pytest.importorskip("peft")
+    output = tmp_path / "results.json"
+    status = training.main(
+        f"memory --base-model {base_model} --adapters ia3 --steps 2 --batch-size 4 --output {output}".split()
+    )
+
+    assert status == 0
+    assert list(measured(output)["peak memory of training"]) == ["whole model", "ia3"]
+
+
+@pytest.mark.slow
+def test_few_rows_are_drawn_and_compared(base_model: Path, tmp_path: Path) -> None:
+    """With the warm-up, without, and the frozen encoder: an accuracy for each draw, and their mean."""
+    pytest.importorskip("sentence_transformers")
+    encoder = tmp_path / "encoder"
+    shutil.copytree(base_model, encoder)
+    (encoder / "modules.json").write_text("[]")
+    train, output = str(SAMPLES / "support" / "train.csv"), tmp_path / "results.json"
+    status = training.main(
+        f"few-shot --base-model {encoder} --train-file {train} --test-file {SUPPORT} --rows 4 --draws 1 "
+        f"--output {output}".split()
+    )
+    table = measured(output)["accuracy from 4 rows a class"]
+
+    assert status == 0
+    assert list(table) == ["with --few-shot", "without", "frozen encoder + logistic regression"]
+    assert all(row["draw 0"] == row["mean"] for row in table.values())
+
+
+@pytest.mark.slow
+def test_quality_keeps_what_is_done(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row a seed; a finished cell is not trained again, one that is missing is."""
+    (tmp_path / "data" / "banking77").mkdir(parents=True)
+    for name, count in (("train", 40), ("test", 12)):
+        rows = [f"{name} {i * 7919 % 1000} {'card' if i % 2 else 'cash'},{i % 2}" for i in range(count)]
+        (tmp_path / "data" / "banking77" / f"{name}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    command = f"{tmp_path / 'data'} --sets banking77 --base-model {base_model} --output-dir {tmp_path / 'runs'} --seeds"
+    ledger = tmp_path / "runs" / quality.LEDGER
+
+    assert quality.main([*command.split(), "0"]) == 0
+    first = quality.finished(ledger)
+    assert quality.main([*command.split(), "0", "1"]) == 0
+    printed = capsys.readouterr().out
+
+    assert list(first) == ["banking77-0"]
+    assert next(iter(quality.finished(ledger).items())) == ("banking77-0", first["banking77-0"])
+    assert set(first["banking77-0"]["test"]) == {"accuracy", "macro F1"}
+    assert all(name in printed for name in ("| seed 0 |", "| seed 1 |", "| mean |", "| standard deviation |"))
+
+
+@pytest.mark.slow
+def test_going_on_is_measured_beside_training_on_all(base_model: Path, tmp_path: Path) -> None:
+    """Old and new classes share no class; the exit status says whether too much was lost."""
+    train, output = str(SAMPLES / "support" / "train.csv"), tmp_path / "results.json"
+    status = continual.main(
+        f"--base-model {base_model} --train-file {train} --test-file {SUPPORT} --old 9 --keep-replay 18 --epochs 1 "
+        f"--output {output}".split()
+    )
+    table = measured(output)["going on with new classes"]
+    further, joint = table["went on with the new classes"], table["all rows together"]
+
+    assert table["old classes alone"]["new classes"] is None
+    assert status == int(max(joint[part] - further[part] for part in joint) > continual.MOST_LOST)
+    old, new = continual.divide([TextExample("a", label) for label in "abcde"], 3)
+    assert (len(old), len(new), old & new) == (3, 2, set())

@@ -87,6 +87,39 @@ def test_coroutines_share_one_forward(classifier: TextClassifier, forwards: Any)
     assert len(forwards(lambda: asyncio.run(gather()), len(TEXTS))) <= 2
 
 
+@pytest.mark.slow
+def test_ten_thousand_coroutines_wait_outside_a_bounded_queue(
+    classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are answered, in order; the engine held `PENDING_TEXTS` texts at the most, and as many at some time."""
+    callers = 10_000
+    backend = HeldBackend(len(classifier.labels))
+    backend.callers = worker.PENDING_TEXTS - 1  # behind the one whose forward is held
+    predictor = classifier._loaded()
+    monkeypatch.setattr(predictor, "_backend", backend)
+    held: set[worker.Job] = set()
+    most = 0
+    submit = worker.Worker.submit
+
+    def counted(owner: worker.Worker, job: worker.Job) -> None:
+        nonlocal most
+        job.future.add_done_callback(lambda _: held.discard(job))  # before the job's room is given to the next
+        held.add(job)
+        most = max(most, len(held))  # one text each
+        submit(owner, job)
+
+    monkeypatch.setattr(worker.Worker, "submit", counted)
+
+    async def gather() -> list[Any]:
+        return await asyncio.gather(*(predictor.apredict([f"text {i}"]) for i in range(callers)))
+
+    answers = asyncio.run(gather())
+
+    assert [f"text {i}" for i in range(callers)] == [result.text for (result,) in answers]
+    assert most == worker.PENDING_TEXTS
+    assert not held
+
+
 def test_threads_share_forwards(classifier: TextClassifier, forwards: Any) -> None:
     """A pool as large as LangChain's: as many texts a forward as there are threads."""
 

@@ -17,6 +17,7 @@ from langchain_core.runnables import ConfigurableField, Runnable, RunnableLambda
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from lc_finetune import (
+    Cascade,
     Checkpoint,
     Classification,
     EntitiesOutputParser,
@@ -25,10 +26,17 @@ from lc_finetune import (
     LabelOutputParser,
     LabelRouter,
     LCFinetuneError,
+    MultiLabelClassifier,
+    PairClassifier,
+    QuestionAnswerer,
+    RelationClassifier,
     TextClassifier,
+    TextRegressor,
 )
+from lc_finetune.checkpoint import Task
 from lc_finetune.inference.export import export
 from lc_finetune.schemas import Result
+from lc_finetune.testing import tiny_checkpoint
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,12 @@ class Case:
     bad: Any
     run_type: str = "chain"
     serializable: bool = True
+
+
+@cache
+def _made(folder: Path, task: Task) -> str:
+    """A checkpoint for another task, beside the folder."""
+    return str(tiny_checkpoint(folder.with_name(f"conformance-{task}"), task=task).path)
 
 
 @cache
@@ -57,12 +71,26 @@ def _router(*_: Any) -> LabelRouter:
 CASES = [
     Case("classifier", lambda c, _: TextClassifier(checkpoint=str(c.path), device="cpu"), "my card", 3),
     Case("tagger", lambda _, t: EntityTagger(checkpoint=str(t.path), device="cpu"), "Ann in Oslo", None),
+    Case("multi-label",
+         lambda c, _: MultiLabelClassifier(checkpoint=_made(c.path, "multi-label-classification"), device="cpu"),
+         "my card", 3),
+    Case("relations",
+         lambda c, _: RelationClassifier(checkpoint=_made(c.path, "relation-classification"), device="cpu"),
+         {"text": "Ann in Oslo", "head": (0, 3), "tail": (7, 11)}, "Ann in Oslo"),
+    Case("pair", lambda c, _: PairClassifier(checkpoint=_made(c.path, "text-pair-classification"), device="cpu"),
+         {"text": "my card", "text_pair": "is lost"}, "my card"),
+    Case("questions", lambda c, _: QuestionAnswerer(checkpoint=_made(c.path, "question-answering"), device="cpu"),
+         {"question": "where is it", "context": "my card is in Oslo"}, "my card"),
+    Case("regressor", lambda c, _: TextRegressor(checkpoint=_made(c.path, "regression"), device="cpu"), "my card", 3),
     Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
          "my card", 3),
     Case("router", _router, Classification(text="x", label="card"), Classification(text="x", label="cash"),
          serializable=False),
     Case("fan-out", lambda *_: FanOut(parsed=LabelOutputParser(labels=("a", "b"))), "a", "c"),
     Case("assign", lambda *_: FanOut.assign(size=RunnableLambda(len)), {"text": "x"}, 3, serializable=False),
+    Case("cascade", lambda *_: Cascade(small=LabelOutputParser(labels=("a", "b")), threshold=0.5,
+                                       large=LabelOutputParser(labels=("a", "b"))),
+         {"text": "x", "answer": "a"}, {"text": "x", "answer": "c"}),
     Case("label parser", lambda *_: LabelOutputParser(labels=("a", "b")), "a", "c", "parser"),
     Case("entities parser", lambda *_: EntitiesOutputParser(labels=("A",)), {"text": "x", "answer": "[]"}, "[]",
          "parser"),

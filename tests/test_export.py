@@ -24,10 +24,11 @@ from lc_finetune.inference.export import export
 from lc_finetune.inference.exported import EXPORT_MANIFEST, ExportManifest, Parity, export_folder
 from lc_finetune.inference.parity import BelowParity, sample_texts, shortfall
 from lc_finetune.labels import Span
+from lc_finetune.schemas import MultiLabelClassification
 from lc_finetune.testing import tiny_checkpoint
 
 SERVED = [("onnx", "float32"), ("onnx", "float16"), ("onnx", "int8"), ("openvino", "float32"), ("openvino", "float16")]
-TASKS = ["text-classification", "token-classification"]
+TASKS = ["text-classification", "multi-label-classification", "token-classification"]
 TEXTS = ["where is my card", "", "I need to top up some cash, please!", "card " * 200, "Ünïcödé 😀 text", "Ann in Oslo"]
 
 
@@ -56,6 +57,8 @@ def scores(result: Any) -> list[float]:
 
 def labels(result: Any) -> Any:
     """What a result says."""
+    if isinstance(result, MultiLabelClassification):
+        return result.labels
     return result.label if hasattr(result, "label") else [(e.start, e.end, e.label) for e in result.entities]
 
 
@@ -126,21 +129,23 @@ def test_int8_products_are_computed_in_integers(onnx_copy: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("task", "gold", "metric"),
     [
-        ("text-classification", ["card"] * 230, "accuracy"),
-        ("token-classification", [(Span(0, 4, "PER"),)] * 230, "entity_f1"),
+        ("text-classification", "card", "accuracy"),
+        ("multi-label-classification", ("card", "other"), "micro_f1"),
+        ("token-classification", (Span(0, 4, "PER"),), "entity_f1"),
     ],
 )
 def test_the_manifest_records_what_was_measured(tmp_path: Path, task: Any, gold: Any, metric: str) -> None:
     """Figures with their texts, and digests of weights and files."""
     checkpoint = tiny_checkpoint(tmp_path / "c", task=task)
-    made = export(checkpoint, texts=sample_texts(), gold=gold, source="rows at hand")
+    texts = sample_texts()
+    made = export(checkpoint, texts=texts, gold=[gold] * len(texts), source="rows at hand")
     manifest = ExportManifest.model_validate_json((made.folder / "export.json").read_text())
     parity = manifest.parity
 
     assert manifest == made.manifest
     assert manifest.weights == checkpoint.weights_digest
     assert parity is not None
-    assert (parity.texts, parity.source, parity.metric) == (230, "rows at hand", metric)
+    assert (parity.texts, parity.source, parity.metric) == (len(texts), "rows at hand", metric)
     assert parity.metric_before == parity.metric_after
     assert parity.label_agreement == parity.batch_label_agreement == 1.0
     assert 0 < parity.max_logit_error < 1e-4

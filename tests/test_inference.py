@@ -22,8 +22,10 @@ from lc_finetune import TextClassifier
 from lc_finetune.checkpoint import MANIFEST, WEIGHTS, Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputError
 from lc_finetune.inference import Predictor, plan, worker
-from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs
-from lc_finetune.inference.encode import Encoding
+from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs, onnx
+from lc_finetune.inference.backends.onnx import share_out
+from lc_finetune.inference.encode import Encoding, Frame
+from lc_finetune.inference.exported import EXPORT_MANIFEST
 from lc_finetune.testing import tiny_checkpoint
 
 TEXTS = ["where is my card", "", "I need to top up some cash, please!", "x " * 200, "Ünïcödé 😀 text"]
@@ -140,8 +142,8 @@ def test_batches_hold_every_window_within_the_budget(lengths: list[int], budget:
 class SlowModel:
     """A fake at the worker's seam: each forward takes a fixed time; the answer is the text's length."""
 
-    max_length, stride, per_piece = 16, 4, False
-    frame = ([1], [2], 0)
+    max_length, stride, per_piece, keeps_first, token_types = 16, 4, False, False, False
+    frame, pad_id = Frame([1], [2]), 0
 
     def __init__(self, seconds: float = 0.05, budget: int = 10_000) -> None:
         self.seconds, self.token_budget, self.rows = seconds, budget, list[int]()
@@ -344,7 +346,7 @@ async def test_cancelling_a_coroutine_leaves_the_engine_whole(tiny_classifier: C
 
 def test_weights_leave_memory_once_nobody_uses_them(tmp_path: Path) -> None:
     """The worker, which lives on, keeps nothing of the model that it served last."""
-    classifier = TextClassifier.from_checkpoint(tiny_checkpoint(tmp_path / "c").path, device="cpu")
+    classifier = TextClassifier.from_checkpoint(tiny_checkpoint(tmp_path / "c", seed=358).path, device="cpu")
     classifier.invoke("Where is my card?")
     kept = weakref.ref(classifier._loaded())
 
@@ -356,11 +358,62 @@ def test_weights_leave_memory_once_nobody_uses_them(tmp_path: Path) -> None:
     assert kept() is None
 
 
+def test_an_accelerators_caller_encodes_while_the_device_computes(
+    tiny_classifier: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forward of a call's first texts ends only once the next ones are encoded: both happen at the same time."""
+    predictor = Predictor(tiny_classifier, device="cpu", dtype="float32", backend="torch")
+    monkeypatch.setattr("lc_finetune.inference.predictor.CHUNK", 2)
+    predictor._encodes_ahead = True  # as on CUDA
+    encode, forward = predictor._encoder.encode, predictor.backend.forward
+    encoded: list[list[str]] = []
+    second = threading.Event()
+
+    def counted(texts: Any) -> Any:
+        encoded.append(list(texts))
+        if len([texts for texts in encoded if texts]) == 2:
+            second.set()
+        return encode(texts)
+
+    def held(batch: Batch) -> Outputs:
+        assert second.wait(30)
+        return forward(batch)
+
+    monkeypatch.setattr(predictor._encoder, "encode", counted)
+    monkeypatch.setattr(predictor._backend, "forward", held)
+    answers = predictor.predict(TEXTS[:4])
+
+    assert [answer.text for answer in answers] == TEXTS[:4]
+    assert [texts for texts in encoded if texts] == [TEXTS[:2], TEXTS[2:4]]
+
+
 def test_the_same_content_is_loaded_once(tiny_classifier: Checkpoint) -> None:
     """Weights are shared by digest, device, dtype and backend."""
     one, two = (Predictor.load(Checkpoint.load(tiny_classifier.path), device="cpu") for _ in range(2))
 
     assert one is two
+
+
+def test_equal_folders_are_loaded_once(tiny_classifier: Checkpoint, tmp_path: Path) -> None:
+    """A copy of the folder elsewhere shares the weights."""
+    copied = shutil.copytree(tiny_classifier.path, tmp_path / "copy")
+    one, two = (Predictor.load(Checkpoint.load(path), device="cpu") for path in (tiny_classifier.path, copied))
+
+    assert one is two
+
+
+def test_equal_weights_with_another_export_are_loaded_apart(tmp_path: Path) -> None:
+    """Exports are subfolders with manifests of their own, which the checkpoint's digest does not cover."""
+    original = tiny_checkpoint(tmp_path / "c", onnx=True)
+    copied = Checkpoint.load(shutil.copytree(original.path, tmp_path / "copy"))
+    exported = copied.path / "onnx" / EXPORT_MANIFEST
+    exported.write_text(exported.read_text().replace('"forced": false', '"forced": true'))
+    one, two = (Predictor.load(checkpoint, device="cpu", backend="onnx") for checkpoint in (original, copied))
+    torch_one, torch_two = (Predictor.load(each, device="cpu", backend="torch") for each in (original, copied))
+
+    assert one.export != two.export
+    assert one is not two
+    assert torch_one is torch_two
 
 
 def altered(tmp_path: Path) -> Path:
@@ -422,3 +475,43 @@ def test_a_dtype_or_backend_that_there_is_not_is_one_clear_line(option: str, val
     """As every other option: a `ConfigError` with what there is, before anything is read."""
     with pytest.raises(ConfigError, match=f"Expected {option} 'auto', .*, found '{value}'"):
         TextClassifier.from_checkpoint("nowhere", **{option: value})  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=24), st.integers(1, 6))
+def test_rows_are_shared_out_whole_and_evenly(lengths: list[int], parts: int) -> None:
+    """In order, none lost; the slowest part has no more to do than each thread would have with all rows together."""
+    lengths.sort(reverse=True)
+    ranges = share_out(lengths, parts)
+    work = [(end - start) * lengths[start] for start, end in ranges]
+
+    assert [row for start, end in ranges for row in range(start, end)] == list(range(len(lengths)))
+    assert len(ranges) <= parts
+    assert len(ranges) == 1 or max(work) <= len(lengths) * lengths[0] / parts
+    if parts == 2 and len(lengths) > 1:
+        best = min(max(lengths[0] * cut, lengths[cut] * (len(lengths) - cut)) for cut in range(1, len(lengths)))
+        assert best > len(lengths) * lengths[0] // 2 or max(work) == best
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_rows_that_are_shared_out_answer_as_together(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits and features are those of one session that takes the batch whole, whatever the cores."""
+    checkpoint = tiny_checkpoint(tmp_path / "c", task=task, onnx=True)
+    lengths = [9, 7, 7, 4, 3]
+    ids, mask = np.zeros((5, 9), dtype=np.int64), np.zeros((5, 9), dtype=np.int64)
+    for row, length in enumerate(lengths):
+        ids[row, :length], mask[row, :length] = range(5, 5 + length), 1
+
+    def outputs(cores: int) -> Outputs:
+        monkeypatch.setattr(onnx, "available_cores", lambda: cores)
+        backend = onnx.OnnxBackend(checkpoint.path / "onnx" / "model.onnx", device="cpu", precision="float32")
+        return backend.forward(Batch(ids, mask))
+
+    together, apart = outputs(1), outputs(3)
+
+    assert together.logits.shape == apart.logits.shape
+    np.testing.assert_allclose(together.features, apart.features, atol=1e-5)
+    for row, length in enumerate(lengths):
+        of_row = (row, slice(length)) if task == "token-classification" else (row,)
+        np.testing.assert_allclose(together.logits[of_row], apart.logits[of_row], atol=1e-5)

@@ -1,16 +1,21 @@
-"""README's code runs, and the recipe it names."""
+"""The code of README and of the pages runs."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chains.customer_service import build_chain, fill_template
-from lc_finetune import Checkpoint, Entity, EntityTagger, Tagging, TextClassifier
+from lc_finetune.checkpoint import FETCHED, MANIFEST
+from lc_finetune.cli import main
+from lc_finetune.remote import upload
 from lc_finetune.testing import tiny_base_model, tiny_checkpoint
+from lc_finetune.train import TrainConfig, fine_tune
+from lc_finetune.train.base_model import BaseModel
 
 ROOT = Path(__file__).parent.parent
+INTEREST = ("interested", "not_interested")
 
 
 def snippets(page: str) -> list[str]:
@@ -26,6 +31,11 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ]
     (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
+    tiny_checkpoint(tmp_path / "runs" / "relations", task="relation-classification", max_length=64)
+    tiny_checkpoint(tmp_path / "runs" / "questions", task="question-answering")
+    tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
+    tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
+    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
     base = tiny_base_model(tmp_path / "base")
     namespace: dict[str, Any] = {}
     for snippet in snippets("README.md"):
@@ -33,6 +43,60 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     assert namespace["careful"].invoke("Any news of it?").source == "llm" or namespace["result"].score >= 0.8
     assert len(namespace["results"]) == 2
+
+
+def commands(page: str) -> list[str]:
+    """The commands of a page, in order, without what is said of them."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    return [line.partition(" #")[0].rstrip() for block in blocks for line in block.splitlines()]
+
+
+def test_the_chinese_page_names_the_same_commands_and_code() -> None:
+    """In the same order; only comments are in Chinese."""
+    chinese = "README.zh-CN.md"
+
+    assert commands("README.md") == commands(chinese)
+    assert [ast.dump(ast.parse(one)) for one in snippets("README.md")] == [
+        ast.dump(ast.parse(one)) for one in snippets(chinese)
+    ]
+
+
+def test_the_chinese_page_describes_the_same_formats_and_refers_to_the_same_pages() -> None:
+    """Every suffix and every page of documentation that the one names, the other names too."""
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
+    suffixes, links = (
+        [sorted(set(re.findall(pattern, page))) for page in pages]
+        for pattern in (r"`(\.[a-z]+)`", r"\]\((docs/[^)]+)\)")
+    )
+
+    assert len(suffixes[0]) >= 9
+    assert suffixes[0] == suffixes[1]
+    assert links[0] == links[1]
+
+
+def test_the_page_on_relations_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "relations", task="relation-classification", max_length=64)
+    tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/relations.md"):
+        exec(snippet, namespace)
+
+    assert (namespace["one"].head.text, namespace["one"].tail.text) == ("Ann", "Acme")
+    assert len(namespace["found"]) == len(namespace["every"].relations)
+
+
+def test_the_page_on_question_answering_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "questions", task="question-answering")
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/question-answering.md"):
+        exec(snippet, namespace)
+
+    assert namespace["reply"].context[namespace["reply"].start : namespace["reply"].end] == namespace["reply"].answer
+    assert len(namespace["replies"]) == 2
 
 
 def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,24 +114,98 @@ def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert namespace["label"] in ("other", "track_order")
 
 
-def test_customer_service_routes_in_order(tiny_classifier: Checkpoint, tiny_tagger: Checkpoint) -> None:
-    """By label, or to a person when the score is too low."""
-    classifier = TextClassifier.from_checkpoint(tiny_classifier, device="cpu")
-    tagger = EntityTagger.from_checkpoint(tiny_tagger, device="cpu")
-    texts = [f"query {i}" for i in range(8)]
-    label = classifier.invoke(texts[0]).label
-    chain = build_chain(classifier, tagger, templates={label: "Done."}, least_score=0.0)
-    careful = build_chain(classifier, tagger, templates={label: "Done."}, least_score=1.0)
+def test_the_page_on_text_pairs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/text-pairs.md"):
+        exec(snippet, namespace)
 
-    answered = chain.batch(texts)
-    assert texts == [item["classification"].text for item in answered]
-    assert all((item["route"] == label) == (item["classification"].label == label) for item in answered)
-    assert {"person"} == {item["route"] for item in careful.batch(texts)}
+    assert {result.text_pair for result in namespace["ranked"]} == set(namespace["items"])
 
 
-def test_a_template_falls_back_when_an_entity_is_missing() -> None:
-    """The first entity of the type wins."""
-    entities = tuple(Entity(label="ORDER_ID", text=text, start=i, end=i + 2) for i, text in enumerate(["#1", "#2"]))
+def test_the_page_on_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "support")
+    rows = [f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "card"), ("hi", "other"))]
+    (tmp_path / "held_out.csv").write_text("\n".join(["text,label", *rows]))
+    assert main(["calibrate", "runs/support", "held_out.csv"]) == 0
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/confidence.md"):
+        exec(snippet, namespace)
 
-    assert fill_template("Find {ORDER_ID|it}.", Tagging(text="#1#2", entities=entities)) == "Find #1."
-    assert fill_template("Find {ORDER_ID|it}.", Tagging(text="")) == "Find it."
+    assert namespace["strict"].invoke("Where is my parcel?").accepted is False
+
+
+def test_the_page_on_evaluation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "track_order"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/evaluate.md"):
+        exec(snippet, namespace)
+
+    assert [answer.wanted for answer in namespace["evaluation"].answers] == ["track_order", "other"]
+
+
+def test_the_page_on_saving_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a store in memory."""
+    monkeypatch.setenv("LC_FINETUNE_CACHE", str(tmp_path / "cache"))
+    made = tiny_checkpoint(tmp_path / "support")
+    upload(made.path, "memory://models/support", last=MANIFEST, replaced=FETCHED)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/saving-and-tracking.md"):
+        exec(snippet, namespace)
+
+    assert namespace["classifier"].labels == made.labels.names
+
+
+def test_the_page_on_agents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "sentiment", labels=("negative", "neutral", "positive"))
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "track_order"))
+    tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification", labels=("CITY", "PERSON"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/agents.md"):
+        exec(snippet, namespace)
+
+    assert namespace["state"]["sentiment_trail"][-1]["label"] in namespace["mood"].labels
+    assert namespace["noted"]["label"] in namespace["intent"].labels
+
+
+def test_the_page_on_recipes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    base = tiny_base_model(tmp_path / "base")
+    monkeypatch.setattr("lc_finetune.train.base_model.resolve_base_model", lambda _: BaseModel(base, "base"))
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "support", labels=("other", "track_order"))
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "entities", task="token-classification")
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "sentiment", labels=("negative", "neutral", "positive"))
+    tiny_checkpoint(tmp_path / "runs" / "demo" / "interest", task="text-pair-classification", labels=INTEREST)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/chains.md"):
+        exec(snippet, namespace)
+
+    assert namespace["item"]["entities"]["ORDER_ID"] == "C4-80031"
+    assert [event["event"] for event in namespace["events"]] == ["window"]
+    assert (tmp_path / "state.json").exists()
+    assert len(namespace["advice"]["ranking"]) == 2
+
+
+def test_the_page_on_adapters_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the base model that the adapter names."""
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    tiny_base_model(tmp_path / "base")
+    rows = [f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "a"), ("hi", "b"))]
+    (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
+    given = {"train_file": "tickets.csv", "base_model": "base", "output_dir": "runs/adapted", "adapter": "lora"}
+    fine_tune(TrainConfig(**given, epochs=1, baseline=False))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/adapters.md"):
+        exec(snippet, namespace)
+
+    assert namespace["model"].config.id2label == {0: "a", 1: "b"}

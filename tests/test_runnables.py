@@ -210,7 +210,9 @@ def test_max_concurrency_never_shrinks_a_forward(classifier: TextClassifier, mon
     """The model sees the whole batch."""
     sizes: list[int] = []
     predict = Predictor.predict
-    monkeypatch.setattr(Predictor, "predict", lambda self, texts: (sizes.append(len(texts)), predict(self, texts))[1])
+    monkeypatch.setattr(
+        Predictor, "predict", lambda self, texts, _: (sizes.append(len(texts)), predict(self, texts))[1]
+    )
     classifier.batch(["a"] * 9, {"max_concurrency": 1})
 
     assert sizes == [9]

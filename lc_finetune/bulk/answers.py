@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lc_finetune.bulk.cells import Number
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import QUESTIONS, Task
 from lc_finetune.errors import ConfigError, InputError
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, Tagging
+from lc_finetune.schemas import Classification, MultiLabelClassification, QuestionAnswer, Regression, Tagging
 
 COLUMNS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("label", "score", "accepted", "in_scope", "error"),
+    "text-pair-classification": ("label", "score", "accepted", "in_scope", "error"),
+    "multi-label-classification": ("labels", "accepted", "in_scope", "error"),
+    "regression": ("value", "low", "high", "error"),
     "token-classification": ("entities", "error"),
+    "relation-classification": ("label", "score", "accepted", "error"),
+    "question-answering": ("answer", "start", "end", "score", "accepted", "error"),
 }
 """What is added, in this order and always, whether a checkpoint is calibrated or not."""
 
 
-class Answers:
-    """The columns added by one run: always the same, in the same order.
+def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
+    """Name what a checkpoint adds.
 
-    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a tagger adds `entities`.
-    Both end with `error`: None, or why this row has no answer.
+    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; a multi-label classifier
+    adds `labels` in place of `label` and `score`; a classifier of relations has no `in_scope`; a regressor adds
+    `value`, `low` and `high`; a tagger adds `entities`; a question answerer `answer`, `start`, `end`, `score` and
+    `accepted`. All end with `error`: None, or why this row has no answer.
+
+    Raises:
+        ConfigError: If scores are asked of a regressor, a tagger or a question answerer.
     """
+    if scores and task == "token-classification":
+        raise ConfigError("Expected --scores with a classifier, found a tagger. Its entities have their scores.")
+    if scores and task == "regression":
+        raise ConfigError("Expected --scores with a classifier, found a regressor. Its numbers have intervals.")
+    if scores and task == QUESTIONS:
+        raise ConfigError("Expected --scores with a classifier, found a question answerer. Its answers have a score.")
+    plain = COLUMNS[task]
+    return (*plain[:-1], "scores", plain[-1]) if scores else plain
 
-    def __init__(self, task: Task, labels: LabelSet, *, scores: bool, prefix: str) -> None:
-        """Fix the columns.
 
-        Raises:
-            ConfigError: If scores are asked of a tagger.
-        """
-        if scores and task != "text-classification":
-            raise ConfigError("Expected --scores with a classifier, found a tagger. Its entities have their scores.")
-        plain = COLUMNS[task]
-        self._plain = (*plain[:-1], "scores", plain[-1]) if scores else plain
+class Answers:
+    """The columns added by one run: always the same, in the same order."""
+
+    def __init__(self, columns: Sequence[str], labels: LabelSet, *, prefix: str) -> None:
+        """Fix the columns, of those that `columns_of` knows."""
+        self._plain = tuple(columns)
         self.labels = labels
         self._prefix = prefix
         self.names = tuple(prefix + name for name in self._plain)
@@ -56,27 +71,44 @@ class Answers:
 
     def row(self, outcome: Any) -> dict[str, Any]:
         """Turn a result, or the exception that stands for it, into column → value."""
-        found = dict.fromkeys(self._plain)
+        found: dict[str, Any] = {}
         if isinstance(outcome, Exception):
-            found["error"] = str(outcome)
+            found["error"] = " ".join(str(outcome).split()) or type(outcome).__name__  # on one line, as TSV needs it
         elif isinstance(outcome, Tagging):
             found["entities"] = [entity.model_dump() for entity in outcome.entities]
-        elif isinstance(outcome, Classification):
-            found |= {"label": outcome.label, "score": outcome.score}
+        elif isinstance(outcome, QuestionAnswer):
+            found = outcome.model_dump(include=set(COLUMNS[QUESTIONS]))
+        elif isinstance(outcome, Regression):
+            found = {"value": outcome.value, "low": outcome.low, "high": outcome.high}
+        elif isinstance(outcome, Classification | MultiLabelClassification):
+            if isinstance(outcome, Classification):
+                found = {"label": outcome.label, "score": outcome.score}
+            else:
+                found = {"labels": list(outcome.labels)}
             found |= {"accepted": outcome.accepted, "in_scope": outcome.in_scope}
-            if "scores" in found:
+            if "scores" in self._plain:
                 found["scores"] = dict(outcome.scores)
-        return dict(zip(self.names, found.values(), strict=True))
+        return {name: found.get(plain) for name, plain in zip(self.names, self._plain, strict=True)}
 
     def arrow_fields(self) -> list[Any]:
         """Give the columns' Arrow types."""
         import pyarrow as pa
 
-        text, probability = pa.string(), pa.float64()
-        entity = pa.struct({"label": text, "text": text, "start": pa.int64(), "end": pa.int64(), "score": probability})
+        text, probability, number = pa.string(), pa.float64(), pa.float64()
+        offset = pa.int64()
+        entity = pa.struct(
+            {"label": text, "text": text, "start": offset, "end": offset, "score": probability, "accepted": pa.bool_()}
+        )
         types = {
             "label": text,
             "score": probability,
+            "labels": pa.list_(text),
+            "value": number,
+            "low": number,
+            "high": number,
+            "answer": text,
+            "start": offset,
+            "end": offset,
             "accepted": pa.bool_(),
             "in_scope": probability,
             "scores": pa.struct([(label, probability) for label in self.labels.names]),
@@ -86,7 +118,14 @@ class Answers:
         return [pa.field(name, types[plain]) for name, plain in zip(self.names, self._plain, strict=True)]
 
 
-def not_a_text(value: Any, column: str) -> InputError:
-    """Say that a row has no text, by the type of what it has."""
+def is_text(value: Any) -> bool:
+    """Say whether a row has a text, or both texts of a pair."""
+    return isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(one, str) for one in value))
+
+
+def not_a_text(value: Any, columns: Sequence[str]) -> InputError:
+    """Say that a row lacks a text, by the type of what it has."""
+    values = value if isinstance(value, tuple) else (value,)
+    column, value = next(cell for cell in zip(columns, values, strict=True) if not isinstance(cell[1], str))
     kinds = {type(None): "none", Number: "a number", bool: "true or false", list: "an array", dict: "an object"}
     return InputError(f"Expected a text in {column!r}, found {kinds.get(type(value), type(value).__name__)}.")

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lc_finetune.bulk.answers import Answers
 from lc_finetune.bulk.cells import Number, csv_cell, json_text
@@ -22,6 +24,8 @@ from lc_finetune.errors import ConfigError
 GROUP_ROWS = 64 * 1024
 GROUP_BYTES = 64 * 2**20
 """A row group of a Parquet output ends with the chunk that reaches either."""
+FRAME_BYTES = 8
+"""What the size of each part of a frame takes."""
 EXACT = 2**53
 """Whole numbers up to here are exact as float64."""
 
@@ -210,6 +214,106 @@ def _groups(tables: Iterable[Any]) -> Iterator[list[Any]]:
             group = []
     if group:
         yield group
+
+
+# Two files.
+
+
+class SplitSink(Sink):
+    """Rows with an answer in one file, rows with an `error` in another.
+
+    The partial file is a sequence of frames, each with the bytes for both, so that one journal serves both files.
+    """
+
+    def __init__(self, answered: Sink, failed: Sink, apart: Path, *, like: Path) -> None:
+        """Pair the sinks.
+
+        Args:
+            answered: Of the rows with an answer; the last added column of the answers, `error`, is not its.
+            failed: Of the others, with `error` alone.
+            apart: Where the others go; no such file is made if there are none.
+            like: The file whose permissions it gets.
+        """
+        self.schema = [answered.schema, failed.schema]
+        self._sinks = (answered, failed)
+        self._apart = apart
+        self._like = like
+
+    def head(self) -> bytes:
+        """Both heads."""
+        return _frame([sink.head() for sink in self._sinks])
+
+    def body(self, chunk: Chunk, answers: Rows) -> bytes:
+        """The rows of a chunk, for each file its own."""
+        error = list(answers[0])[-1]
+        kept = [i for i, answer in enumerate(answers) if answer[error] is None]
+        others = [i for i, answer in enumerate(answers) if answer[error] is not None]
+        added = [{name: value for name, value in answers[i].items() if name != error} for i in kept]
+        return _frame(
+            [
+                self._sinks[0].body(_rows_of(chunk, kept), added) if kept else b"",
+                self._sinks[1].body(_rows_of(chunk, others), [{error: answers[i][error]} for i in others])
+                if others
+                else b"",
+            ]
+        )
+
+    def seal(self, partial: Path, done: Path) -> None:
+        """Write and seal both files, the partial file going last; done again, it gives the same."""
+        parts = [partial.with_name(f"{partial.name}.{name}") for name in ("labelled", "unlabelled")]
+        apart = parts[1].with_name(f"{parts[1].name}.done")
+        empty = not _unframed(partial, parts)
+        for sink, part, sealed in zip(self._sinks, parts, (done, apart), strict=True):
+            sink.seal(part, sealed)
+        if empty:
+            apart.unlink()
+            self._apart.unlink(missing_ok=True)  # of an earlier run, which this one replaces
+        else:
+            apart.chmod(self._like.stat().st_mode & 0o777)
+            os.replace(apart, self._apart)
+        partial.unlink()
+
+
+def _rows_of(chunk: Chunk, positions: Sequence[int]) -> Chunk:
+    def chosen(rows: Sequence[Any]) -> Sequence[Any]:
+        return [rows[i] for i in positions] if rows else rows
+
+    return replace(
+        chunk,
+        texts=chosen(chunk.texts),
+        where=chosen(chunk.where),
+        raw=chosen(chunk.raw),
+        fields=chosen(chunk.fields),
+        table=None if chunk.table is None else chunk.table.take(positions),
+    )
+
+
+def _frame(parts: Sequence[bytes]) -> bytes:
+    return b"".join([*(len(part).to_bytes(FRAME_BYTES, "big") for part in parts), *parts])
+
+
+def _unframed(framed: Path, parts: Sequence[Path]) -> bool:
+    """Write what the frames hold for each file to that file; whether the last has anything but its head."""
+    rows = False
+    with ExitStack() as stack:
+        source = stack.enter_context(framed.open("rb"))
+        files = [stack.enter_context(_private(path)) for path in parts]
+        first = True
+        while header := source.read(FRAME_BYTES * len(parts)):
+            sizes = [int.from_bytes(header[i : i + FRAME_BYTES], "big") for i in range(0, len(header), FRAME_BYTES)]
+            for file, size in zip(files, sizes, strict=True):
+                file.write(source.read(size))
+            rows = rows or (not first and sizes[-1] > 0)
+            first = False
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+    return rows
+
+
+def _private(path: Path) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return open(os.open(path, flags, 0o600), "wb")
 
 
 # The columns of a JSONL file.

@@ -6,7 +6,7 @@ import codecs
 import hashlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lc_finetune.bulk.cells import JSON, json_text
 from lc_finetune.checkpoint import sha256
+from lc_finetune.data.questions import CONTEXT_COLUMNS, QUESTION_COLUMNS
 from lc_finetune.data.readers import (
     TEXT_COLUMNS,
     check_file,
@@ -23,6 +24,7 @@ from lc_finetune.data.readers import (
     csv_records,
     decoded,
     find_column,
+    find_couple,
     json_object,
 )
 from lc_finetune.errors import ConfigError, DataError
@@ -59,7 +61,8 @@ class Chunk:
     """Rows that are scored and written together.
 
     Attributes:
-        texts: The value of the text column of each row, whatever its type; None where there is none.
+        texts: The value of the text column of each row, whatever its type, None where there is none; of pairs, a tuple
+            of the values of both columns.
         where: File and line of each row; of Parquet, its number.
         raw: Each row as it stands in the file, without its line end; none for Parquet.
         fields: Each row as column → value; none for Parquet.
@@ -84,14 +87,14 @@ class Source(ABC):
     Attributes:
         path: The file.
         columns: Names in the order of the file; of JSONL, those of the first row.
-        text_column: Which of them holds the text; None if there is no row.
+        text_columns: Which of them holds the text, or the two that hold a pair; none if there is no row.
         size: Of the whole, in the unit of `Position.offset`.
         identity: SHA-256 of the whole where positions carry none.
     """
 
     path: Path
     columns: Sequence[str]
-    text_column: str | None
+    text_columns: tuple[str, ...]
     size: int
     identity: str | None = None
 
@@ -128,20 +131,57 @@ def kind_of(path: Path, role: str) -> str:
     return KINDS[suffix]
 
 
-def open_source(path: Path, text_column: str | None) -> Source:
-    """Open a file and find its text column.
+@dataclass(frozen=True, slots=True)
+class TextColumns:
+    """Which columns of a file are answered: one, or the two of a pair; recognised by name where None.
+
+    Attributes:
+        text: The column of the text, or of the first of a pair.
+        pair: The column of the second text of a pair.
+        pairs: Whether pairs are wanted.
+        questions: Whether those are questions and contexts.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    pairs: bool = False
+    questions: bool = False
+
+    def among(self, source: str, columns: Sequence[str]) -> tuple[str, ...]:
+        """Find them.
+
+        Raises:
+            DataError: If one is missing.
+        """
+        if self.questions:
+            return (
+                find_column(source, columns, self.text, QUESTION_COLUMNS, "text"),
+                find_column(source, columns, self.pair, CONTEXT_COLUMNS, "text-pair"),
+            )
+        couple = find_couple(source, columns, self.text, self.pair, "text-pair-classification") if self.pairs else None
+        return couple or (find_column(source, columns, self.text, TEXT_COLUMNS, "text"),)
+
+
+def open_source(path: Path, wanted: TextColumns) -> Source:
+    """Open a file and find its text columns.
 
     Raises:
         ConfigError: If its format cannot be streamed.
-        DataError: If there is no such file, or no text column in it.
+        DataError: If there is no such file, or no such column in it.
     """
     kind = kind_of(path, "an input")
     check_file(path)
     if kind == "parquet":
-        return ParquetSource(path, text_column)
+        return ParquetSource(path, wanted)
     if kind == "jsonl":
-        return JsonlSource(path, text_column)
-    return TableSource(path, text_column, DELIMITERS[kind])
+        return JsonlSource(path, wanted)
+    return TableSource(path, wanted, DELIMITERS[kind])
+
+
+def _side_by_side(columns: Iterable[Sequence[Any]]) -> Sequence[Any]:
+    """Give the values of one column, or of each row a tuple of the values of several."""
+    first, *others = columns
+    return list(zip(first, *others, strict=True)) if others else first
 
 
 # Text formats.
@@ -261,7 +301,7 @@ class _TextSource(Source):
     def _chunk(self, records: Sequence[_Record]) -> Chunk:
         self._rows += len(records)
         return Chunk(
-            texts=[record.fields.get(self.text_column or "") for record in records],
+            texts=_side_by_side([record.fields.get(name) for record in records] for name in self.text_columns),
             where=[record.where for record in records],
             raw=[record.raw for record in records],
             fields=[record.fields for record in records],
@@ -273,12 +313,12 @@ class _TextSource(Source):
 class TableSource(_TextSource):
     """CSV or TSV. `header` is the first record as it stands in the file, `line_end` what ends it there."""
 
-    def __init__(self, path: Path, text_column: str | None, delimiter: str) -> None:
+    def __init__(self, path: Path, wanted: TextColumns, delimiter: str) -> None:
         super().__init__(path, carriage_returns=True)
         self.delimiter = delimiter
         _, self.columns = next(csv_records(path, self._lines, delimiter), (1, []))
         check_header(path, self.columns, delimiter=delimiter)
-        self.text_column = find_column(str(path), self.columns, text_column, TEXT_COLUMNS, "text")
+        self.text_columns = wanted.among(str(path), self.columns)
         record = self._lines.take()
         self.header = self._lines.bom + _chomp(record)
         self.line_end = record[len(_chomp(record)) :] or "\n"
@@ -296,13 +336,11 @@ class TableSource(_TextSource):
 class JsonlSource(_TextSource):
     """JSONL. Later rows may have other fields than the first."""
 
-    def __init__(self, path: Path, text_column: str | None) -> None:
+    def __init__(self, path: Path, wanted: TextColumns) -> None:
         super().__init__(path, carriage_returns=False)
         first = next(self._records(), None)
         self.columns = tuple(first.fields) if first else ()
-        self.text_column = None
-        if first:
-            self.text_column = find_column(first.where, self.columns, text_column, TEXT_COLUMNS, "text")
+        self.text_columns = wanted.among(first.where, self.columns) if first else ()
 
     def _records(self) -> Iterator[_Record]:
         for line in self._lines:
@@ -344,7 +382,7 @@ def _check_surrogates(record: _Record) -> None:
 class ParquetSource(Source):
     """Parquet. `schema` is its Arrow schema."""
 
-    def __init__(self, path: Path, text_column: str | None) -> None:
+    def __init__(self, path: Path, wanted: TextColumns) -> None:
         import pyarrow
         import pyarrow.parquet
 
@@ -358,8 +396,9 @@ class ParquetSource(Source):
         self.schema = self._file.schema_arrow
         self.columns = self.schema.names
         check_header(path, self.columns)
-        self.text_column = find_column(str(path), self.columns, text_column, TEXT_COLUMNS, "text")
-        _check_strings(path, self.schema.field(self.text_column))
+        self.text_columns = wanted.among(str(path), self.columns)
+        for column in self.text_columns:
+            _check_strings(path, self.schema.field(column))
         self.size = self._file.metadata.num_rows
         self.identity = sha256(path)
         self._done = 0
@@ -374,7 +413,7 @@ class ParquetSource(Source):
         for table in self._tables(self._done, self._rows(rows)):
             first, self._done = self._done + 1, self._done + len(table)
             yield Chunk(
-                texts=table.column(self.text_column).to_pylist(),
+                texts=_side_by_side(table.column(name).to_pylist() for name in self.text_columns),
                 where=[f"{self.path}:row {number}" for number in range(first, self._done + 1)],
                 raw=(),
                 fields=(),

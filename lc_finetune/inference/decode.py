@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lc_finetune.answers import ANSWERED, UNANSWERED
+from lc_finetune.checkpoint import AnswerRule, NumberScale, TagUnit
+from lc_finetune.confidence import ScoreMap, SetLevel, Thresholds
 from lc_finetune.inference.encode import Encoding
+from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import LabelSet
-from lc_finetune.schemas import Classification, Entity, Scores, Tagging
+from lc_finetune.schemas import (
+    Classification,
+    Entity,
+    Input,
+    MultiLabelClassification,
+    PairClassification,
+    QuestionAnswer,
+    Regression,
+    Result,
+    Scores,
+    Tagging,
+)
 from lc_finetune.schemes import TagSet
 
 
@@ -20,19 +37,137 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def decode_label(text: str, logits: NDArray[np.floating], labels: LabelSet) -> Classification:
-    """Turn the merged logits of one text, shape `(labels,)`, into its result."""
-    exponentials = logits.astype(np.float64)
-    exponentials -= exponentials.max()
-    np.exp(exponentials, out=exponentials)
-    probabilities = (exponentials / exponentials.sum()).tolist()
+ResultT = TypeVar("ResultT", bound=Result)
+UNCALIBRATED = ScoreMap()
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """What turns a model's scores into what its results say.
+
+    Attributes:
+        map: From scores to probabilities.
+        thresholds: Which answers are accepted; None if nothing is known of that.
+        significance: A text whose p-value `in_scope` is smaller is out of scope.
+    """
+
+    map: ScoreMap = UNCALIBRATED
+    thresholds: Thresholds | None = None
+    significance: float = 0.0
+
+    def accepts(self, text: Input, label: str, score: float, in_scope: float | None = None) -> bool | None:
+        """Say whether an answer is accepted: False if blank or out of scope, None where there is no threshold."""
+        if _is_blank(text) or (in_scope is not None and in_scope < self.significance):
+            return False
+        return None if self.thresholds is None else score >= self.thresholds.of(label)
+
+    def accepts_all(self, text: str, labels: Sequence[str], scores: Scores) -> bool | None:
+        """Say whether an answer of several labels is accepted: if there is one, and each reaches its threshold."""
+        if _is_blank(text):
+            return False
+        if self.thresholds is None:
+            return None
+        return bool(labels) and all(scores[label] >= self.thresholds.of(label) for label in labels)
+
+    def judged(self, result: ResultT) -> ResultT:
+        """Copy a result, with `accepted` as these thresholds have it."""
+        if isinstance(result, Classification) and result.score is not None:
+            text = (result.text, result.text_pair) if isinstance(result, PairClassification) else result.text
+            accepted = self.accepts(text, result.label, result.score, result.in_scope)
+            return result.model_copy(update={"accepted": accepted})
+        if isinstance(result, MultiLabelClassification) and result.scores:
+            return result.model_copy(update={"accepted": self.accepts_all(result.text, result.labels, result.scores)})
+        if isinstance(result, QuestionAnswer) and result.score is not None:
+            asked, label = (result.question, result.context), UNANSWERED if result.answer is None else ANSWERED
+            return result.model_copy(update={"accepted": self.accepts(asked, label, result.score)})
+        if isinstance(result, Tagging):
+            entities = tuple(
+                entity.model_copy(update={"accepted": self.accepts(result.text, entity.label, entity.score)})
+                for entity in result.entities
+                if entity.score is not None
+            )
+            return result.model_copy(update={"entities": entities})
+        return result
+
+
+def _is_blank(text: Input) -> bool:
+    if isinstance(text, tuple):
+        return any(map(_is_blank, text))
+    return not text or text.isspace()
+
+
+def decode_label(
+    text: Input,
+    logits: NDArray[np.floating],
+    labels: LabelSet,
+    confidence: Confidence = Confidence(),
+    in_scope: float | None = None,
+) -> Classification:
+    """Turn the merged logits of one text or pair, shape `(labels,)`, and its p-value, into its result."""
+    probabilities = confidence.map.of_labels(logits).tolist()
     best = int(logits.argmax())
-    return Classification(
-        text=text,
-        label=labels[best],
-        score=min(1.0, probabilities[best]),
-        scores=Scores(labels.id_of, probabilities),
-        accepted=False if not text or text.isspace() else None,
+    label, score = labels[best], min(1.0, probabilities[best])
+    scores = Scores(labels.id_of, probabilities)
+    accepted = confidence.accepts(text, label, score, in_scope)
+    if isinstance(text, str):
+        return Classification(text=text, label=label, score=score, scores=scores, accepted=accepted, in_scope=in_scope)
+    return PairClassification(
+        text=text[0], text_pair=text[1], label=label, score=score, scores=scores, accepted=accepted, in_scope=in_scope
+    )
+
+
+def prediction_set(logits: NDArray[np.floating], labels: LabelSet, level: SetLevel | None) -> tuple[str, ...]:
+    """Give the labels of a text, from its merged logits, shape `(labels,)`, that a level takes, the likeliest first.
+
+    The most probable label is always among them; without a level all are.
+    """
+    own = UNCALIBRATED.of_labels(logits)
+    least = level.score if level else 0.0
+    ranked = np.argsort(-logits, kind="stable").tolist()
+    return tuple(labels[i] for rank, i in enumerate(ranked) if rank == 0 or own[i] >= least)
+
+
+PLAIN_SCALE = NumberScale(centre=0.0, unit=1.0)
+"""Of a regressor that brings no scale of its own: its logit is the number."""
+
+
+def decode_number(text: str, logits: NDArray[np.floating], scale: NumberScale = PLAIN_SCALE) -> Regression:
+    """Turn the merged logit of one text, shape `(1,)`, into its result."""
+    value = scale.centre + scale.unit * float(logits[0])
+    interval = scale.interval
+    if interval is None:
+        return Regression(text=text, value=value)
+    low, high = value - interval.half_width, value + interval.half_width
+    return Regression(text=text, value=value, low=low, high=high, coverage=interval.coverage)
+
+
+DEFAULT_THRESHOLD = 0.5
+"""From which score on a label is given by a multi-label model that brings no thresholds of its own."""
+
+
+def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Turn logits of independent labels, of any shape, into probabilities, in float64."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits.astype(np.float64), -500.0, 500.0))))
+
+
+def decode_labels(
+    text: str,
+    logits: NDArray[np.floating],
+    labels: LabelSet,
+    thresholds: NDArray[np.float64],
+    confidence: Confidence = Confidence(),
+) -> MultiLabelClassification:
+    """Turn the merged logits of one text, shape `(labels,)`, into its result.
+
+    Each label whose own score, before any map, reaches its threshold, shape `(labels,)`, is given: no map changes the
+    answer. They are in the order of the label set: equal answers are equal results, whatever the last digits of their
+    scores.
+    """
+    own = sigmoid(logits)
+    given = tuple(labels[i] for i in np.flatnonzero(own >= thresholds).tolist())
+    scores = Scores(labels.id_of, confidence.map.of_each(own).tolist())
+    return MultiLabelClassification(
+        text=text, labels=given, scores=scores, accepted=confidence.accepts_all(text, given, scores)
     )
 
 
@@ -68,42 +203,20 @@ def best_path(scores: NDArray[np.float64], tags: TagSet) -> list[int]:
     return path[::-1]
 
 
-def tag_units(encoding: Encoding, *, first_only: bool) -> list[tuple[int, int]]:
-    """Say which pieces carry a tag: ranges of pieces, one for each word, or one for each piece.
-
-    Pieces that show no character of the text (offsets of width zero) belong to no unit of their own.
-    """
-    ranges: list[tuple[int, int]] = []
-    last: int | None = None
-    for piece, word in enumerate(encoding.words):
-        start, end = encoding.offsets[piece]
-        if start == end:
-            continue
-        if first_only and ranges and word is not None and word == last:
-            ranges[-1] = (ranges[-1][0], piece + 1)
-        else:
-            ranges.append((piece, piece + 1))
-        last = word
-    return ranges
-
-
-def trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Take whitespace off both ends of a range: tokenizers of the `Ġ` and `▁` kinds count the space before a word."""
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
-    return start, end
-
-
 def decode_entities(
-    text: str, encoding: Encoding, logits: NDArray[np.floating], tags: TagSet, *, first_only: bool
+    text: str,
+    encoding: Encoding,
+    logits: NDArray[np.floating],
+    tags: TagSet,
+    *,
+    tag_unit: TagUnit,
+    confidence: Confidence = Confidence(),
 ) -> Tagging:
     """Turn the logits of one text, shape `(pieces, tags)`, into its entities with character offsets.
 
-    An entity's score is the product of its tags' probabilities.
+    An entity's score is the product of its tags' probabilities, mapped to the probability that the whole span is right.
     """
-    units = tag_units(encoding, first_only=first_only)
+    units = tag_units(text, encoding, tag_unit)
     scores = log_softmax(logits[[start for start, _ in units]]) if units else np.zeros((0, len(tags.labels)))
     path = best_path(scores, tags)
     entities: list[Entity] = []
@@ -113,10 +226,16 @@ def decode_entities(
             start = entities[-1].end
         if start >= end:
             continue
-        certainty = sum(scores[unit, path[unit]] for unit in range(span.start, span.end))
+        product = np.exp(sum(scores[unit, path[unit]] for unit in range(span.start, span.end)))
+        score = float(confidence.map.of_spans(np.minimum(1.0, product)))
         entities.append(
             Entity(
-                label=span.label, text=text[start:end], start=start, end=end, score=float(min(1.0, np.exp(certainty)))
+                label=span.label,
+                text=text[start:end],
+                start=start,
+                end=end,
+                score=score,
+                accepted=confidence.accepts(text, span.label, score),
             )
         )
     return Tagging(text=text, entities=tuple(entities))
@@ -124,3 +243,79 @@ def decode_entities(
 
 def _characters(encoding: Encoding, units: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return encoding.offsets[units[0][0]][0], max(encoding.offsets[piece][1] for _, end in units for piece in (end - 1,))
+
+
+PLAIN_RULE = AnswerRule(longest=30, null_margin=0.0, split="none", rows=0)
+"""Of a question answerer that brings no rule of its own: what the scripts for SQuAD 2 begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanChoice:
+    """The best span of a context, set against there being no answer.
+
+    Attributes:
+        start: Offset of its first character.
+        end: Offset after its last.
+        log_probability: Of the span; minus infinity if the context has none.
+        null_log_probability: Of there being no answer.
+    """
+
+    start: int
+    end: int
+    log_probability: float
+    null_log_probability: float
+
+    @property
+    def null_margin(self) -> float:
+        """By how much no answer is more probable than the span, in nats; infinite if there is no span."""
+        return self.null_log_probability - self.log_probability
+
+
+def best_span(context: str, encoding: Encoding, logits: NDArray[np.floating], *, longest: int) -> SpanChoice:
+    """Find the most probable span of a context, its start and its end taken for independent.
+
+    Args:
+        context: The text.
+        encoding: Its pieces, with offsets.
+        logits: Of start and end, shape `(1 + pieces, 2)`; the first row is that of no answer.
+        longest: Pieces of a span, at most.
+    """
+    starts, ends = log_softmax(logits.T)
+    null = float(starts[0] + ends[0])
+    shown = np.array([bool(context[start:end].strip()) for start, end in encoding.offsets], dtype=bool)
+    starts, ends = (np.where(shown, one[1:], -np.inf) for one in (starts, ends))
+    best, first, last = -np.inf, 0, 0
+    for more in range(min(longest, len(shown))):
+        spans = starts[: len(shown) - more] + ends[more:]
+        at = int(spans.argmax())
+        if spans[at] > best:
+            best, first, last = float(spans[at]), at, at + more
+    if not np.isfinite(best):
+        return SpanChoice(0, 0, -np.inf, null)
+    return SpanChoice(*trim(context, encoding.offsets[first][0], encoding.offsets[last][1]), best, null)
+
+
+def decode_answer(
+    text: tuple[str, str],
+    encoding: Encoding,
+    logits: NDArray[np.floating],
+    rule: AnswerRule = PLAIN_RULE,
+    confidence: Confidence = Confidence(),
+) -> QuestionAnswer:
+    """Turn the logits of one question and context, shape `(1 + pieces, 2)`, into its result.
+
+    The score is the probability of start and end, or of no answer, mapped to the probability that this is right.
+    """
+    question, context = text
+    found = best_span(context, encoding, logits, longest=rule.longest)
+    none = not np.isfinite(found.log_probability)
+    none |= rule.null_margin is not None and found.null_margin > rule.null_margin
+    own = np.exp(found.null_log_probability if none else found.log_probability)
+    score = float(confidence.map.of_spans(np.minimum(1.0, own)))
+    accepted = confidence.accepts(text, UNANSWERED if none else ANSWERED, score)
+    if none:
+        return QuestionAnswer(text=context, question=question, answer=None, score=score, accepted=accepted)
+    return QuestionAnswer(
+        text=context, question=question, answer=context[found.start : found.end], start=found.start, end=found.end,
+        score=score, accepted=accepted,
+    )  # fmt: skip

@@ -14,10 +14,11 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from lc_finetune.checkpoint import Checkpoint, sha256, staged_folder, write_text_atomically
+from lc_finetune.checkpoint import PAIRS, Checkpoint, sha256, staged_folder, write_text_atomically
 from lc_finetune.errors import CheckpointError, ConfigError
 from lc_finetune.inference.backends import Backend, Batch, Outputs, open_backend
 from lc_finetune.inference.backends.torch import Headed, load_model
+from lc_finetune.inference.encode import Encoder
 from lc_finetune.inference.exported import (
     EXPORT_MANIFEST,
     SHORT,
@@ -31,6 +32,8 @@ from lc_finetune.inference.exported import (
 from lc_finetune.inference.parity import BelowParity, Gold, measure_parity, sample_texts, shortfall
 from lc_finetune.inference.quantize import quantize_onnx
 from lc_finetune.inference.saved_model import SavedModel, convert, environment_python
+from lc_finetune.remote import refuse_url
+from lc_finetune.schemas import Input
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ def export(
     *,
     format: Format = "onnx",
     precision: Precision = "float32",
-    texts: Sequence[str] = (),
+    texts: Sequence[Input] = (),
     gold: Gold | None = None,
     source: str = "texts given",
     force: bool = False,
@@ -67,8 +70,8 @@ def export(
         format: `"onnx"` and `"openvino"` serve; `"torch"` (a state dict and a `torch.export` program) and
             `"saved-model"` (TensorFlow's) are for other programs.
         precision: `"float16"` halves the file; `"int8"`, for ONNX, is faster on CPU.
-        texts: Held-out texts to measure parity on; the bundled samples' if there are none. For int8, some of them set
-            the scales and the others measure.
+        texts: Held-out texts, or pairs, to measure parity on; the bundled samples' if there are none. For int8, some of
+            them set the scales and the others measure.
         gold: The right answers to the texts, so that the metric is compared too: labels, or spans for a tagger.
         source: Where the texts come from, for the record.
         force: Whether an export below the least parity is kept.
@@ -80,12 +83,14 @@ def export(
         MissingDependencyError: If the format's package, or TensorFlow's environment, is not installed.
     """
     _check_choice(format, precision)
-    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.load(checkpoint)
+    if not isinstance(checkpoint, Checkpoint):
+        refuse_url(checkpoint, "export")
+        checkpoint = Checkpoint.load(checkpoint)
     texts, gold = _shuffled(texts, gold)
     scales = _share(len(texts)) if precision == "int8" else 0
     calibration, texts, gold = texts[:scales], texts[scales:], None if gold is None else gold[scales:]
     if not texts:
-        texts, source = sample_texts(), "bundled samples"
+        texts, source = sample_texts(checkpoint.task), "bundled samples"
     final = export_folder(checkpoint.path, format, precision)
     with staged_folder(final, overwrite=True) as staging:
         with _WRITERS[format](checkpoint, staging, precision, calibration) as backend:
@@ -155,7 +160,7 @@ def _share(texts: int) -> int:
     return min(CALIBRATION_TEXTS, texts // 2)
 
 
-def _shuffled(texts: Sequence[str], gold: Gold | None) -> tuple[list[str], Gold | None]:
+def _shuffled(texts: Sequence[Input], gold: Gold | None) -> tuple[list[Input], Gold | None]:
     """Mix the rows, since files are often sorted by label."""
     if gold is not None and len(gold) != len(texts):
         raise ConfigError(f"Expected a right answer for each of {len(texts)} texts, found {len(gold)}.")
@@ -172,7 +177,7 @@ def _files(folder: Path) -> list[Path]:
 
 @contextmanager
 def _write_onnx(
-    checkpoint: Checkpoint, staging: Path, precision: Precision, calibration: Sequence[str]
+    checkpoint: Checkpoint, staging: Path, precision: Precision, calibration: Sequence[Input]
 ) -> Iterator[Backend]:
     file = staging / "model.onnx"
     if precision == "float32":
@@ -187,7 +192,9 @@ def _write_onnx(
 
 
 @contextmanager
-def _write_openvino(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[str]) -> Iterator[Backend]:
+def _write_openvino(
+    checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]
+) -> Iterator[Backend]:
     from lc_finetune.inference.backends.openvino import import_openvino
 
     openvino = import_openvino()
@@ -199,19 +206,19 @@ def _write_openvino(checkpoint: Checkpoint, staging: Path, precision: Precision,
 
 
 @contextmanager
-def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[str]) -> Iterator[Backend]:
+def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]) -> Iterator[Backend]:
     import torch
 
     model = load_model(checkpoint.path, checkpoint.task, getattr(torch, precision))
-    graph, ids, shapes = _traceable(checkpoint, model)
+    graph, inputs, shapes = _traceable(checkpoint, model)
     torch.save(model.state_dict(), staging / "model.pth")
-    program = torch.export.export(graph, (ids, torch.ones_like(ids)), dynamic_shapes=shapes)
+    program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=shapes)
     torch.export.save(program, staging / "model.pt2")
     yield _Program(torch.export.load(staging / "model.pt2").module(), precision)
 
 
 @contextmanager
-def _write_saved_model(checkpoint: Checkpoint, staging: Path, _: Precision, __: Sequence[str]) -> Iterator[Backend]:
+def _write_saved_model(checkpoint: Checkpoint, staging: Path, _: Precision, __: Sequence[Input]) -> Iterator[Backend]:
     family = checkpoint.config.get("model_type")
     if family not in CONVERTIBLE:
         raise CheckpointError(
@@ -227,7 +234,7 @@ def _write_saved_model(checkpoint: Checkpoint, staging: Path, _: Precision, __: 
         yield backend
 
 
-_WRITERS: dict[Format, Callable[[Checkpoint, Path, Precision, Sequence[str]], AbstractContextManager[Backend]]] = {
+_WRITERS: dict[Format, Callable[[Checkpoint, Path, Precision, Sequence[Input]], AbstractContextManager[Backend]]] = {
     "onnx": _write_onnx,
     "openvino": _write_openvino,
     "torch": _write_torch,
@@ -248,21 +255,15 @@ class _Program:
         import torch
 
         with torch.inference_mode():
-            logits, features = self._module(torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask))
+            logits, features = self._module(*map(torch.from_numpy, batch.feed.values()))
         return Outputs(logits.float().numpy(), features.float().numpy())
 
 
-def _traceable(checkpoint: Checkpoint, model: Any, *, plain: bool = False) -> tuple[Any, Any, dict[str, Any]]:
-    """Wrap a model so that it takes two tensors and gives `(logits, features)`; also an input, and what may vary.
-
-    A `plain` graph computes attention by matrix products and the mask as one sum, where otherwise the fused attention
-    of torch and a mask of gathered positions are traced.
-    """
+def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Wrap a model so that it takes plain tensors and gives `(logits, features)`; also inputs, and what may vary."""
     import torch
 
     headed = Headed(model)
-    if plain:
-        model.set_attn_implementation("eager")
 
     class Graph(torch.nn.Module):
         def __init__(self) -> None:
@@ -270,29 +271,55 @@ def _traceable(checkpoint: Checkpoint, model: Any, *, plain: bool = False) -> tu
             self.model = model
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-            if not plain:
-                return headed(input_ids, attention_mask)
-            rows, pieces = attention_mask.shape
-            padding = 1.0 - attention_mask.reshape(rows, 1, 1, pieces).float()  # onnx2tf cannot add two axes at once
-            return headed(input_ids, padding * torch.finfo(torch.float32).min)
+            return headed(input_ids, attention_mask)
+
+    class TypedGraph(Graph):
+        def forward(  # type: ignore[override]
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+        ) -> Any:
+            return headed(input_ids, attention_mask, token_type_ids=token_type_ids)
 
     positions = int(checkpoint.config.get("max_position_embeddings") or 8192)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("pieces", max=positions)}
-    return Graph().eval(), torch.ones(2, 8, dtype=torch.int64), {"input_ids": sizes, "attention_mask": sizes}
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if checkpoint.task in PAIRS and Encoder(checkpoint.path, offsets=False).token_types:
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    graph = TypedGraph() if "token_type_ids" in inputs else Graph()
+    return graph.eval(), inputs, dict.fromkeys(inputs, sizes)
+
+
+def _make_plain(model: Any) -> None:
+    """Have attention computed by matrix products and its mask as one sum, in operators that every converter knows."""
+    import torch
+
+    def add_mask(module: Any, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        rows, pieces = named["attention_mask"].shape
+        padding = 1.0 - named["attention_mask"].reshape(rows, 1, 1, pieces).float()
+        return inputs, named | {"attention_mask": padding * torch.finfo(torch.float32).min}
+
+    model.set_attn_implementation("eager")
+    model.base_model.register_forward_pre_hook(add_mask, with_kwargs=True)
 
 
 def _trace_onnx(checkpoint: Checkpoint, file: Path, *, plain: bool = False) -> None:
-    """Write the fp32 model: `input_ids`, `attention_mask` → `logits`, `features`; batch and length dynamic."""
+    """Write the fp32 model: `input_ids`, `attention_mask` → `logits`, `features`; batch and length dynamic.
+
+    A model that tells the texts of a pair apart by them takes `token_type_ids` as well.
+    """
     import torch
 
-    graph, ids, shapes = _traceable(checkpoint, load_model(checkpoint.path, checkpoint.task), plain=plain)
+    model = load_model(checkpoint.path, checkpoint.task)
+    if plain:
+        _make_plain(model)
+    graph, inputs, shapes = _traceable(checkpoint, model)
     with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
-            (ids, torch.ones_like(ids)),
+            tuple(inputs.values()),
             file,
-            input_names=["input_ids", "attention_mask"],
+            input_names=[*inputs],
             output_names=["logits", "features"],
             dynamic_shapes=shapes,
             dynamo=True,

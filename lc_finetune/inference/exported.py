@@ -19,6 +19,14 @@ Precision = Literal["float32", "float16", "int8"]
 
 SHORT: dict[Precision, str] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
 """Precisions as the command line and the folders call them."""
+SERVED: tuple[tuple[ExportedName, Precision], ...] = (
+    ("onnx", "float32"),
+    ("onnx", "float16"),
+    ("onnx", "int8"),
+    ("openvino", "float32"),
+    ("openvino", "float16"),
+)
+"""Exports that a backend reads."""
 _READ: dict[ExportedName, tuple[str, ...]] = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 
 
@@ -30,8 +38,13 @@ class Parity(BaseModel):
     texts: int = Field(ge=1, description="Texts compared; texts longer than a window are read in windows, as served.")
     source: str = Field(description="Where the texts come from.")
     max_logit_error: float = Field(description="Largest difference of a logit.")
-    label_agreement: float = Field(description="Share of the same label; of the same tag at each piece, for a tagger.")
-    metric: Literal["accuracy", "entity_f1"] | None = Field(default=None, description="None without gold answers.")
+    label_agreement: float = Field(
+        description="Share of the same label; of the same tag at each piece, for a tagger; of the labels given by "
+        "either, the share given by both, for a multi-label classifier; of the same answer, for a question answerer."
+    )
+    metric: Literal["accuracy", "micro_f1", "r2", "entity_f1", "exact_match"] | None = Field(
+        default=None, description="None without gold answers."
+    )
     metric_before: float | None = Field(default=None, description="Of torch, fp32.")
     metric_after: float | None = Field(default=None, description="Of the export.")
     batch_texts: int = Field(description="Texts answered both alone and in a batch of 32 of mixed lengths.")
@@ -83,6 +96,12 @@ def export_digest(checkpoint: Checkpoint, format: ExportedName, precision: Preci
             f"Make it: {export_command(checkpoint.path, format, precision)}"
         )
     return sha256(folder / EXPORT_MANIFEST)
+
+
+def is_forced(checkpoint: Checkpoint, format: ExportedName, precision: Precision) -> bool:
+    """Say whether an export was kept although its answers differ too much."""
+    manifest = export_folder(checkpoint.path, format, precision) / EXPORT_MANIFEST
+    return ExportManifest.model_validate_json(manifest.read_bytes()).forced
 
 
 def verified_file(checkpoint: Checkpoint, format: ExportedName, precision: Precision) -> Path:

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import cycle, islice
-from typing import Any, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.answers import exact_match
+from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, Checkpoint, Task
+from lc_finetune.data.bundled import SUFFIX, sample_file
+from lc_finetune.data.examples import inputs_of
+from lc_finetune.data.readers import read_examples
 from lc_finetune.errors import CheckpointError
 from lc_finetune.inference import worker
 from lc_finetune.inference.backends import Backend
 from lc_finetune.inference.backends.torch import TorchBackend
-from lc_finetune.inference.decode import log_softmax
+from lc_finetune.inference.decode import log_softmax, sigmoid
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.exported import Parity, Precision
 from lc_finetune.inference.predictor import Predictor
-from lc_finetune.labels import Span, entity_f1
-from lc_finetune.schemas import Classification
+from lc_finetune.labels import Span, micro_f1, r_squared
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, QuestionAnswer, Regression
 
-Gold = Sequence[str] | Sequence[Sequence[Span]]
-"""Right answers: a label for each text, or its spans."""
+Gold = Sequence[Any]
+"""Right answers: a label for each text, its labels, its number, or its spans."""
+METRICS: dict[Task, Literal["accuracy", "micro_f1", "r2", "entity_f1", "exact_match"]] = {
+    "text-classification": "accuracy",
+    "text-pair-classification": "accuracy",
+    "multi-label-classification": "micro_f1",
+    "regression": "r2",
+    "token-classification": "entity_f1",
+    "relation-classification": "accuracy",
+    "question-answering": "exact_match",
+}
 
 PARITY_TEXTS = 1024
 """The most texts that are compared."""
@@ -101,13 +110,13 @@ class _Recorder(Predictor):
         self._backend = backend
 
     def decode(  # type: ignore[override]
-        self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
     ) -> _Answer:
         return np.asarray(logits, dtype=np.float64), super().decode(text, encoding, logits, features)
 
 
 def measure_parity(
-    checkpoint: Checkpoint, backend: Backend, texts: Sequence[str], *, gold: Gold | None, source: str
+    checkpoint: Checkpoint, backend: Backend, texts: Sequence[Input], *, gold: Gold | None, source: str
 ) -> Parity:
     """Compare a backend with torch in fp32, through windows, merging and decoding as they serve.
 
@@ -128,38 +137,39 @@ def measure_parity(
     some = texts[:ALONE_TEXTS]
     alone = [answer for text in some for answer in _answers(exported, [text])]
     together = _answers_in_company(checkpoint, backend, some)
-    classifier = checkpoint.task == "text-classification"
+    both = (_probabilities(checkpoint.task, one) for one in (alone, together))
     return Parity(
         texts=len(texts),
         source=source,
         max_logit_error=_difference(_rows(before), _rows(after)),
-        label_agreement=_agreement(_rows(before), _rows(after)),
-        metric=None if gold is None else "accuracy" if classifier else "entity_f1",
+        label_agreement=_agreement(before, after),
+        metric=None if gold is None else METRICS[checkpoint.task],
         metric_before=None if gold is None else _metric(before, gold),
         metric_after=None if gold is None else _metric(after, gold),
         batch_texts=len(some),
-        batch_label_agreement=_agreement(_rows(alone), _rows(together)),
-        batch_score_difference=_difference(np.exp(log_softmax(_rows(alone))), np.exp(log_softmax(_rows(together)))),
+        batch_label_agreement=_agreement(alone, together),
+        batch_score_difference=_difference(*both),
     )
 
 
-def sample_texts() -> list[str]:
-    """Read the texts of the bundled samples, which no model was judged by, in a fixed mixed order."""
-    samples = files("lc_finetune") / "data" / "samples"
-    texts: list[str] = []
-    for name in ("support", "sentiment"):
-        rows = csv.DictReader(io.StringIO((samples / name / "test.csv").read_text(encoding="utf-8")))
-        texts += [row["text"] for row in rows]
-    lines = (samples / "entities" / "test.jsonl").read_text(encoding="utf-8").splitlines()
-    texts += [json.loads(line)["text"] for line in lines]
+def sample_texts(task: Task = "text-classification") -> list[Input]:
+    """Read what the bundled samples hold for a task, which no model was judged by, in a fixed mixed order."""
+    loaded = [read_examples(sample_file(name, "test")) for name in SUFFIX]
+    alike = [one.examples for one in loaded if _shape(one.task) == _shape(task)]
+    texts = [text for examples in alike for text in inputs_of(examples)]
     return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
 
 
+def _shape(task: Task) -> Task | None:
+    """Tell what a task is given: None for a text alone."""
+    return task if task in (*PAIRS, RELATIONS) else None
+
+
 _Answer = tuple[NDArray[np.float64], Any]
-"""The merged logits of a text, `(labels,)` or `(pieces, tags)`, and its result."""
+"""The merged logits of a text, `(labels,)`, `(pieces, tags)` or `(1 + pieces, 2)`, and its result."""
 
 
-def _answers(predictor: _Recorder, texts: Sequence[str]) -> list[_Answer]:
+def _answers(predictor: _Recorder, texts: Sequence[Input]) -> list[_Answer]:
     outcomes = worker.answer(predictor, texts)
     for outcome in outcomes:
         if isinstance(outcome, Exception):
@@ -167,7 +177,7 @@ def _answers(predictor: _Recorder, texts: Sequence[str]) -> list[_Answer]:
     return outcomes
 
 
-def _answers_in_company(checkpoint: Checkpoint, backend: Backend, texts: Sequence[str]) -> list[_Answer]:
+def _answers_in_company(checkpoint: Checkpoint, backend: Backend, texts: Sequence[Input]) -> list[_Answer]:
     """Answer texts in forwards of `COMPANY` texts, the last one filled up with others."""
     predictor = _Recorder(checkpoint, backend, token_budget=sys.maxsize)
     answers: list[_Answer] = []
@@ -183,8 +193,37 @@ def _rows(answers: Sequence[_Answer]) -> NDArray[np.float64]:
     return np.concatenate([np.atleast_2d(logits) for logits, _ in answers])
 
 
-def _agreement(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
-    return 1.0 - float((left.argmax(axis=1) != right.argmax(axis=1)).sum()) / max(1, len(left))
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.exp(log_softmax(logits)))
+
+
+def _unchanged(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return logits
+
+
+_PROBABILITIES: dict[Task, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "multi-label-classification": sigmoid,
+    "regression": _unchanged,  # a trained one's are in standard deviations
+}
+
+
+def _probabilities(task: Task, answers: Sequence[_Answer]) -> NDArray[np.float64]:
+    """List what scores are made of: of each label, or of each answer to a question."""
+    if task == QUESTIONS:
+        return np.array([result.score for _, result in answers])
+    return _PROBABILITIES.get(task, _softmax)(_rows(answers))
+
+
+def _agreement(left: Sequence[_Answer], right: Sequence[_Answer]) -> float:
+    """Share of the same label, or tag; of labels that either gives, the share that both give."""
+    if isinstance(left[0][1], MultiLabelClassification):
+        pairs = [(set(one.labels), set(other.labels)) for (_, one), (_, other) in zip(left, right, strict=True)]
+        either = sum(len(one | other) for one, other in pairs)
+        return sum(len(one & other) for one, other in pairs) / either if either else 1.0
+    if isinstance(left[0][1], QuestionAnswer):
+        return float(np.mean([a.answer == b.answer for (_, a), (_, b) in zip(left, right, strict=True)]))
+    ours, theirs = _rows(left).argmax(axis=1), _rows(right).argmax(axis=1)
+    return 1.0 - float((ours != theirs).sum()) / max(1, len(ours))
 
 
 def _difference(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
@@ -195,5 +234,11 @@ def _metric(answers: Sequence[_Answer], gold: Gold) -> float:
     if isinstance(answers[0][1], Classification):
         right = [result.label == label for (_, result), label in zip(answers, gold, strict=False)]
         return float(np.mean(right))
+    if isinstance(answers[0][1], QuestionAnswer):
+        return float(np.mean([exact_match(one.answer, texts) for (_, one), texts in zip(answers, gold, strict=False)]))
+    if isinstance(answers[0][1], MultiLabelClassification):
+        return micro_f1(gold[: len(answers)], [result.labels for _, result in answers])
+    if isinstance(answers[0][1], Regression):
+        return r_squared(np.array(gold[: len(answers)], float), np.array([result.value for _, result in answers]))
     found = [[Span(e.start, e.end, e.label) for e in result.entities] for _, result in answers]
-    return entity_f1(cast("Sequence[Sequence[Span]]", gold[: len(answers)]), found)
+    return micro_f1(gold[: len(answers)], found)

@@ -23,6 +23,26 @@ def windows(length: int, capacity: int, stride: int) -> list[tuple[int, int]]:
     return [(start, start + capacity) for start in starts]
 
 
+def rooms(first: int, second: int, room: int) -> tuple[int, int]:
+    """Share out the room of a window: how many pieces of each text of a pair it holds.
+
+    A pair that fits has all it needs. The shorter text of a longer pair is held whole if half of the room is enough for
+    it, and the longer one has the rest; otherwise each has half.
+
+    Example:
+        >>> rooms(3, 20, 10)
+        (3, 7)
+        >>> rooms(12, 20, 10)
+        (5, 5)
+    """
+    if first + second <= room:
+        return first, second
+    half = room // 2
+    if min(first, second) > half:
+        return half, room - half
+    return (first, room - first) if first <= second else (room - second, second)
+
+
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Cut positions, sorted by length, into batches of at most `budget` tokens, padding counted.
 

@@ -1,20 +1,21 @@
-"""Texts → results: a checkpoint loaded once per process, whoever asks for it."""
+"""Texts, or pairs of texts → results: a checkpoint loaded once per process, whoever asks for it."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, cast
 from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import Checkpoint, loaded_signature
-from lc_finetune.errors import EngineError, InputError
+from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, AnswerRule, Checkpoint, NumberScale, loaded_signature
+from lc_finetune.confidence import Calibration
+from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputError
 from lc_finetune.inference import worker
 from lc_finetune.inference.backends import (
     Backend,
@@ -28,9 +29,31 @@ from lc_finetune.inference.backends import (
     resolve_backend,
     resolve_device,
 )
-from lc_finetune.inference.decode import decode_entities, decode_label
-from lc_finetune.inference.encode import Encoder, Encoding
-from lc_finetune.schemas import Classification, Tagging
+from lc_finetune.inference.decode import (
+    DEFAULT_THRESHOLD,
+    PLAIN_RULE,
+    PLAIN_SCALE,
+    Confidence,
+    decode_answer,
+    decode_entities,
+    decode_label,
+    decode_labels,
+    decode_number,
+    prediction_set,
+)
+from lc_finetune.inference.encode import Encoder, Encoding, Frame
+from lc_finetune.inference.exported import is_forced
+from lc_finetune.inference.marked import encode_marked
+from lc_finetune.inference.scope import read_detector
+from lc_finetune.markers import MARKERS
+from lc_finetune.schemas import (
+    Classification,
+    Input,
+    MultiLabelClassification,
+    QuestionAnswer,
+    Regression,
+    Tagging,
+)
 from lc_finetune.schemes import TagSet
 
 CHUNK = 1024
@@ -66,10 +89,20 @@ class Predictor:
         self._backend: Backend | None = None
         self._backend_lock = threading.Lock()
         self._tags = TagSet.from_labels(checkpoint.labels) if checkpoint.task == "token-classification" else None
-        self.per_piece = self._tags is not None
+        self._thresholds = thresholds_of(checkpoint) if checkpoint.task == "multi-label-classification" else None
+        self.keeps_first = checkpoint.task == QUESTIONS
+        self.per_piece = self._tags is not None or self.keeps_first
+        self._takes_pairs = checkpoint.task in PAIRS
+        self._takes_marked = checkpoint.task == RELATIONS
         self._encoder = Encoder(checkpoint.path, offsets=self.per_piece)
+        if self._takes_marked:
+            _check_markers(checkpoint, self._encoder)
+        self.token_types = self._takes_pairs and self._encoder.token_types
+        self.scope = read_detector(checkpoint)
         self.token_budget = token_budget or TOKEN_BUDGET[device.partition(":")[0]]
         self.max_length, self.stride = window_of(checkpoint)
+        # While an accelerator computes, the caller's thread can encode; on a CPU it would take cores from the forward.
+        self._encodes_ahead = device != "cpu"
         self._living.add(self)
 
     @classmethod
@@ -82,6 +115,8 @@ class Predictor:
         backend: BackendName = "auto",
     ) -> Predictor:
         """Load a checkpoint, or return the predictor that already holds this content on this device.
+
+        Folders of equal content share one: `predictor.checkpoint` is then the first that was loaded.
 
         Args:
             checkpoint: A validated folder.
@@ -96,7 +131,7 @@ class Predictor:
         device = resolve_device(device)
         chosen = resolve_backend(checkpoint, backend, device, dtype)
         exported = export_identity(checkpoint, chosen, dtype)
-        key = (checkpoint.digest, os.fspath(checkpoint.path), device, dtype, chosen, exported)
+        key = (checkpoint.digest, checkpoint.task, device, dtype, chosen, exported)
         with cls._loading:
             predictor = cls._shared.get(key)
             if predictor is None:
@@ -116,18 +151,71 @@ class Predictor:
                     )
         return self._backend
 
-    def predict(self, texts: Sequence[str]) -> list[Any]:
-        """Answer each text, in order: a result, or the exception that this text alone caused."""
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of this model on this backend, if it has one."""
+        return calibration_of(self.checkpoint, self.backend, self.export)
+
+    @cached_property
+    def confidence(self) -> Confidence:
+        """What scores and `accepted` follow from."""
+        record = self.calibration
+        significance = self.scope.significance if self.scope else 0.0
+        if record is None:
+            return Confidence(significance=significance)
+        return Confidence(record.map, record.acceptance, significance)
+
+    @cached_property
+    def _scale(self) -> NumberScale:
+        """A regressor's; without its interval where rounding of another precision may be wider than it."""
+        manifest = self.checkpoint.manifest
+        scale = (manifest.scale if manifest else None) or PLAIN_SCALE
+        forced = self.export and is_forced(self.checkpoint, self.backend.name, self.backend.precision)  # type: ignore[arg-type]
+        return scale.model_copy(update={"interval": None}) if forced or self.backend.precision == "int8" else scale
+
+    @property
+    def answer_rule(self) -> AnswerRule:
+        """How a question answerer chooses a span."""
+        manifest = self.checkpoint.manifest
+        return (manifest.answering if manifest else None) or PLAIN_RULE
+
+    def with_set(self, coverage: float) -> worker.Completion:
+        """Make what gives results of a classifier a `prediction_set` of a coverage; for `predict`.
+
+        Raises:
+            ConfigError: If the checkpoint was not calibrated for it.
+        """
+        record = self.calibration
+        if record is None or record.sets is None:
+            raise ConfigError(
+                f"coverage: expected a checkpoint that was calibrated for prediction sets, found one that was not. "
+                f"Calibrate it: lc-finetune calibrate {self.checkpoint.path} FILE"
+            )
+        level = record.sets.level(coverage)
+
+        def complete(result: Classification, logits: NDArray[np.floating]) -> Classification:
+            held = prediction_set(logits, self.checkpoint.labels, level)
+            return result.model_copy(update={"prediction_set": held})
+
+        return complete
+
+    def predict(self, texts: Sequence[Input], complete: worker.Completion | None = None) -> list[Any]:
+        """Answer each text, in order: a result, or the exception that this text alone caused.
+
+        Args:
+            texts: Any number.
+            complete: Adds to each result what this call asks for beyond others.
+        """
         results: list[Any] = []
         ahead: Future[list[Any]] | None = None
         for chunk in _chunks(texts):
-            future = self._submit(chunk)
+            future = self._submit(chunk, complete)
             if ahead is not None:
                 results += ahead.result()
             ahead = future
         return results + (ahead.result() if ahead is not None else [])
 
-    async def apredict(self, texts: Sequence[str]) -> list[Any]:
+    async def apredict(self, texts: Sequence[Input], complete: worker.Completion | None = None) -> list[Any]:
         """As `predict`, without ever blocking the event loop."""
         results: list[Any] = []
         for chunk in _chunks(texts):
@@ -135,13 +223,13 @@ class Predictor:
             turn = owner.gate.enter(len(chunk))
             if turn is not None:
                 await self._turn(owner, turn, len(chunk))
-            job = worker.Job(self, chunk)
+            job = worker.Job(self, chunk, complete=complete)
             owner.submit(job)
             answered: list[Any] = await asyncio.wrap_future(job.future)
             results += answered
         return results
 
-    def predict_stream(self, chunks: Iterable[Sequence[str]]) -> Iterator[list[Any]]:
+    def predict_stream(self, chunks: Iterable[Sequence[Input]]) -> Iterator[list[Any]]:
         """Answer chunk after chunk, each as `predict` does, in constant memory.
 
         While one chunk is in the engine, the next is drawn from `chunks` and the last is with the caller. Never two at
@@ -165,8 +253,9 @@ class Predictor:
                 owner.gate.leave(texts)
             raise
 
-    def _submit(self, texts: Sequence[str]) -> Future[list[Any]]:
+    def _submit(self, texts: Sequence[Input], complete: worker.Completion | None = None) -> Future[list[Any]]:
         owner = worker.worker_of(self.device)
+        encodings = self.encode(texts) if self._encodes_ahead else None
         if (turn := owner.gate.enter(len(texts))) is not None:
             try:
                 turn.result()
@@ -174,39 +263,61 @@ class Predictor:
                 if not turn.cancel():  # the room had just been given: hand it on
                     owner.gate.leave(len(texts))
                 raise
-        job = worker.Job(self, texts)
+        job = worker.Job(self, texts, encodings, complete)
         owner.submit(job)
         return job.future
 
     # What the worker asks of a model.
 
     @property
-    def frame(self) -> tuple[list[int], list[int], int]:
-        """Special tokens before and after each window, and the padding id."""
-        return self._encoder.prefix, self._encoder.suffix, self._encoder.pad_id
+    def frame(self) -> Frame:
+        """Special tokens before and after each window of a text alone."""
+        return self._encoder.frame
 
-    def encode(self, texts: Sequence[str]) -> Sequence[Encoding | InputError]:
+    @property
+    def pad_id(self) -> int:
+        """The padding id."""
+        return self._encoder.pad_id
+
+    def encode(self, texts: Sequence[Input]) -> Sequence[Encoding | InputError]:
         """Encode without truncation."""
-        return self._encoder.encode(texts)
+        if self._takes_pairs:
+            pairs = cast("Sequence[tuple[str, str]]", texts)
+            if self.keeps_first:
+                return self._encoder.encode_questions(pairs, max_length=self.max_length)
+            return self._encoder.encode_pairs(pairs, max_length=self.max_length, stride=self.stride)
+        if self._takes_marked:
+            return encode_marked(self._encoder, cast("Sequence[str]", texts), max_length=self.max_length)
+        return self._encoder.encode(cast("Sequence[str]", texts))
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model once."""
         return self.backend.forward(batch)
 
     def decode(
-        self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
-    ) -> Classification | Tagging:
+        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+    ) -> Classification | MultiLabelClassification | QuestionAnswer | Regression | Tagging:
         """Turn the merged logits of one text into its result."""
         if not np.isfinite(logits).all():
             raise EngineError(
                 "Expected finite logits, found NaN or infinity. Load with dtype='float32', or train with a lower "
                 "learning rate."
             )
+        if self.keeps_first:
+            question = cast("tuple[str, str]", text)
+            return decode_answer(question, encoding, logits, self.answer_rule, self.confidence)
+        if self.checkpoint.task == "regression":
+            return decode_number(cast(str, text), logits, self._scale)
+        if self._thresholds is not None:
+            return decode_labels(cast(str, text), logits, self.checkpoint.labels, self._thresholds, self.confidence)
         if self._tags is None:
-            return decode_label(text, logits, self.checkpoint.labels)
+            in_scope = float(self.scope.p_values(features)) if self.scope else None
+            return decode_label(text, logits, self.checkpoint.labels, self.confidence, in_scope)
         manifest = self.checkpoint.manifest
-        first_only = manifest is None or manifest.tag_unit == "first"
-        return decode_entities(text, encoding, logits, self._tags, first_only=first_only)
+        tag_unit = (manifest.tag_unit if manifest else None) or "first"
+        return decode_entities(
+            cast(str, text), encoding, logits, self._tags, tag_unit=tag_unit, confidence=self.confidence
+        )
 
     def _renew(self) -> None:
         # Kept, not freed: a native runtime that is torn down in a fork waits for threads that stayed in the parent.
@@ -231,6 +342,47 @@ def validated(source: str, revision: str | None) -> Checkpoint:
     return checkpoint
 
 
+def calibration_of(checkpoint: Checkpoint, backend: Backend, export: str) -> Calibration | None:
+    """Find the calibration of a model as it is served; None if it has none.
+
+    A record counts only for the very weights it was measured with. Where there is none, torch's in float32 holds for
+    floating-point precisions, whose logits differ from its by rounding; never for int8, nor for a forced export.
+
+    Args:
+        checkpoint: The folder.
+        backend: What serves.
+        export: Digest of the export's manifest; empty for torch.
+    """
+    if checkpoint.manifest is None:
+        return None
+    weights = checkpoint.weights_digest
+    records: dict[tuple[str, str, str], Calibration] = {
+        (one.backend, one.precision, one.model): one for one in checkpoint.manifest.calibration
+    }
+    own = records.get((backend.name, backend.precision, export or weights))
+    if own is not None or backend.precision == "int8":
+        return own
+    if export and is_forced(checkpoint, backend.name, backend.precision):  # type: ignore[arg-type]
+        return None
+    return records.get(("torch", "float32", weights))
+
+
+def _check_markers(checkpoint: Checkpoint, encoder: Encoder) -> None:
+    missing = [marker for marker in MARKERS if encoder.id_of(marker) is None]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.path}: expected a tokenizer that knows {' '.join(MARKERS)}, found one without "
+            f"{' '.join(missing)}. Copy the checkpoint again, or train it anew."
+        )
+
+
+def thresholds_of(checkpoint: Checkpoint) -> NDArray[np.float64]:
+    """Say from which score on each label of a multi-label classifier is given; shape `(labels,)`."""
+    recorded = checkpoint.manifest.thresholds if checkpoint.manifest else None
+    per_label = recorded.per_label if recorded else {}
+    return np.array([per_label.get(label, DEFAULT_THRESHOLD) for label in checkpoint.labels.names])
+
+
 def window_of(checkpoint: Checkpoint) -> tuple[int, int]:
     """Say how long a window may be, in pieces with its special tokens, and how many pieces neighbours share."""
     manifest = checkpoint.manifest
@@ -244,7 +396,7 @@ def window_of(checkpoint: Checkpoint) -> tuple[int, int]:
     return length, length // 4
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+def _chunks(texts: Sequence[Input]) -> Iterator[Sequence[Input]]:
     for start in range(0, len(texts), CHUNK):
         yield texts[start : start + CHUNK]
 

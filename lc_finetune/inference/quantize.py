@@ -10,11 +10,13 @@ import numpy as np
 
 from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.inference import plan
+from lc_finetune.inference.backends import Batch
 from lc_finetune.inference.encode import Encoding
 from lc_finetune.inference.predictor import Predictor
+from lc_finetune.schemas import Input
 
 
-def quantize_onnx(checkpoint: Checkpoint, source: Path, target: Path, texts: Sequence[str]) -> None:
+def quantize_onnx(checkpoint: Checkpoint, source: Path, target: Path, texts: Sequence[Input]) -> None:
     """Quantize the encoder's matrix products with scales that the texts set once and for all.
 
     Static scales, since a scale taken from the batch at hand would let a text's neighbours change its answer. Weights
@@ -64,18 +66,19 @@ def _kept(graph: Any) -> list[str]:
 class _windows:
     """The windows of the texts as ONNX Runtime's calibration reads them: one at a time, without padding."""
 
-    def __init__(self, checkpoint: Checkpoint, texts: Sequence[str]) -> None:
+    def __init__(self, checkpoint: Checkpoint, texts: Sequence[Input]) -> None:
         self._feeds = self._read(Predictor(checkpoint, device="cpu", dtype="float32", backend="torch"), texts)
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._feeds, None)
 
     @staticmethod
-    def _read(predictor: Predictor, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
-        prefix, suffix, _ = predictor.frame
-        capacity = predictor.max_length - len(prefix) - len(suffix)
+    def _read(predictor: Predictor, texts: Sequence[Input]) -> Iterator[dict[str, Any]]:
         for encoding in predictor.encode(texts):
             if isinstance(encoding, Encoding):
-                for start, end in plan.windows(len(encoding.ids), capacity, predictor.stride):
-                    ids = np.array([[*prefix, *encoding.ids[start:end], *suffix]], dtype=np.int64)
-                    yield {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+                for frame in encoding.frames or (predictor.frame,):
+                    capacity = predictor.max_length - len(frame)
+                    for start, end in plan.windows(len(encoding.ids), capacity, predictor.stride):
+                        ids = np.array([frame.around(encoding.ids[start:end])])
+                        types = np.array([frame.types_around(end - start)]) if predictor.token_types else None
+                        yield Batch(ids, np.ones_like(ids), types).feed

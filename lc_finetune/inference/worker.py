@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from itertools import islice, product
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +28,8 @@ from numpy.typing import NDArray
 from lc_finetune.errors import EngineError, InputError, LCFinetuneError
 from lc_finetune.inference import plan
 from lc_finetune.inference.backends import Batch, OutOfMemory, Outputs
-from lc_finetune.inference.encode import Encoding
+from lc_finetune.inference.encode import Encoding, Frame
+from lc_finetune.schemas import Input
 
 logger = logging.getLogger(__name__)
 
@@ -50,29 +52,41 @@ class Model(Protocol):
     max_length: int
     stride: int
     per_piece: bool
+    keeps_first: bool
+    token_types: bool
 
     @property
-    def frame(self) -> tuple[list[int], list[int], int]:
-        """Special tokens before and after each window, and the padding id."""
+    def frame(self) -> Frame:
+        """Special tokens before and after each window of a text alone."""
 
-    def encode(self, texts: Sequence[str]) -> Sequence[Encoding | InputError]:
+    @property
+    def pad_id(self) -> int:
+        """The padding id."""
+
+    def encode(self, texts: Sequence[Input]) -> Sequence[Encoding | InputError]:
         """Encode without truncation."""
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model once."""
 
     def decode(
-        self, text: str, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
+        self, text: Input, encoding: Encoding, logits: NDArray[np.floating], features: NDArray[np.floating]
     ) -> Any:
         """Turn merged logits into a result."""
 
 
+Completion = Callable[[Any, NDArray[np.floating]], Any]
+"""Adds to a result what one call asks for beyond others, from the text's merged logits."""
+
+
 @dataclass(slots=True, eq=False)
 class Job:
-    """The texts of one call, and the future its caller waits for."""
+    """The texts of one call, and the future its caller waits for; `encodings` where the caller has made them."""
 
     model: Model
-    texts: Sequence[str]
+    texts: Sequence[Input]
+    encodings: Sequence[Encoding | InputError] | None = None
+    complete: Completion | None = None
     future: Future[list[Any]] = field(default_factory=Future)
     results: list[Any] = field(default_factory=list)
     open: int = 0
@@ -106,6 +120,7 @@ class _Text:
     job: Job
     position: int
     encoding: Encoding
+    frames: Sequence[Frame]
     ranges: list[tuple[int, int]]
     logits: list[NDArray[np.floating] | None]
     features: list[NDArray[np.floating] | None]
@@ -114,7 +129,10 @@ class _Text:
 @dataclass(slots=True, eq=False)
 class _Window:
     text: _Text
-    index: int
+    index: int  # frame by frame, in each range by range
+    frame: Frame
+    start: int
+    end: int
     length: int
 
 
@@ -125,23 +143,28 @@ class _Wave:
         self.jobs = jobs
         self._answered: list[Job] = []
         self._model = model
-        prefix, suffix, _ = model.frame
-        self._special = len(prefix) + len(suffix)
-        items = [(job, position) for job in jobs for position in range(len(job.texts))]
+        self._frames = (model.frame,)
+        encoded = iter(model.encode([text for job in jobs if job.encodings is None for text in job.texts]))
         windows: list[_Window] = []
-        for (job, position), encoding in zip(
-            items, model.encode([job.texts[position] for job, position in items]), strict=True
-        ):
-            if isinstance(encoding, InputError):
-                self._settle(job, position, encoding)
-            else:
-                windows += self._windows(job, position, encoding)
+        for job in jobs:
+            encodings = job.encodings or islice(encoded, len(job.texts))
+            for position, encoding in zip(range(len(job.texts)), encodings, strict=True):
+                if isinstance(encoding, InputError):
+                    self._settle(job, position, encoding)
+                else:
+                    windows += self._windows(job, position, encoding)
         self._batches = deque(self._cut(windows, model.token_budget))
 
     def _windows(self, job: Job, position: int, encoding: Encoding) -> list[_Window]:
-        ranges = plan.windows(len(encoding.ids), self._model.max_length - self._special, self._model.stride)
-        text = _Text(job, position, encoding, ranges, [None] * len(ranges), [None] * len(ranges))
-        return [_Window(text, i, end - start + self._special) for i, (start, end) in enumerate(ranges)]
+        frames = encoding.frames or self._frames
+        framing = len(frames[0])
+        ranges = plan.windows(len(encoding.ids), self._model.max_length - framing, self._model.stride)
+        count = len(frames) * len(ranges)
+        text = _Text(job, position, encoding, frames, ranges, [None] * count, [None] * count)
+        return [
+            _Window(text, i, frame, start, end, end - start + framing)
+            for i, (frame, (start, end)) in enumerate(product(frames, ranges))
+        ]
 
     def _cut(self, windows: Sequence[_Window], budget: int) -> list[list[_Window]]:
         lengths = [window.length for window in windows]
@@ -210,22 +233,23 @@ class _Wave:
         self._settle(text.job, text.position, error)
 
     def _pad(self, batch: Sequence[_Window]) -> Batch:
-        prefix, suffix, pad = self._model.frame
         shape = (len(batch), max(window.length for window in batch))
-        ids = np.full(shape, pad, dtype=np.int64)
+        ids = np.full(shape, self._model.pad_id, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
+        types = np.zeros(shape, dtype=np.int64) if self._model.token_types else None
         for row, window in enumerate(batch):
-            start, end = window.text.ranges[window.index]
-            ids[row, : window.length] = [*prefix, *window.text.encoding.ids[start:end], *suffix]
+            ids[row, : window.length] = window.frame.around(window.text.encoding.ids[window.start : window.end])
             mask[row, : window.length] = 1
-        return Batch(ids, mask)
+            if types is not None:
+                types[row, : window.length] = window.frame.types_around(window.end - window.start)
+        return Batch(ids, mask, types)
 
     def _keep(self, window: _Window, logits: NDArray[np.floating], features: NDArray[np.floating]) -> None:
         text = window.text
         if self._model.per_piece:
-            prefix = len(self._model.frame[0])
-            start, end = text.ranges[window.index]
-            logits = logits[prefix : prefix + end - start]
+            before = len(window.frame.before)
+            own = logits[before : before + window.end - window.start]
+            logits = np.concatenate([logits[:1], own]) if self._model.keeps_first else own
         text.logits[window.index] = logits
         text.features[window.index] = features
         if all(one is not None for one in text.logits):
@@ -234,15 +258,30 @@ class _Wave:
     def _decode(self, text: _Text) -> Any:
         whole = text.job.texts[text.position]
         try:
-            return self._model.decode(
-                whole, text.encoding, *merge(text.ranges, text.logits, text.features, per_piece=self._model.per_piece)
-            )
+            logits, features = self._merged(text)
+            result = self._model.decode(whole, text.encoding, logits, features)
+            return result if text.job.complete is None else text.job.complete(result, logits)
         except LCFinetuneError as error:
             return error
         except Exception as error:
             failure = EngineError(f"The outputs for this text cannot be decoded ({type(error).__name__}).")
             failure.__cause__ = error
             return failure
+
+    def _merged(self, text: _Text) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Merge the windows of a text; of several frames, each as much as it shows of the pair."""
+        if self._model.keeps_first:
+            return merge_with_first(text.ranges, text.logits, text.features)
+        windows, per_piece = len(text.ranges), self._model.per_piece
+        merged = [
+            merge(text.ranges, text.logits[i : i + windows], text.features[i : i + windows], per_piece=per_piece)
+            for i in range(0, len(text.logits), windows)
+        ]
+        if len(merged) == 1:
+            return merged[0]
+        shares = [frame.share for frame in text.frames]
+        logits, features = (np.tensordot(shares, np.stack(rows), axes=1) for rows in zip(*merged, strict=True))
+        return logits, features
 
 
 def merge(
@@ -268,6 +307,22 @@ def merge(
         rows[start - begin : end - begin] for rows, (begin, _), (start, end) in zip(logits, ranges, owned, strict=True)
     ]
     return np.concatenate(parts), feature
+
+
+def merge_with_first(
+    ranges: Sequence[tuple[int, int]], logits: Sequence[Any], features: Sequence[Any]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Merge the windows of a text, where each also has the logits of its first piece, a special one.
+
+    Of the first pieces, the one with the least sum counts: a question has no answer only if no window has one, as in
+    the scripts for SQuAD 2 (Devlin et al. 2019, "BERT", section 4.3).
+
+    Returns:
+        Logits, `(1 + pieces, 2)`, those of the first piece ahead of the others, and features, `(hidden,)`.
+    """
+    merged, feature = merge(ranges, [rows[1:] for rows in logits], features, per_piece=True)
+    first = min((rows[:1] for rows in logits), key=lambda row: float(row.sum()))
+    return np.concatenate([first, merged]), feature
 
 
 class _Gate:
@@ -308,6 +363,7 @@ class Worker:
         self.gate = _Gate(pending)
         self._queue: list[Job] = []
         self._wake = threading.Condition()
+        self._awaited = 1  # jobs that it takes to wake the thread
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -326,7 +382,8 @@ class Worker:
                 self._thread = threading.Thread(target=self._run, name=f"lc_finetune-{self.device}", daemon=True)
                 self._thread.start()
             self._queue.append(job)
-            self._wake.notify()
+            if len(self._queue) >= self._awaited:
+                self._wake.notify()
 
     def close(self) -> None:
         """Stop after the running forward; waiting callers get an `EngineError`."""
@@ -372,9 +429,9 @@ class Worker:
             until: When that moment ends, by `time.perf_counter`.
         """
         with self._wake:
-            moment = until - time.perf_counter()
-            self._wake.wait_for(lambda: len(self._queue) >= expected or self._closed, timeout=moment)
-            self._wake.wait_for(lambda: self._queue or self._closed)
+            for wanted, moment in ((expected, until - time.perf_counter()), (1, None)):
+                self._awaited = wanted
+                self._wake.wait_for(lambda: len(self._queue) >= self._awaited or self._closed, timeout=moment)
         return self._take()
 
     def _take(self) -> list[Job]:
@@ -396,7 +453,7 @@ class Worker:
             job.finish(failure)
 
 
-def answer(model: Model, texts: Sequence[str]) -> list[Any]:
+def answer(model: Model, texts: Sequence[Input]) -> list[Any]:
     """Answer texts in the calling thread, as one wave of their own; what a text causes is returned in its place."""
     job = Job(model, texts)
     wave = _Wave(model, [job])

@@ -1,7 +1,28 @@
 """The LangChain edge."""
 
-from lc_finetune.runnables.encoders import EntityTagger, TextClassifier
+from lc_finetune.runnables.cascade import Cascade
+from lc_finetune.runnables.encoders import (
+    EntityTagger,
+    MultiLabelClassifier,
+    PairClassifier,
+    TextClassifier,
+    TextRegressor,
+)
 from lc_finetune.runnables.fanout import FanOut, FanOutAssign
+from lc_finetune.runnables.questions import QuestionAnswerer
+from lc_finetune.runnables.relations import RelationClassifier
 from lc_finetune.runnables.router import LabelRouter
 
-__all__ = ["EntityTagger", "FanOut", "FanOutAssign", "LabelRouter", "TextClassifier"]
+__all__ = [
+    "Cascade",
+    "EntityTagger",
+    "FanOut",
+    "FanOutAssign",
+    "LabelRouter",
+    "MultiLabelClassifier",
+    "PairClassifier",
+    "QuestionAnswerer",
+    "RelationClassifier",
+    "TextClassifier",
+    "TextRegressor",
+]

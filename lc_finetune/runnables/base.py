@@ -1,10 +1,10 @@
-"""What classifier and tagger share: the LangChain contract over one predictor."""
+"""What classifiers and tagger share: the LangChain contract over one predictor."""
 
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable, ensure_config
@@ -14,12 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 
 from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.composition import ResultRunnable
+from lc_finetune.confidence import Thresholds
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
+from lc_finetune.inference.served import as_asked, check_served
+from lc_finetune.inference.worker import Completion
 from lc_finetune.runnables.fanout import FanOut
 from lc_finetune.runnables.inputs import awhole, text_of, whole
-from lc_finetune.schemas import Result
+from lc_finetune.schemas import Input, Result
 
 R = TypeVar("R", bound=Result)
 
@@ -33,14 +36,18 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    checkpoint: str = Field(description="Checkpoint folder, or Hub id.")
+    checkpoint: str = Field(description="Checkpoint folder, URL, or Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.")
     dtype: Dtype = "auto"
     backend: BackendName = "auto"
     input_key: str = Field(default="text", description="Where a mapping keeps its text.")
+    accept_score: float | None = Field(
+        default=None, ge=0, le=1, description="Score from which on an answer is accepted; None is the checkpoint's own."
+    )
 
     _task: ClassVar[Task]
+    _example: ClassVar[Input] = "warm up"
     _predictor: Predictor | None = PrivateAttr(default=None)
 
     @field_validator("dtype", "backend", mode="before")
@@ -52,14 +59,13 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         return value
 
     @property
-    @abstractmethod
-    def InputType(self) -> type[str]:
-        """A text; other shapes are read by `text_of`."""
+    def InputType(self) -> Any:
+        """A text; other shapes are read too."""
+        return str
 
-    @classmethod
-    @abstractmethod
-    def _check(cls, checkpoint: Checkpoint) -> None:
-        """Refuse a checkpoint for another task."""
+    def _read_one(self, value: Any) -> Input:
+        """Read one input; by default, as `text_of` does."""
+        return text_of(value, self.input_key)
 
     @classmethod
     def from_checkpoint(
@@ -71,34 +77,43 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         dtype: Dtype = "auto",
         backend: BackendName = "auto",
         input_key: str = "text",
+        accept_score: float | None = None,
     ) -> Self:
         """Validate and load at once.
 
         Args:
-            checkpoint: A folder, a Hub id, or the `Checkpoint` that training returned.
+            checkpoint: A folder, a URL (`s3://…`), a Hub id, or the `Checkpoint` that training returned.
             revision: Branch, tag or commit of a Hub id.
             device: `"auto"` takes CUDA, then MPS, then CPU.
             dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA; int8 is never chosen unasked.
             backend: `"auto"` is the fastest that the folder holds: exports are made by `lc-finetune export`.
             input_key: Where a mapping keeps its text.
+            accept_score: Score from which on an answer is accepted, in place of the checkpoint's own thresholds.
 
         Raises:
             CheckpointError: If the folder is incomplete, altered, unsafe, for another task, or holds no such export.
             ConfigError: If the device, dtype or backend is not to be had.
             MissingDependencyError: If the backend's package is not installed.
         """
-        source = str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
         return cls(
-            checkpoint=source, revision=revision, device=device, dtype=dtype, backend=backend, input_key=input_key
-        ).warm_up()
+            checkpoint=source_of(checkpoint), revision=revision, device=device, dtype=dtype, backend=backend,
+            input_key=input_key, accept_score=accept_score,
+        ).warm_up()  # fmt: skip
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        """Where a mapping keeps what is answered."""
+        return (self.input_key,)
 
     # Loading.
 
     def warm_up(self) -> Self:
-        """Load now and run once, so that the first real call is as fast as the others."""
-        for outcome in self._loaded().predict(["warm up"]):
-            if isinstance(outcome, Exception):
-                raise outcome
+        """Load now and run once for one text and once for two, so that the first real call is as fast as the others."""
+        for texts in ([self._example], [self._example] * 2):
+            predictor = self._loaded()
+            for outcome in predictor.predict(texts, self._complete(predictor)):
+                if isinstance(outcome, Exception):
+                    raise outcome
         return self
 
     def close(self) -> None:
@@ -107,8 +122,8 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     def _loaded(self) -> Predictor:
         if self._predictor is None:
-            checkpoint = validated(self.checkpoint, self.revision)
-            self._check(checkpoint)
+            checkpoint = as_asked(validated(self.checkpoint, self.revision), self._task)
+            check_served(checkpoint, self._task)
             self._predictor = Predictor.load(checkpoint, device=self.device, dtype=self.dtype, backend=self.backend)
         return self._predictor
 
@@ -191,21 +206,37 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     def _many(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
-        return _filled(slots, self._loaded().predict(texts) if texts else [])
+        if not texts:
+            return slots
+        predictor = self._loaded()
+        return _filled(slots, self._judged(predictor.predict(texts, self._complete(predictor))))
 
     async def _amany(self, values: Sequence[Any]) -> list[Any]:
         slots, texts = self._read(values)
         predictor = self._predictor
         if predictor is None:
             predictor = await run_in_executor(None, self._loaded)
-        return _filled(slots, await predictor.apredict(texts) if texts else [])
+        if not texts:
+            return slots
+        return _filled(slots, self._judged(await predictor.apredict(texts, self._complete(predictor))))
 
-    def _read(self, values: Sequence[Any]) -> tuple[list[Exception | None], list[str]]:
+    def _complete(self, predictor: Predictor) -> Completion | None:
+        """Make what adds to each result what these fields ask for beyond others."""
+        return None
+
+    def _judged(self, outcomes: list[Any]) -> list[Any]:
+        """Let `accept_score` decide what is accepted."""
+        if self.accept_score is None:
+            return outcomes
+        confidence = replace(self._loaded().confidence, thresholds=Thresholds(score=self.accept_score))
+        return [one if isinstance(one, Exception) else confidence.judged(one) for one in outcomes]
+
+    def _read(self, values: Sequence[Any]) -> tuple[list[Exception | None], list[Input]]:
         slots: list[Exception | None] = []
-        texts: list[str] = []
+        texts: list[Input] = []
         for value in values:
             try:
-                texts.append(text_of(value, self.input_key))
+                texts.append(self._read_one(value))
                 slots.append(None)
             except Exception as error:
                 slots.append(error)
@@ -251,12 +282,12 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         description: str | None = None,
         arg_types: Mapping[str, type] | None = None,
     ) -> BaseTool:
-        """Make a tool that takes a text and answers JSON."""
+        """Make a tool that takes a text, or a pair of texts, and answers JSON."""
         if arg_types is not None:
-            raise ConfigError("Expected no arg_types: the tool takes one argument, its text. Use args_schema.")
+            raise ConfigError("Expected no arg_types: the tool takes the text, or both of a pair. Use args_schema.")
         named = name or self.get_name()
         text: Any = (str, Field(description="The text, unchanged."))
-        schema = args_schema or create_model(f"{type(self).__name__}Input", **{self.input_key: text})
+        schema = args_schema or create_model(f"{type(self).__name__}Input", **dict.fromkeys(self._keys, text))
 
         def run(config: RunnableConfig, **arguments: Any) -> str:
             return answer(self.invoke(arguments, config))
@@ -284,9 +315,14 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         return ["lc_finetune", "runnables"]
 
 
+def source_of(checkpoint: Any) -> str:
+    """Name a folder or Hub id, or the folder of a `Checkpoint`."""
+    return str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
+
+
 def answer(result: Result) -> str:
-    """Write a result as the JSON that a tool answers: everything but the text, which the caller has."""
-    return json.dumps(result.model_dump(mode="json", exclude={"text"}), ensure_ascii=False)
+    """Write a result as the JSON that a tool answers: everything but the texts, which the caller has."""
+    return json.dumps(result.model_dump(mode="json", exclude={"text", "text_pair", "question"}), ensure_ascii=False)
 
 
 def _raised(outcome: Any) -> Any:

@@ -1,13 +1,18 @@
-"""The classifier and the tagger."""
+"""The classifiers, the regressor and the tagger."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
-from lc_finetune.checkpoint import Checkpoint, Task
-from lc_finetune.errors import CheckpointError
-from lc_finetune.runnables.base import EncoderRunnable
-from lc_finetune.schemas import Classification, Tagging
+from pydantic import Field
+
+from lc_finetune.checkpoint import Task
+from lc_finetune.inference.backends import BackendName, Dtype
+from lc_finetune.inference.predictor import Predictor
+from lc_finetune.inference.worker import Completion
+from lc_finetune.runnables.base import EncoderRunnable, source_of
+from lc_finetune.runnables.inputs import pair_of
+from lc_finetune.schemas import Classification, Input, MultiLabelClassification, PairClassification, Regression, Tagging
 
 
 class TextClassifier(EncoderRunnable[Classification]):
@@ -20,31 +25,142 @@ class TextClassifier(EncoderRunnable[Classification]):
         ```
     """
 
+    coverage: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="How probable it is, at least, that `prediction_set` holds the right label; None for no set.",
+    )
+
     _task: ClassVar[Task] = "text-classification"
 
-    @property
-    def InputType(self) -> type[str]:
-        """A text; other shapes are read too."""
-        return str
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Any,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        backend: BackendName = "auto",
+        input_key: str = "text",
+        accept_score: float | None = None,
+        coverage: float | None = None,
+    ) -> Self:
+        """Validate and load at once; as `EncoderRunnable.from_checkpoint`, with `coverage` for prediction sets.
+
+        Raises:
+            ConfigError: If a coverage is asked of a checkpoint that was not calibrated for sets.
+        """
+        return cls(
+            checkpoint=source_of(checkpoint), revision=revision, device=device, dtype=dtype, backend=backend,
+            input_key=input_key, accept_score=accept_score, coverage=coverage,
+        ).warm_up()  # fmt: skip
+
+    def _complete(self, predictor: Predictor) -> Completion | None:
+        return None if self.coverage is None else predictor.with_set(self.coverage)
 
     @property
     def OutputType(self) -> type[Classification]:
         """The result."""
         return Classification
 
+
+class PairClassifier(EncoderRunnable[PairClassification]):
+    """Classify a pair of texts: one label, with the probability of each.
+
+    What the labels mean is what the training data says of two texts: whether the one follows from the other, whether
+    an item is of interest to somebody with a history. Which of the texts is first makes a difference.
+
+    Example:
+        ```python
+        interest = PairClassifier.from_checkpoint("runs/interest")
+        interest.invoke({"text": "Reads crime novels.", "text_pair": "A detective in Oslo."}).scores["interested"]
+        ```
+    """
+
+    pair_key: str = Field(default="text_pair", description="Where a mapping keeps its second text.")
+
+    _task: ClassVar[Task] = "text-pair-classification"
+    _example: ClassVar[Input] = ("warm", "up")
+
     @classmethod
-    def _check(cls, checkpoint: Checkpoint) -> None:
-        if checkpoint.task != cls._task:
-            raise CheckpointError(
-                f"{checkpoint.path}: expected a text classifier, found a checkpoint for {checkpoint.task}. "
-                "Load it with EntityTagger."
-            )
-        problem = checkpoint.config.get("problem_type")
-        if problem not in (None, "single_label_classification") or len(checkpoint.labels) < 2:
-            raise CheckpointError(
-                f"{checkpoint.path}: expected one label per text, found a model for {problem or 'regression'}, "
-                "whose scores a softmax would falsify. TextClassifier serves single-label models only."
-            )
+    def from_checkpoint(
+        cls,
+        checkpoint: Any,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        backend: BackendName = "auto",
+        input_key: str = "text",
+        accept_score: float | None = None,
+        pair_key: str = "text_pair",
+    ) -> Self:
+        """Validate and load at once; as `TextClassifier.from_checkpoint`, with `pair_key` for the second text."""
+        return cls(
+            checkpoint=source_of(checkpoint), revision=revision, device=device, dtype=dtype, backend=backend,
+            input_key=input_key, accept_score=accept_score, pair_key=pair_key,
+        ).warm_up()  # fmt: skip
+
+    @property
+    def InputType(self) -> Any:
+        """A mapping with two texts, or a tuple of them."""
+        return dict[str, str] | tuple[str, str]
+
+    @property
+    def OutputType(self) -> type[PairClassification]:
+        """The result."""
+        return PairClassification
+
+    def _read_one(self, value: Any) -> Input:
+        return pair_of(value, self.input_key, self.pair_key)
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        return self.input_key, self.pair_key
+
+
+class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):
+    """Classify a text: any number of labels, each with a probability of its own.
+
+    A label is given when the model's own score reaches the threshold that training chose for it on validation rows; of
+    a plain Hugging Face folder, 0.5. `scores` are calibrated where the checkpoint is, which changes no label that is
+    given. `labels` is in the order of the label set, not of the scores.
+
+    Example:
+        ```python
+        classifier = MultiLabelClassifier.from_checkpoint("runs/topics")
+        classifier.invoke("The parcel is late and I was charged twice.").labels
+        ```
+    """
+
+    _task: ClassVar[Task] = "multi-label-classification"
+
+    @property
+    def OutputType(self) -> type[MultiLabelClassification]:
+        """The result."""
+        return MultiLabelClassification
+
+
+class TextRegressor(EncoderRunnable[Regression]):
+    """Give a text a number, with an interval that holds the right one as often as it says.
+
+    The interval comes from rows that training held out; a plain Hugging Face folder has none.
+
+    Example:
+        ```python
+        urgency = TextRegressor.from_checkpoint("runs/urgency")
+        urgency.invoke("My card was stolen an hour ago!").value
+        ```
+    """
+
+    _task: ClassVar[Task] = "regression"
+
+    @property
+    def OutputType(self) -> type[Regression]:
+        """The result."""
+        return Regression
 
 
 class EntityTagger(EncoderRunnable[Tagging]):
@@ -60,19 +176,6 @@ class EntityTagger(EncoderRunnable[Tagging]):
     _task: ClassVar[Task] = "token-classification"
 
     @property
-    def InputType(self) -> type[str]:
-        """A text; other shapes are read too."""
-        return str
-
-    @property
     def OutputType(self) -> type[Tagging]:
         """The result."""
         return Tagging
-
-    @classmethod
-    def _check(cls, checkpoint: Checkpoint) -> None:
-        if checkpoint.task != cls._task:
-            raise CheckpointError(
-                f"{checkpoint.path}: expected a tagger, found a checkpoint for {checkpoint.task}. "
-                "Load it with TextClassifier."
-            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_core.runnables import (
     Runnable,
@@ -12,7 +12,6 @@ from langchain_core.runnables import (
     RunnableConfig,
     RunnableParallel,
     RunnableSerializable,
-    patch_config,
 )
 from langchain_core.runnables.base import RunnableLike, coerce_to_runnable
 from langchain_core.runnables.config import get_executor_for_config
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, RootModel, create_model
 
 from lc_finetune.composition import ResultRunnable, each_read, fields_of
 from lc_finetune.errors import ConfigError
+from lc_finetune.runnables.dispatch import WholeBatches, children
 
 
 class _Assign:
@@ -33,7 +33,7 @@ class _Assign:
         return _assign if fan_out is None else partial(_assigned, fan_out)
 
 
-class FanOut(ResultRunnable[dict[str, Any]], RunnableParallel[Any]):
+class FanOut(WholeBatches, ResultRunnable[dict[str, Any]], RunnableParallel[Any]):
     """Give one input to several branches; answers a dict of theirs.
 
     As LangChain's `RunnableParallel`, but `batch` and `abatch` call each branch once, over the whole batch, so that a
@@ -68,7 +68,7 @@ class FanOut(ResultRunnable[dict[str, Any]], RunnableParallel[Any]):
             raise ConfigError("Expected at least one branch, found none.")
         super().__init__({key: as_branch(branch) for key, branch in branches.items()})
 
-    assign = _Assign()  # a method of instances, as LangChain's, and of the class
+    assign: ClassVar[_Assign] = _Assign()  # a method of instances, as LangChain's, and of the class
 
     @classmethod
     def get_lc_namespace(cls) -> list[str]:
@@ -137,31 +137,7 @@ class FanOut(ResultRunnable[dict[str, Any]], RunnableParallel[Any]):
         async for chunk in super(FanOut, self._binding(kwargs)).astream(input, config):
             yield chunk
 
-    # Many calls.
-
-    def batch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[dict[str, Any]]:
-        """Give all inputs to every branch, each in one batch; the rows come back in order."""
-        return self._batch_with_config(self._many, inputs, config, return_exceptions=return_exceptions, **kwargs)
-
-    async def abatch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[dict[str, Any]]:
-        """As `batch`, without blocking the event loop."""
-        return await self._abatch_with_config(
-            self._amany, inputs, config, return_exceptions=return_exceptions, **kwargs
-        )
+    # Many calls: each branch is called once.
 
     def _many(
         self, values: list[Any], run_manager: Sequence[Any], config: Sequence[RunnableConfig], **kwargs: Any
@@ -169,7 +145,13 @@ class FanOut(ResultRunnable[dict[str, Any]], RunnableParallel[Any]):
         steps = dict(self.steps__)
         columns = side_by_side(
             [
-                partial(step.batch, values, _children(key, run_manager, config), return_exceptions=True, **kwargs)
+                partial(
+                    step.batch,
+                    values,
+                    children(config, run_manager, f"map:key:{key}"),
+                    return_exceptions=True,
+                    **kwargs,
+                )
                 for key, step in steps.items()
             ],
             config[0],
@@ -183,14 +165,14 @@ class FanOut(ResultRunnable[dict[str, Any]], RunnableParallel[Any]):
         columns = await gather_with_concurrency(
             config[0].get("max_concurrency"),
             *(
-                step.abatch(values, _children(key, run_manager, config), return_exceptions=True, **kwargs)
+                step.abatch(values, children(config, run_manager, f"map:key:{key}"), return_exceptions=True, **kwargs)
                 for key, step in steps.items()
             ),
         )
         return _rows(steps, columns)
 
 
-class FanOutAssign(ResultRunnable[dict[str, Any]], RunnableAssign):
+class FanOutAssign(WholeBatches, ResultRunnable[dict[str, Any]], RunnableAssign):
     """Keep the fields of the input and add the branches' answers; made by `FanOut.assign`."""
 
     @classmethod
@@ -201,30 +183,6 @@ class FanOutAssign(ResultRunnable[dict[str, Any]], RunnableAssign):
     def get_name(self, suffix: str | None = None, *, name: str | None = None) -> str:
         """Name the branches, as LangChain does."""
         return super().get_name(suffix, name=name or self.name or f"FanOutAssign<{','.join(self.mapper.steps__)}>")
-
-    def batch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[dict[str, Any]]:
-        """Give all inputs to every branch, each in one batch; the rows come back in order."""
-        return self._batch_with_config(self._many, inputs, config, return_exceptions=return_exceptions, **kwargs)
-
-    async def abatch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[dict[str, Any]]:
-        """As `batch`, without blocking the event loop."""
-        return await self._abatch_with_config(
-            self._amany, inputs, config, return_exceptions=return_exceptions, **kwargs
-        )
 
     def _many(
         self, values: list[Any], run_manager: Sequence[Any], config: Sequence[RunnableConfig], **kwargs: Any
@@ -283,13 +241,6 @@ def _assign(**branches: RunnableLike[Any, Any]) -> RunnableSerializable[Any, dic
 
 def _assigned(fan_out: FanOut, **branches: RunnableLike[Any, Any]) -> RunnableSerializable[Any, dict[str, Any]]:
     return fan_out | _assign(**branches)
-
-
-def _children(key: str, run_managers: Sequence[Any], configs: Sequence[RunnableConfig]) -> list[RunnableConfig]:
-    return [
-        patch_config(config, callbacks=run_manager.get_child(f"map:key:{key}"))
-        for config, run_manager in zip(configs, run_managers, strict=True)
-    ]
 
 
 def _rows(keys: Mapping[str, Any], columns: Sequence[Sequence[Any]]) -> list[dict[str, Any] | Exception]:

@@ -1,4 +1,4 @@
-"""What a user may hand to a Runnable → the text to classify."""
+"""What a user may hand to a Runnable → the text to classify, or the two texts of a pair."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables.utils import AddableDict
 
 from lc_finetune.errors import InputError
-from lc_finetune.schemas import Result
+from lc_finetune.schemas import PairClassification, QuestionAnswer, Result
 
 EXPECTED = (
     "Expected a str, a mapping with the key {key!r}, a message, a list of messages, a state with 'messages', "
@@ -51,12 +51,46 @@ def text_of(value: Any, key: str = "text") -> str:
     raise InputError(EXPECTED.format(key=key, found=type(value).__name__))
 
 
+def pair_of(value: Any, key: str = "text", pair_key: str = "text_pair", *, option: str = "pair_key") -> tuple[str, str]:
+    """Read the two texts of one input, unchanged.
+
+    Args:
+        value: A mapping with both keys, each with what `text_of` reads; a tuple of two `str`; or the result of a pair,
+            whose texts are taken.
+        key: Where a mapping keeps its first text.
+        pair_key: Where it keeps its second.
+        option: What names that key, for messages.
+
+    Raises:
+        InputError: If there are no two texts to be found; names the type found, never the content.
+    """
+    if isinstance(value, Mapping) and key in value and pair_key in value:
+        return _text_under(key, value[key]), _text_under(pair_key, value[pair_key])
+    if isinstance(value, PairClassification):
+        return value.text, value.text_pair
+    if isinstance(value, QuestionAnswer):
+        return value.question, value.context
+    # Two texts in a list may be a batch of two; a tuple is what everybody writes for a pair.
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(one, str) for one in value):
+        first, second = value
+        return first, second
+    found = _keys(value) + f". Name the keys with input_key= and {option}=" if isinstance(value, Mapping) else ""
+    raise InputError(
+        f"Expected a mapping with the keys {key!r} and {pair_key!r}, or a tuple of two texts, found "
+        f"{found or type(value).__name__}."
+    )
+
+
 def _held(mapping: Mapping[Any, Any], key: str) -> str:
     if key not in mapping and isinstance(mapping.get("messages"), list | tuple):
         return _human(mapping["messages"])
     held = mapping.get(key, mapping.get("messages"))
     if held is None:
         raise InputError(EXPECTED.format(key=key, found=_keys(mapping)) + " Name the key with input_key=.")
+    return _text_under(key, held)
+
+
+def _text_under(key: str, held: Any) -> str:
     if isinstance(held, Mapping):
         raise InputError(f"Expected a text under {key!r}, found another mapping. Take the inner one.")
     return text_of(held, key)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable, patch_config
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import RunnableLike
-from langchain_core.runnables.utils import ConfigurableFieldSpec, gather_with_concurrency, get_unique_config_specs
-from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model, field_validator
+from langchain_core.runnables.utils import gather_with_concurrency
+from pydantic import ConfigDict, Field, field_validator
 
 from lc_finetune.errors import ConfigError, InputError, did_you_mean
+from lc_finetune.runnables.dispatch import Dispatcher, child, one_of, schema_of
 from lc_finetune.runnables.fanout import as_branch, shape_of, side_by_side
 from lc_finetune.runnables.inputs import awhole, whole
 from lc_finetune.schemas import Classification
@@ -23,7 +24,7 @@ Group = tuple[Runnable[Any, Any], list[int]]
 """A branch, and the positions of the items that are its own."""
 
 
-class LabelRouter(RunnableSerializable[Any, Any]):
+class LabelRouter(Dispatcher):
     """Send each result, or each mapping that holds one, to the branch of its label.
 
     A branch receives what the router received, and keyword arguments too. A result that is not accepted (`accepted` is
@@ -83,19 +84,12 @@ class LabelRouter(RunnableSerializable[Any, Any]):
     @property
     def OutputType(self) -> Any:
         """Whatever the branches give: one of their types."""
-        return _one_of([branch.OutputType for branch in self._branches])
+        return one_of([branch.OutputType for branch in self._branches])
 
     def get_output_schema(self, config: RunnableConfig | None = None) -> Any:
         """The branches' output schema where they agree, else any of theirs."""
-        shape = _one_of([shape_of(branch.get_output_schema(config)) for branch in self._branches])
-        if isinstance(shape, type) and issubclass(shape, BaseModel):
-            return shape
-        return create_model(self.get_name("Output"), __base__=RootModel[shape])  # type: ignore[valid-type]
-
-    @property
-    def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """What can be configured in any of the branches."""
-        return get_unique_config_specs(spec for branch in self._branches for spec in branch.config_specs)
+        shape = one_of([shape_of(branch.get_output_schema(config)) for branch in self._branches])
+        return schema_of(shape, self.get_name("Output"))
 
     def get_graph(self, config: RunnableConfig | None = None) -> Graph:
         """Draw the branches side by side, each edge with its label."""
@@ -120,16 +114,6 @@ class LabelRouter(RunnableSerializable[Any, Any]):
     @property
     def _branches(self) -> list[Runnable[Any, Any]]:
         return [*self.routes.values(), *([] if self.default is None else [self.default])]
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        """`dumps` writes routes that are serializable themselves."""
-        return True
-
-    @classmethod
-    def get_lc_namespace(cls) -> list[str]:
-        """Where `loads` finds the class."""
-        return ["lc_finetune", "runnables"]
 
     def branch_of(self, value: Any) -> Runnable[Any, Any]:
         """Choose the branch of one input.
@@ -158,77 +142,21 @@ class LabelRouter(RunnableSerializable[Any, Any]):
             )
         raise InputError(f"Expected a Classification or a mapping that holds one, found {type(value).__name__}.")
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Run the branch of one input."""
-        return self._call_with_config(self._one, input, config, **kwargs)
-
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Run the branch of one input."""
-        return await self._acall_with_config(self._aone, input, config, **kwargs)
-
-    def batch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Any]:
-        """Run each branch once, over all inputs that are its own; the results come back in order."""
-        return self._batch_with_config(self._many, inputs, config, return_exceptions=return_exceptions, **kwargs)
-
-    async def abatch(
-        self,
-        inputs: list[Any],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Any]:
-        """As `batch`; branches run at the same time."""
-        return await self._abatch_with_config(
-            self._amany, inputs, config, return_exceptions=return_exceptions, **kwargs
-        )
-
-    def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        """Stream what the branch of each item streams; chunks of one mapping are put together first."""
-        yield from self._transform_stream_with_config(input, self._each, config, **kwargs)
-
-    async def atransform(
-        self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AsyncIterator[Any]:
-        """As `transform`, over an asynchronous iterator."""
-        async for chunk in self._atransform_stream_with_config(input, self._aeach, config, **kwargs):
-            yield chunk
-
-    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
-        """Stream what the branch streams."""
-        yield from self.transform(iter([input]), config, **kwargs)
-
-    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
-        """Stream what the branch streams."""
-
-        async def one() -> AsyncIterator[Any]:
-            yield input
-
-        async for chunk in self.atransform(one(), config, **kwargs):
-            yield chunk
-
     def _one(self, value: Any, run_manager: Any, config: RunnableConfig, **kwargs: Any) -> Any:
-        return self.branch_of(value).invoke(value, _child(config, run_manager), **kwargs)
+        return self.branch_of(value).invoke(value, child(config, run_manager), **kwargs)
 
     async def _aone(self, value: Any, run_manager: Any, config: RunnableConfig, **kwargs: Any) -> Any:
-        return await self.branch_of(value).ainvoke(value, _child(config, run_manager), **kwargs)
+        return await self.branch_of(value).ainvoke(value, child(config, run_manager), **kwargs)
 
     def _each(self, values: Iterator[Any], run_manager: Any, config: RunnableConfig, **kwargs: Any) -> Iterator[Any]:
         for value in whole(values):
-            yield from self.branch_of(value).stream(value, _child(config, run_manager), **kwargs)
+            yield from self.branch_of(value).stream(value, child(config, run_manager), **kwargs)
 
     async def _aeach(
         self, values: AsyncIterator[Any], run_manager: Any, config: RunnableConfig, **kwargs: Any
     ) -> AsyncIterator[Any]:
         async for value in awhole(values):
-            async for chunk in self.branch_of(value).astream(value, _child(config, run_manager), **kwargs):
+            async for chunk in self.branch_of(value).astream(value, child(config, run_manager), **kwargs):
                 yield chunk
 
     def _many(
@@ -239,7 +167,7 @@ class LabelRouter(RunnableSerializable[Any, Any]):
             partial(
                 branch.batch,
                 [values[i] for i in positions],
-                [_child(config[i], run_manager[i]) for i in positions],
+                [child(config[i], run_manager[i]) for i in positions],
                 return_exceptions=True,
                 **kwargs,
             )
@@ -254,7 +182,7 @@ class LabelRouter(RunnableSerializable[Any, Any]):
         calls = [
             branch.abatch(
                 [values[i] for i in positions],
-                [_child(config[i], run_manager[i]) for i in positions],
+                [child(config[i], run_manager[i]) for i in positions],
                 return_exceptions=True,
                 **kwargs,
             )
@@ -283,10 +211,6 @@ def _scattered(outcomes: dict[int, Any], groups: Sequence[Group], answers: Seque
     return [outcomes[i] for i in range(len(outcomes))]
 
 
-def _one_of(types: Sequence[Any]) -> Any:
-    return Union[tuple(types)]  # noqa: UP007  (of a tuple; the union of one type is that type)
-
-
 def _check(routes: Mapping[str, Any], labels: Sequence[str], default: Any) -> None:
     for label in routes:
         if label not in labels:
@@ -297,7 +221,3 @@ def _check(routes: Mapping[str, Any], labels: Sequence[str], default: Any) -> No
     missing = [label for label in labels if label not in routes]
     if missing and default is None:
         raise ConfigError(f"Expected a route for each label, found none for {', '.join(missing)}. Add a default.")
-
-
-def _child(config: RunnableConfig, run_manager: Any) -> RunnableConfig:
-    return patch_config(config, callbacks=run_manager.get_child())

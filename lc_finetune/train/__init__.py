@@ -1,4 +1,4 @@
-"""Labelled data → a checkpoint folder."""
+"""Labelled data → a checkpoint folder; unlabelled text → a base model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lc_finetune.train.config import TrainConfig
+    from lc_finetune.train.pretraining import pre_train
     from lc_finetune.train.trainer import fine_tune
 
-__all__ = ["TrainConfig", "fine_tune"]
+__all__ = ["TrainConfig", "fine_tune", "pre_train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from lc_finetune.train.trainer import fine_tune
 
         return fine_tune
+    if name == "pre_train":
+        from lc_finetune.train.pretraining import pre_train
+
+        return pre_train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

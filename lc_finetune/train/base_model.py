@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from lc_finetune.checkpoint import PICKLED, WEIGHTS, WEIGHTS_INDEX, sha256
+from lc_finetune.checkpoint import PICKLED, WEIGHTS, WEIGHTS_INDEX, Ancestor, check_files, read_manifest, sha256
 from lc_finetune.errors import CheckpointError, ConfigError, shown
 
 TOKENIZERS = {"tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model"}
@@ -20,11 +25,12 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A folder that is there, the name it goes by, and the revision it was taken from."""
+    """A folder that is there, the name it goes by, the revision it was taken from, and what it went through here."""
 
     folder: Path
     name: str
     revision: str | None = None
+    lineage: tuple[Ancestor, ...] = ()
 
 
 def resolve_base_model(name: str, revision: str | None = None) -> BaseModel:
@@ -46,10 +52,56 @@ def resolve_base_model(name: str, revision: str | None = None) -> BaseModel:
         packaged = _packaged()
         return BaseModel(packaged, MINILM_HUB) if packaged else BaseModel(_from_hub(MINILM_HUB, None), MINILM_HUB)
     if folder.is_dir():
-        return BaseModel(_checked(folder), folder.name)
+        return BaseModel(_checked(folder), folder.name, lineage=lineage_of(folder, folder.name))
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
         raise CheckpointError(f"Expected a base model folder, found none at {name}. Check --base-model.")
-    return BaseModel(_checked(_from_hub(name, revision)), name, revision)
+    snapshot = _checked(_from_hub(name, revision))
+    return BaseModel(snapshot, name, revision, lineage_of(snapshot, name))
+
+
+def lineage_of(folder: Path, name: str) -> tuple[Ancestor, ...]:
+    """Read what a folder of this package's own went through, after checking that it is whole."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return ()
+    check_files(folder, manifest)
+    last = Ancestor(
+        name=name,
+        task=manifest.task,
+        base_model=manifest.base_model,
+        base_revision=manifest.base_revision,
+        data_fingerprint=manifest.data_fingerprint,
+    )
+    return (*manifest.lineage, last)
+
+
+def with_pieces(base: BaseModel, pieces: Sequence[str], add: Callable[[Any], None]) -> BaseModel:
+    """Give the tokenizer of a base model pieces that it lacks; the model itself stays as it is.
+
+    The folder is a private temporary one, which leads to the files of the other. It lasts as long as what is returned.
+
+    Args:
+        base: The base model.
+        pieces: What the tokenizer must know.
+        add: Adds them to it.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
+    if set(pieces) <= set(tokenizer.get_vocab()):
+        return base
+    folder = Path(tempfile.mkdtemp(prefix="lc_finetune-"))
+    add(tokenizer)
+    tokenizer.save_pretrained(folder)
+    for file in base.folder.iterdir():
+        if file.is_file() and not (folder / file.name).exists() and file.name not in TOKENIZERS:
+            try:
+                (folder / file.name).symlink_to(file.resolve())
+            except OSError:  # Windows allows links to few
+                shutil.copy2(file, folder / file.name)
+    extended = BaseModel(folder, base.name, base.revision)
+    weakref.finalize(extended, shutil.rmtree, folder, ignore_errors=True)
+    return extended
 
 
 def _packaged() -> Path | None:

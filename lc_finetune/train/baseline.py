@@ -5,20 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import TagUnit
-from lc_finetune.data import Example, TaggedExample, TextExample
+from lc_finetune.data import (
+    Example,
+    MultiLabelExample,
+    PairExample,
+    RegressionExample,
+    RelationExample,
+    TaggedExample,
+    TextExample,
+)
 from lc_finetune.inference.backends.torch import quiet
-from lc_finetune.inference.decode import best_path, tag_units, trim
+from lc_finetune.inference.decode import best_path
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.inference.plan import batches
-from lc_finetune.labels import Span
+from lc_finetune.inference.units import tag_units, trim
+from lc_finetune.labels import LabelSet, Span
 from lc_finetune.schemes import TagSet, spans_to_tags
-from lc_finetune.train.metrics import Figures, classification_figures, entity_figures
-from lc_finetune.train.tokenization import align
+from lc_finetune.train.metrics import (
+    Figures,
+    classification_figures,
+    entity_figures,
+    multi_label_figures,
+    regression_figures,
+    relation_figures,
+)
+from lc_finetune.train.thresholds import choose_thresholds
+from lc_finetune.train.tokenization import align, indicators
 
 ROWS = 10_000
 """Training texts used at most; a classifier's beyond these add little."""
@@ -30,25 +48,73 @@ def classification_baseline(base: Path, train: Sequence[Example], test: Sequence
     """Fit mean-pooled features of the untouched base model to the labels, and score the test rows."""
     rows = cast("Sequence[TextExample]", train[:ROWS])
     tested = cast("Sequence[TextExample]", test)
-    states = _states(base, [e.text for e in (*rows, *tested)], max_length)
-    features = np.stack([state.mean(axis=0) for _, state in states])
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    features = _both_pooled(base, [*rows, *tested], max_length)
     model = _regression().fit(features[: len(rows)], [e.label for e in rows])
     return classification_figures([e.label for e in tested], list(map(str, model.predict(features[len(rows) :]))))
+
+
+def relation_baseline(
+    base: Path, train: Sequence[RelationExample], test: Sequence[RelationExample], max_length: int
+) -> Figures:
+    """Fit mean-pooled states of the untouched base model, of the text, its head and its tail side by side."""
+    rows = train[:ROWS]
+    features = _mentions_pooled(base, [*rows, *test], max_length)
+    model = _regression().fit(features[: len(rows)], [e.label for e in rows])
+    return relation_figures([e.label for e in test], list(map(str, model.predict(features[len(rows) :]))))
+
+
+def multi_label_baseline(
+    base: Path,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    test: Sequence[Example],
+    labels: LabelSet,
+    max_length: int,
+) -> Figures:
+    """Fit mean-pooled features of the untouched base model to each label, and its threshold as of a fine-tuned one."""
+    from sklearn.multiclass import OneVsRestClassifier
+
+    rows = train[:ROWS]
+    features = _pooled(base, [example.text for example in (*rows, *validation, *test)], max_length)
+    fitted, held_out, tested = np.split(features, [len(rows), len(rows) + len(validation)])
+    with catch_warnings():
+        simplefilter("ignore")  # a label that all rows have, or none
+        model = OneVsRestClassifier(_regression()).fit(fitted, indicators(rows, labels))
+
+    def logits(features: NDArray[np.float32]) -> NDArray[np.float64]:
+        probabilities = (
+            np.clip(model.predict_proba(features), 1e-12, 1.0 - 1e-12) if len(features) else np.zeros((0, 1))
+        )
+        return np.asarray(np.log(probabilities / (1.0 - probabilities)))
+
+    thresholds = choose_thresholds(indicators(validation, labels), logits(held_out))
+    given = logits(tested) >= np.log(thresholds / (1.0 - thresholds))
+    found = [tuple(labels[i] for i in np.flatnonzero(row).tolist()) for row in given]
+    return multi_label_figures([cast(MultiLabelExample, e).labels for e in test], found)
+
+
+def regression_baseline(base: Path, train: Sequence[Example], test: Sequence[Example], max_length: int) -> Figures:
+    """Fit mean-pooled features of the untouched base model to the numbers by ridge regression."""
+    from sklearn.linear_model import RidgeCV
+
+    rows = cast("Sequence[RegressionExample]", train[:ROWS])
+    tested = cast("Sequence[RegressionExample]", test)
+    features = _pooled(base, [example.text for example in (*rows, *tested)], max_length)
+    model = RidgeCV(alphas=np.logspace(-3, 3, 13)).fit(features[: len(rows)], [e.value for e in rows])
+    return regression_figures([e.value for e in tested], model.predict(features[len(rows) :]).tolist())
 
 
 def tagging_baseline(
     base: Path, train: Sequence[Example], test: Sequence[Example], tags: TagSet, max_length: int, tag_unit: TagUnit
 ) -> Figures:
     """Fit the untouched base model's state of each word to its tag, and score the entities of the test rows."""
-    first_only = tag_unit == "first"
     tested = cast("Sequence[TaggedExample]", test)
     features: list[NDArray[np.float32]] = []
     wanted: list[str] = []
     rows = cast("Sequence[TaggedExample]", train[:ROWS])
-    for example, (encoding, state) in zip(rows, _states(base, [e.text for e in rows], max_length), strict=True):
-        units = [unit for unit in tag_units(encoding, first_only=first_only) if unit[0] < len(state)]
-        spans = [s for s in align(example, encoding, first_only=first_only)[0] if s.end <= len(units)]
+    for example, (encoding, state) in zip(rows, encoder_states(base, [e.text for e in rows], max_length), strict=True):
+        units = [unit for unit in tag_units(example.text, encoding, tag_unit) if unit[0] < len(state)]
+        spans = [s for s in align(example, encoding, tag_unit)[0] if s.end <= len(units)]
         features += [state[start] for start, _ in units]
         wanted += spans_to_tags(spans, len(units), tags.scheme)
         if len(features) > UNITS:
@@ -56,8 +122,10 @@ def tagging_baseline(
     model = _regression().fit(np.stack(features), wanted)
     columns = [tags.labels.id_of[name] for name in model.classes_]
     found = []
-    for example, (encoding, state) in zip(tested, _states(base, [e.text for e in tested], max_length), strict=True):
-        units = [unit for unit in tag_units(encoding, first_only=first_only) if unit[0] < len(state)]
+    for example, (encoding, state) in zip(
+        tested, encoder_states(base, [e.text for e in tested], max_length), strict=True
+    ):
+        units = [unit for unit in tag_units(example.text, encoding, tag_unit) if unit[0] < len(state)]
         scores = np.full((len(units), len(tags.labels)), -1e9)
         if units:
             scores[:, columns] = model.predict_log_proba(np.stack([state[start] for start, _ in units]))
@@ -73,7 +141,48 @@ def _regression() -> Any:
     return LogisticRegression(C=10.0, max_iter=300)
 
 
-def _states(base: Path, texts: Sequence[str], max_length: int) -> list[tuple[Encoding, NDArray[np.float32]]]:
+def _both_pooled(base: Path, examples: Sequence[TextExample], max_length: int) -> NDArray[np.float32]:
+    """Pool each text; of pairs, set side by side both texts, what they differ by, and what they have in common.
+
+    Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations": shape `(pairs, 4 * hidden)`.
+    """
+    first = _pooled(base, [example.text for example in examples], max_length)
+    pairs = [example.text_pair for example in examples if isinstance(example, PairExample)]
+    if not pairs:
+        return first
+    second = _pooled(base, pairs, max_length)
+    return np.concatenate([first, second, np.abs(first - second), first * second], axis=1)
+
+
+def _mentions_pooled(base: Path, examples: Sequence[RelationExample], max_length: int) -> NDArray[np.float32]:
+    """Average the states of the text, of the head and of the tail: shape `(texts, 3 * hidden)`.
+
+    A mention beyond the first window is left at zero.
+    """
+    features = []
+    states = encoder_states(base, [example.text for example in examples], max_length)
+    for example, (encoding, state) in zip(examples, states, strict=True):
+        parts = [state.mean(axis=0)]
+        for start, end in (example.head, example.tail):
+            pieces = [
+                piece
+                for piece, (first, last) in enumerate(encoding.offsets[: len(state)])
+                if first < end and start < last
+            ]
+            parts.append(state[pieces].mean(axis=0) if pieces else np.zeros_like(parts[0]))
+        features.append(np.concatenate(parts))
+    pooled = np.stack(features)
+    return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
+
+
+def _pooled(base: Path, texts: Sequence[str], max_length: int) -> NDArray[np.float32]:
+    """Average the states of each text, at length 1: shape `(texts, hidden)`."""
+    states = encoder_states(base, texts, max_length)
+    features = np.stack([state.mean(axis=0) for _, state in states])
+    return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True))
+
+
+def encoder_states(base: Path, texts: Sequence[str], max_length: int) -> list[tuple[Encoding, NDArray[np.float32]]]:
     """Run the untouched encoder: for each text its encoding and states `(pieces, hidden)`, cut at one window."""
     import torch
     from transformers import AutoModel
@@ -81,10 +190,10 @@ def _states(base: Path, texts: Sequence[str], max_length: int) -> list[tuple[Enc
     with quiet():
         model: Any = AutoModel.from_pretrained(base, use_safetensors=True, trust_remote_code=False).eval()
     encoder = Encoder(base, offsets=True)
-    prefix, suffix = encoder.prefix, encoder.suffix
-    room = max_length - len(prefix) - len(suffix)
+    frame = encoder.frame
+    room = max_length - len(frame)
     encodings = [encoding if isinstance(encoding, Encoding) else Encoding(()) for encoding in encoder.encode(texts)]
-    rows = [[*prefix, *encoding.ids[:room], *suffix] for encoding in encodings]
+    rows = [frame.around(encoding.ids[:room]) for encoding in encodings]
     states: list[Any] = [None] * len(rows)
     for batch in batches([len(row) for row in rows], 1024):
         longest = max(len(rows[i]) for i in batch)
@@ -93,5 +202,6 @@ def _states(base: Path, texts: Sequence[str], max_length: int) -> list[tuple[Enc
         with torch.inference_mode():
             hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
         for row, i in enumerate(batch):
-            states[i] = hidden[row, len(prefix) : len(rows[i]) - len(suffix)] if encodings[i].ids else hidden[row, :1]
+            inside = slice(len(frame.before), len(rows[i]) - len(frame.after)) if encodings[i].ids else slice(0, 1)
+            states[i] = hidden[row, inside]
     return list(zip(encodings, states, strict=True))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from lc_finetune.errors import ConfigError, did_you_mean, shown
+from lc_finetune.checkpoint import PRETRAINING, Task
+from lc_finetune.errors import ConfigError, DataError, did_you_mean, shown
+from lc_finetune.remote import is_url
+from lc_finetune.train.fields import check_together
 
 OWNED = {
     "output_dir": "output_dir",
@@ -19,8 +22,23 @@ OWNED = {
     "seed": "seed",
     "data_seed": "seed",
     "resume_from_checkpoint": "resume",
+    "report_to": "report_to",
+    "run_name": "output_dir",
+    "push_to_hub": "push_to_hub",
+    "hub_model_id": "push_to_hub",
+    "label_smoothing_factor": "label_smoothing",
+    "gradient_accumulation_steps": "gradient_accumulation",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing": "gradient_checkpointing",
 }
 """Fields of TrainingArguments that have a field of ours."""
+NOT_OF_THE_RESULT = {
+    "resume", "overwrite", "baseline", "accept", "report_to", "push_to_hub", "upload_private",
+}  # fmt: skip
+"""Fields that a resumed run may have otherwise than the one it continues."""
+
+
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class TrainConfig(BaseModel):
@@ -28,22 +46,63 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal["auto", "text-classification", "token-classification"] = Field(
-        default="auto", description="What to train; auto goes by the data."
+    task: Literal["auto", "mlm", Task] = Field(
+        default="auto", description="What to train; auto goes by the data; mlm is pre-training on unlabelled text."
     )
     train_file: str | None = Field(
-        default=None, description="CSV, TSV, JSON, JSONL, Parquet or CoNLL file, or a Hub data set; bundled if omitted."
+        default=None,
+        description="CSV, TSV, JSON, JSONL, Parquet or CoNLL file, or a Hub data set; bundled if omitted; "
+        "for mlm also .txt, one text a line.",
     )
     validation_file: str | None = Field(default=None, description="Taken out of the training file if omitted.")
     test_file: str | None = Field(default=None, description="Rows for the final report only.")
-    text_column: str | None = Field(default=None, description="Column of the text; recognised if omitted.")
-    label_column: str | None = Field(default=None, description="Column of the label; recognised if omitted.")
-    label_names: tuple[str, ...] = Field(default=(), description="Names of integer labels 0, 1, …, comma-separated.")
+    text_column: str | None = Field(
+        default=None, description="Column of the text; recognised if omitted; 0, 1, … in a table without a header."
+    )
+    text_pair_column: str | None = Field(
+        default=None, description="Column of the second text of a pair; recognised if unmistakable, or with --task."
+    )
+    label_column: str | None = Field(default=None, description="Column of the label, likewise.")
+    label_names: tuple[str, ...] = Field(
+        default=(), description="Names of integer labels 0, 1, …, comma-separated, or a file with one a line."
+    )
+    label_delimiter: str | None = Field(
+        default=None, min_length=1, description="What stands between the labels of a cell; recognised if omitted."
+    )
+    out_of_scope_label: str | None = Field(
+        default=None, min_length=1, description="Label of rows that no class fits: no class, but examples to reject."
+    )
     drop_unlabelled: bool = Field(default=False, description="Drop rows without a label instead of refusing them.")
     base_model: str = Field(default="minilm", description="minilm, a folder, or a Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub base model.")
-    output_dir: str = Field(default="runs/support", description="Where the checkpoint goes.")
+    continue_from: str | None = Field(
+        default=None,
+        description="Checkpoint to train further: it keeps its labels, and learns the new ones of the training file.",
+    )
+    earlier_test_file: str | None = Field(
+        default=None, description="With --continue-from: rows of the earlier labels, to measure what is forgotten."
+    )
+    keep_replay: int | None = Field(
+        default=None,
+        ge=0,
+        description="Training rows to keep in private/, balanced by class, so that --continue-from does not forget "
+        "them. Default: none; with --continue-from, as many as before.",
+    )
+    distillation: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="With --continue-from: weight of staying near the earlier answers, 0 for none. Default: 1.",
+    )
+    output_dir: str = Field(default="runs/support", description="Where the checkpoint goes: a folder, or a URL.")
     overwrite: bool = Field(default=False, description="Replace an output folder that exists.")
+    upload_private: bool = Field(default=False, description="Upload private/, which holds texts, to a URL too.")
+    push_to_hub: str | None = Field(
+        default=None, description="ORG/NAME on the Hugging Face Hub to push the checkpoint to; private if it is new."
+    )
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        default=(), description="Experiment trackers, comma-separated: tensorboard, wandb, mlflow."
+    )
     epochs: int | None = Field(default=None, ge=1, le=1000, description="Most passes over the training rows.")
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, allow_inf_nan=False, description="Peak learning rate."
@@ -53,13 +112,76 @@ class TrainConfig(BaseModel):
     patience: int = Field(default=3, ge=1, description="Epochs without a better validation metric before it stops.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of splits, initial weights and order.")
     resume: bool = Field(default=False, description="Continue a run that was interrupted.")
+    accept: str = Field(
+        default="precision=0.95",
+        description="Which answers count as accepted: precision=0.95, coverage=0.9, score=0.8 or cost=20 "
+        "(of a wrong answer, in referrals).",
+    )
     baseline: bool = Field(default=True, description="Report the frozen encoder with logistic regression beside.")
+    adapter: Literal["lora", "adalora", "ia3", "prefix"] | None = Field(
+        default=None, description="Tune a small adapter instead of the whole model: lora, adalora or ia3."
+    )
+    adapter_rank: int | None = Field(
+        default=None, ge=1, le=1024, description="Rank of LoRA, mean rank of AdaLoRA. Default: 16."
+    )
+    adapter_alpha: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Scale of LoRA and AdaLoRA. Default: twice the rank."
+    )
+    adapter_dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="Share of the adapter's inputs left out in training. Default: 0.05."
+    )
+    adapter_targets: str = Field(
+        default="auto", description="Layers that get an adapter: auto, all-linear, or names, comma-separated."
+    )
+    class_weights: Literal["balanced"] | dict[str, Weight] | None = Field(
+        default=None, description="Weights of the classes in the loss: balanced, or LABEL=WEIGHT,…"
+    )
+    focal_gamma: float | None = Field(
+        default=None, gt=0, le=10, description="Focal loss: how little a row counts that is right already; 2 is usual."
+    )
+    label_smoothing: float | None = Field(
+        default=None, ge=0, lt=1, description="Share of a row's label that is spread over all; decided by the task."
+    )
+    balanced_sampling: bool = Field(default=False, description="Draw each class equally often.")
+    layer_decay: float | None = Field(
+        default=None, gt=0, lt=1, description="Learning rate of each layer, in times of the one above it."
+    )
+    gradient_accumulation: int = Field(default=1, ge=1, le=4096, description="Batches that make one step.")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations twice instead of keeping them: less memory, more time."
+    )
+    few_shot: bool = Field(
+        default=False, description="For 8 to 64 rows a class: bring the rows of a class together before fine-tuning."
+    )
     trainer: dict[str, Any] = Field(default_factory=dict, description="Further fields of TrainingArguments.")
 
     @field_validator("label_names", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+        from lc_finetune.data import read_label_names
+
+        try:
+            return read_label_names(value) if isinstance(value, str) else value
+        except DataError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return tuple(dict.fromkeys(name.strip() for name in value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("output_dir")
+    @classmethod
+    def _a_place(cls, value: str) -> str:
+        scheme, found, _ = value.partition("://")
+        if found and not is_url(value):
+            from fsspec import available_protocols
+
+            guess = did_you_mean(scheme, available_protocols())
+            raise ValueError(
+                f"expected a folder, or a URL that fsspec knows, found the scheme {shown([scheme])!r}{guess}"
+            )
+        return value
 
     @field_validator("label_names")
     @classmethod
@@ -68,6 +190,28 @@ class TrainConfig(BaseModel):
             raise ValueError("expected a name for every number, found an empty one; names with commas go into --config")
         if len(set(value)) != len(value):
             raise ValueError("expected every name once, found one twice; two numbers would become one class")
+        return value
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weighted(cls, value: Any) -> Any:
+        if not isinstance(value, str) or value == "balanced":
+            return value
+        pairs = [pair.rpartition("=") for pair in value.split(",")]
+        try:
+            return {label.strip(): float(weight) for label, _, weight in pairs}
+        except ValueError:
+            raise ValueError("expected balanced, or LABEL=WEIGHT,…; names with commas go into --config") from None
+
+    @field_validator("accept")
+    @classmethod
+    def _readable(cls, value: str) -> str:
+        from lc_finetune.inference.acceptance import Aim
+
+        try:
+            Aim.parse(value)
+        except ConfigError as error:
+            raise ValueError(str(error).removeprefix("accept: ").rstrip(".")) from None
         return value
 
     @field_validator("trainer")
@@ -88,6 +232,11 @@ class TrainConfig(BaseModel):
             except ValidationError as error:
                 raise ValueError(f"{name}: {error.errors(include_input=False)[0]['msg']}") from None
         return checked
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        check_together(self)
+        return self
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -132,15 +281,28 @@ class TrainConfig(BaseModel):
             name, message = _one_line(error)
             raise ConfigError(message if name in (overrides or {}) else f"{path}: {message}") from None
 
+    @property
+    def task_of_rows(self) -> Task | Literal["auto"]:
+        """What labelled rows are for.
+
+        Raises:
+            ConfigError: If the task is pre-training, which reads none.
+        """
+        if self.task == PRETRAINING:
+            raise ConfigError(f"task: expected one of labelled rows, found {PRETRAINING}. Call pre_train for it.")
+        return self.task
+
     def fingerprint_fields(self) -> dict[str, Any]:
         """Give the fields that a resumed run must share with the one it continues."""
-        return json.loads(self.model_dump_json(exclude={"resume", "overwrite", "baseline"}))  # type: ignore[no-any-return]
+        return json.loads(self.model_dump_json(exclude=NOT_OF_THE_RESULT))  # type: ignore[no-any-return]
 
 
 def _one_line(error: ValidationError) -> tuple[str, str]:
     """Name the field at fault, and say what is wrong with it."""
     first = error.errors(include_input=False, include_url=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else "configuration"
+    if not first["loc"]:  # fields that do not go together, which the message names
+        return "", first["msg"].removeprefix("Value error, ") + "."
+    name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         guess = did_you_mean(name, TrainConfig.model_fields)
         return name, f"Expected a field of TrainConfig, found {shown([name])!r}{guess}. See --help for all."

@@ -4,42 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from lc_finetune.checkpoint import (
-    TagUnit,
-    Task,
-)
+from lc_finetune.checkpoint import Task
 from lc_finetune.data import (
     Example,
     ReadOptions,
     Splits,
     Summary,
-    TaggedExample,
     TextExample,
     fingerprint,
     read_examples,
+    set_apart,
     split_examples,
     summarize,
 )
-from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError
+from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError, did_you_mean, shown
+from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.encode import Encoder, Encoding
-from lc_finetune.inference.plan import windows
-from lc_finetune.labels import LabelSet
-from lc_finetune.schemes import TagSet
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
+from lc_finetune.train.continual import Continued, go_on, label_notes
+from lc_finetune.train.few_shot import advice
+from lc_finetune.train.few_shot import check as check_few_shot
+from lc_finetune.train.fields import check_task
+from lc_finetune.train.replay import not_among, with_replay
 from lc_finetune.train.samples import sample_files
-from lc_finetune.train.tokenization import (
-    Feature,
-    Windowing,
-    choose_tag_unit,
-    classification_features,
-    tagging_features,
-)
+from lc_finetune.train.tasks import TASKS, TrainingTask
+from lc_finetune.train.tokenization import Windowing, encoded, windows_of
 
 LONGEST_NAME = 200
 """Bytes of an output folder's name; file systems allow 255, of which the names of temporary siblings take some."""
@@ -50,14 +45,12 @@ class Plan:
     """All that is decided before the first step."""
 
     config: TrainConfig
-    task: Task
+    task: TrainingTask
     base: BaseModel
     splits: Splits
-    labels: LabelSet
-    tags: TagSet | None
-    tag_unit: TagUnit | None
     windowing: Windowing
     fingerprint: str
+    continued: Continued | None = None
 
 
 def output_folder(config: TrainConfig) -> Path:
@@ -81,7 +74,8 @@ def output_folder(config: TrainConfig) -> Path:
         inside = output.resolve()
     except OSError as error:
         raise ConfigError(f"{output}: expected an output folder, found no such place ({error.strerror}).") from error
-    read = (config.train_file, config.validation_file, config.test_file, config.base_model, os.curdir)
+    read = (config.train_file, config.validation_file, config.test_file, config.base_model,
+            config.continue_from, config.earlier_test_file, os.curdir)  # fmt: skip
     for path in (Path(name).expanduser().resolve() for name in read if name and os.path.exists(name)):
         if inside.is_dir() and path.is_relative_to(inside):
             raise ConfigError(
@@ -102,49 +96,107 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     from transformers import AutoTokenizer
 
     config = sample_files(config)
-    base = resolve_base_model(config.base_model, config.revision)
-    options = ReadOptions(config.text_column, config.label_column, config.label_names, config.drop_unlabelled)
+    config, continued = go_on(config)
+    base = continued.base if continued else resolve_base_model(config.base_model, config.revision)
+    options = ReadOptions(
+        config.text_column, config.label_column, config.label_names, config.drop_unlabelled, config.task_of_rows,
+        config.label_delimiter, config.text_pair_column,
+    )  # fmt: skip
+    tokenizer: Any = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
+    lengths = windowing(config, encoder_config(base, pieces=len(tokenizer)))
     encoder = Encoder(base.folder, offsets=False)
     parts: dict[str, Sequence[Example] | None] = {}
     notes: list[str] = []
     tasks: dict[str, Task] = {}
-    for part in ("train", "validation", "test"):
+    for part in ("train", "validation", "test", "earlier_test"):
         source = getattr(config, f"{part}_file")
         loaded = read_examples(source, options) if source else None
         parts[part] = loaded.examples if loaded else None
         if loaded:
             notes += loaded.notes
             tasks[source] = loaded.task
-            _check_readable(source, loaded.examples, encoder)
+            options = replace(options, task=loaded.task, label_delimiter=loaded.label_delimiter)  # of the next file too
+            extended = TASKS[loaded.task].extend(base)
+            if extended is not base:
+                base, encoder = extended, Encoder(extended.folder, offsets=False)
+            _check_readable(source, loaded.examples, encoder, lengths)
     task = _agreed(config, tasks)
+    _check_fields(config, task)
+    outside = _set_apart(config, task, parts)
     train = cast("Sequence[Example]", parts["train"])
+    known = TASKS[task].answers_of(continued.checkpoint.labels) if continued else ()
     try:
-        splits = split_examples(train, validation=parts["validation"], test=parts["test"], seed=config.seed)
+        splits = split_examples(
+            train, validation=parts["validation"], test=parts["test"], seed=config.seed, known=known
+        )
     except DataError as error:
         raise DataError(f"{config.train_file}: {error}") from error
+    splits = replace(
+        splits, out_of_scope=(*outside["train"], *outside["validation"]), out_of_scope_test=outside["test"]
+    )
+    if continued:
+        kept = not_among(continued.replay, splits)
+        splits = with_replay(splits, kept)
+        continued = replace(continued, replay=kept, test=tuple(parts["earlier_test"] or ()))
     tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
-    encoder_config = _encoder_config(base, pieces=len(tokenizer))
-    windowing = _windowing(config, encoder_config, tokenizer.model_max_length)
-    tags, tag_unit = None, None
-    if task == "token-classification":
-        tagged = cast("Sequence[TaggedExample]", splits.train)
-        tags = TagSet.of_types(span.label for example in tagged for span in example.spans)
-        tag_unit = choose_tag_unit(tagged, Encoder(base.folder, offsets=True))
-    labels = tags.labels if tags else LabelSet.sorted(cast(TextExample, example).label for example in splits.train)
-    all_examples = [*splits.train, *splits.validation, *splits.calibration, *splits.test]
-    plan = Plan(config, task, base, splits, labels, tags, tag_unit, windowing, fingerprint(all_examples))
-    summary = summarize(splits, tokenizer, max_length=windowing.max_length, notes=notes)
+    training = TASKS[task].of(splits.train, base.folder)
+    if continued:
+        training = training.after(continued.checkpoint)
+        notes += label_notes(continued, training)
+    Aim.parse(config.accept).check_labels(training.answers)
+    all_examples = [
+        *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,
+        *splits.out_of_scope_test,
+    ]  # fmt: skip
+    plan = Plan(config, training, base, splits, lengths, fingerprint(all_examples), continued)
+    if config.few_shot:
+        check_few_shot(base, splits.train)
+    elif advised := advice(base, task, splits.train):
+        notes.append(advised)
+    summary = summarize(splits, tokenizer, max_length=lengths.max_length, notes=notes)
     return plan, summary
 
 
-def _check_readable(source: str, examples: Sequence[Example], encoder: Encoder) -> None:
-    """Refuse rows that the tokenizer cannot read, before any work is done."""
-    for row, encoding in enumerate(encoder.encode([example.text for example in examples]), start=1):
+def _set_apart(
+    config: TrainConfig, task: Task, parts: dict[str, Sequence[Example] | None]
+) -> dict[str, tuple[Example, ...]]:
+    """Take the out-of-scope rows out of the parts; returns them by part.
+
+    Raises:
+        ConfigError: If the data is not for a classifier.
+        DataError: If no row has the label, or the training file holds no others.
+    """
+    outside: dict[str, tuple[Example, ...]] = dict.fromkeys(parts, ())
+    label = config.out_of_scope_label
+    if label is None:
+        return outside
+    if not TASKS[task].scopes:
+        raise ConfigError(
+            f"out_of_scope_label: expected data for text-classification, found data for {task}. Leave it out."
+        )
+    found = {cast(TextExample, example).label for examples in parts.values() for example in examples or ()}
+    if label not in found:
+        raise DataError(
+            f"{config.train_file}: expected rows with the out-of-scope label {shown([label])!r}, found none"
+            f"{did_you_mean(label, found)}. Correct --out-of-scope-label, or leave it out."
+        )
+    for part, examples in parts.items():
+        if examples is not None:
+            inside, outside[part] = set_apart(examples, label)
+            parts[part] = inside or None
+    if parts["train"] is None:
+        raise DataError(f"{config.train_file}: expected rows of at least two classes, found only out-of-scope ones.")
+    return outside
+
+
+def _check_readable(source: str, examples: Sequence[Example], encoder: Encoder, windowing: Windowing) -> None:
+    """Refuse rows that cannot be read as they are served, before any work is done."""
+    for row, encoding in enumerate(encoded(examples, encoder, windowing), start=1):
         if isinstance(encoding, InputError):
             raise DataError(f"{source}: labelled text number {row}: {encoding}") from encoding
 
 
-def _encoder_config(base: BaseModel, *, pieces: int) -> Any:
+def encoder_config(base: BaseModel, *, pieces: int) -> Any:
     """Read the base model's configuration, and check that it has a row for each piece of its tokenizer."""
     from transformers import AutoConfig
 
@@ -166,7 +218,7 @@ def _encoder_config(base: BaseModel, *, pieces: int) -> Any:
 
 def _agreed(config: TrainConfig, tasks: dict[str, Task]) -> Task:
     first = next(iter(tasks.values()))
-    wanted: Task = first if config.task == "auto" else config.task
+    wanted: Task = first if config.task_of_rows == "auto" else config.task_of_rows
     for source, task in tasks.items():
         if task != wanted:
             raise DataError(
@@ -176,7 +228,16 @@ def _agreed(config: TrainConfig, tasks: dict[str, Task]) -> Task:
     return wanted
 
 
-def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Windowing:
+def _check_fields(config: TrainConfig, task: Task) -> None:
+    """Refuse options that would do nothing, or harm, in this task."""
+    if config.label_delimiter is not None and task != "multi-label-classification":
+        raise ConfigError(f"label_delimiter: expected data for multi-label-classification, found data for {task}.")
+    TASKS[task].check(config)
+    check_task(config, TASKS[task])
+
+
+def windowing(config: TrainConfig, encoder: Any) -> Windowing:
+    """Choose how long texts are read, by what the base model has positions for."""
     positions = int(getattr(encoder, "max_position_embeddings", 0) or recipe.MAX_LENGTH)
     if encoder.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= 2  # their positions start after the padding id
@@ -186,23 +247,15 @@ def _windowing(config: TrainConfig, encoder: Any, tokenizer_length: int) -> Wind
     return Windowing(length, length // 4)
 
 
-def features_of(plan: Plan, examples: Sequence[Example], encoder: Encoder) -> tuple[list[Feature], int]:
-    """Make the Trainer's rows, and count the entities whose ends cut a token."""
-    if plan.tags is None or plan.tag_unit is None:
-        texts = cast("Sequence[TextExample]", examples)
-        return classification_features(texts, encoder, plan.labels, plan.windowing), 0
-    tagged = cast("Sequence[TaggedExample]", examples)
-    return tagging_features(tagged, encoder, plan.tags, plan.windowing, tag_unit=plan.tag_unit)
-
-
-def windows_of(plan: Plan) -> int:
+def count_windows(plan: Plan) -> int:
     """Count the windows of the training texts, which are the rows of the Trainer."""
     encoder = Encoder(plan.base.folder, offsets=False)
-    room = plan.windowing.max_length - len(encoder.prefix) - len(encoder.suffix)
-    encodings = encoder.encode([example.text for example in plan.splits.train])
-    return sum(len(windows(len(e.ids), room, plan.windowing.stride)) for e in encodings if isinstance(e, Encoding))
+    encodings = encoded(plan.splits.train, encoder, plan.windowing)
+    return sum(len(windows_of(e, encoder, plan.windowing)) for e in encodings if isinstance(e, Encoding))
 
 
 def epochs_of(plan: Plan) -> int:
     """Say how many passes over the training rows there will be at most."""
-    return plan.config.epochs or recipe.epochs(plan.task, len(plan.splits.train), plan.config.batch_size)
+    if plan.config.few_shot and plan.config.epochs is None:
+        return recipe.FEW_EPOCHS
+    return plan.config.epochs or recipe.epochs(plan.task.name, len(plan.splits.train), plan.config.batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,30 +19,37 @@ from lc_finetune.data import (
     Splits,
     fingerprint,
 )
-from lc_finetune.errors import ConfigError
+from lc_finetune.errors import ConfigError, LCFinetuneError
+from lc_finetune.train.base_model import BaseModel
 from lc_finetune.train.config import TrainConfig
-from lc_finetune.train.preparation import Plan
 
 RUN_RECORD = "run.json"
 TRAINER_STATE = "trainer_state.json"
 
 
-def open_work(work: Path, plan: Plan, say: Callable[[str], None]) -> str | None:
+def open_work(work: Path, config: TrainConfig, base: BaseModel, data: str, say: Callable[[str], None]) -> str | None:
     """Make the private folder of the Trainer's state, or find the last whole state to go on from.
 
     What the result depends on is recorded: the options, the rows in their order, the weights of the base model.
 
+    Args:
+        work: The folder.
+        config: The run.
+        base: Its base model.
+        data: A digest of the rows in their order.
+        say: Receives a notice.
+
     Raises:
         ConfigError: If the run to resume had other data or other options.
     """
-    options = plan.config.fingerprint_fields()
+    options = config.fingerprint_fields()
     record: dict[str, Any] = {
         "config": options,
-        "data": _ordered_fingerprint(plan.splits),
-        "base_model": {path.name: sha256(path) for path in sorted(plan.base.folder.glob("*.safetensors"))},
+        "data": data,
+        "base_model": {path.name: sha256(path) for path in sorted(base.folder.glob("*.safetensors"))},
     }
     path = work / RUN_RECORD
-    if plan.config.resume and path.is_file():
+    if config.resume and path.is_file():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
             changed = [name for name, value in options.items() if before["config"].get(name) != value]
@@ -60,7 +68,7 @@ def open_work(work: Path, plan: Plan, say: Callable[[str], None]) -> str | None:
         whole = _whole_states(work)
         if whole:
             return os.fspath(whole[-1])
-    if plan.config.resume:
+    if config.resume:
         say("Nothing to resume from: starting at the beginning.")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, mode=0o700)
@@ -80,7 +88,7 @@ def refuse_unfinished(work: Path, config: TrainConfig) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith((RUN_RECORD, f".{RUN_RECORD}.", "checkpoint-", "runs", "tmp-checkpoint-"))
+    return name.startswith((RUN_RECORD, f".{RUN_RECORD}.", "checkpoint-", "runs", "tmp-checkpoint-", "warmed-base"))
 
 
 def _whole_states(work: Path) -> list[Path]:
@@ -88,7 +96,7 @@ def _whole_states(work: Path) -> list[Path]:
     return sorted(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
 
-def _ordered_fingerprint(splits: Splits) -> str:
+def ordered_fingerprint(splits: Splits) -> str:
     """Hash the rows in order, which decides who shares a batch; `fingerprint` does not look at the order."""
     content = hashlib.sha256()
     for part in (splits.train, splits.validation):
@@ -110,3 +118,31 @@ def _is_whole(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def raise_unwritable(error: Exception, output: Path, work: Path) -> None:
+    """Say what to do where an error means that nothing can be written, or that the disk is full.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    if isinstance(error, LCFinetuneError):
+        return
+    if _is_full(error):
+        raise ConfigError(
+            f"Expected room on the disk of {output.parent}, found it full. Free some, then add --resume: "
+            f"finished epochs are kept in {work}."
+        ) from error
+    if isinstance(error, OSError):
+        raise ConfigError(
+            f"Expected to write to {output.parent}, could not ({error.strerror or type(error).__name__}). "
+            f"Mend it, then add --resume: finished epochs are kept in {work}."
+        ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    """Say whether a disk without room is behind an error: safetensors and torch do not raise OSError for it."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    marks = ("No space left", "File too large", "iostream error", "inline_container", "PytorchStreamWriter")
+    return any(mark in str(error) for mark in marks)

@@ -1,19 +1,10 @@
-"""The bundled samples as training files."""
+"""The bundled sample as training files."""
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
-
+from lc_finetune.data import sample_file
 from lc_finetune.errors import ConfigError
 from lc_finetune.train.config import TrainConfig
-
-SUFFIX = {"support": "csv", "sentiment": "csv", "entities": "jsonl"}
-
-
-def sample_file(name: str, part: str = "train") -> Path:
-    """Locate a part (`train`, `validation`, `test`) of a bundled sample (`support`, `sentiment`, `entities`)."""
-    return Path(str(files("lc_finetune.data") / "samples" / name / f"{part}.{SUFFIX[name]}"))
 
 
 def sample_files(config: TrainConfig) -> TrainConfig:

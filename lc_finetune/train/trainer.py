@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from lc_finetune.checkpoint import (
-    Checkpoint,
-    refuse_existing,
-    staged_folder,
-)
+from lc_finetune.checkpoint import AdapterRecord, Checkpoint, refuse_existing, staged_folder
 from lc_finetune.errors import CheckpointError, ConfigError, LCFinetuneError
-from lc_finetune.inference.decode import best_path, log_softmax
+from lc_finetune.hub import check_access, push
 from lc_finetune.inference.encode import Encoder
-from lc_finetune.labels import Span, entity_f1
-from lc_finetune.schemes import OUTSIDE, TagSet, tags_to_spans
+from lc_finetune.remote import is_url
 from lc_finetune.train import recipe
+from lc_finetune.train.adapters import Adapted, RankBudget, adapt, orthogonality
+from lc_finetune.train.base_model import BaseModel
 from lc_finetune.train.config import TrainConfig
-from lc_finetune.train.preparation import Plan, epochs_of, features_of, output_folder, prepare, windows_of
-from lc_finetune.train.resuming import open_work, refuse_unfinished, stopped_early
-from lc_finetune.train.tokenization import (
-    IGNORED,
-    Feature,
+from lc_finetune.train.few_shot import warm_up
+from lc_finetune.train.losses import Loss, class_weights
+from lc_finetune.train.preparation import Plan, count_windows, epochs_of, output_folder, prepare
+from lc_finetune.train.resuming import (
+    open_work,
+    ordered_fingerprint,
+    raise_unwritable,
+    refuse_unfinished,
+    stopped_early,
 )
+from lc_finetune.train.tokenization import IGNORED, Feature
+from lc_finetune.train.tracking import check_installed, report_final, tracking
+from lc_finetune.train.uploading import fine_tune_to_url
 from lc_finetune.train.writing import write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -51,10 +54,23 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         DataError: If a file cannot be used.
         ConfigError: If an option cannot be used, or the disk is full.
         CheckpointError: If there is no such base model.
+        MissingDependencyError: If a tracker, or the store of a URL, lacks its package.
     """
+    check_installed(config.report_to)
+    if config.push_to_hub is not None:
+        check_access(config.push_to_hub)
+    if is_url(config.output_dir):
+        checkpoint = fine_tune_to_url(config, lambda local: _fine_tune(config, local, say), say)
+    else:
+        checkpoint = _fine_tune(config, output_folder(config), say)
+    if config.push_to_hub is not None:
+        say(f"Pushed to {push(checkpoint, config.push_to_hub)}")
+    return checkpoint
+
+
+def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) -> Checkpoint:
     from lc_finetune.inference.backends.torch import quiet
 
-    output = output_folder(config)
     refuse_existing(output, overwrite=config.overwrite)
     work = output.absolute().with_name(output.name + ".work")
     refuse_unfinished(work, config)
@@ -62,45 +78,39 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     arguments = _arguments(plan, work)  # an option that the Trainer refuses is refused now
     try:
         with quiet():
-            say(str(replace(summary, estimated_seconds=_estimate(plan, arguments))))
-            resume_from = open_work(work, plan, say)
-            model, history = _train(plan, work, resume_from, say)
-            with staged_folder(output, overwrite=config.overwrite) as staging:
-                write_checkpoint(staging, output.name, plan, model, history)
+            seconds, adapter = _estimate(plan, arguments)
+            say(str(replace(summary, estimated_seconds=seconds, learns=str(adapter) if adapter else None)))
+            resume_from = open_work(work, plan.config, plan.base, ordered_fingerprint(plan.splits), say)
+            with tracking(config, output.name, say) as trackers:
+                warmed = _warmed(plan, work, arguments, say)
+                tuned, history = train_model(warmed, work, resume_from, say, [tracker.callback for tracker in trackers])
+                with staged_folder(output, overwrite=config.overwrite) as staging:
+                    write_checkpoint(staging, output.name, plan, tuned, history)
+                checkpoint = Checkpoint.load(output)
+                report_final(trackers, checkpoint.metrics, max((entry.get("step", 0) for entry in history), default=0))
     except Exception as error:
-        if isinstance(error, LCFinetuneError):
-            raise
-        if not _is_full(error):
-            if isinstance(error, OSError):
-                raise ConfigError(
-                    f"Expected to write to {output.parent}, could not ({error.strerror or type(error).__name__}). "
-                    f"Mend it, then add --resume: finished epochs are kept in {work}."
-                ) from error
-            raise
-        raise ConfigError(
-            f"Expected room on the disk of {output.parent}, found it full. Free some, then add --resume: "
-            f"finished epochs are kept in {work}."
-        ) from error
+        raise_unwritable(error, output, work)
+        raise
     shutil.rmtree(work, ignore_errors=True)
-    return Checkpoint.load(output)
+    return checkpoint
 
 
-def _is_full(error: Exception) -> bool:
-    """Say whether a disk without room is behind an error: safetensors and torch do not raise OSError for it."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    marks = ("No space left", "File too large", "iostream error", "inline_container", "PytorchStreamWriter")
-    return any(mark in str(error) for mark in marks)
+def _warmed(plan: Plan, work: Path, arguments: Any, say: Callable[[str], None]) -> Plan:
+    return warm_up(plan, work, arguments, say) if plan.config.few_shot else plan
 
 
-def _estimate(plan: Plan, arguments: Any) -> float:
-    """Time two steps of a throw-away model and scale up to all epochs, in seconds.
+def _estimate(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
+    """Time two steps of a throw-away model and scale up to all epochs, in seconds; say what of it learns.
 
     Raises:
         CheckpointError: If the base model cannot take such a step.
     """
     try:
-        return _timed_step(plan, arguments) * epochs_of(plan) * -(-windows_of(plan) // plan.config.batch_size)
+        seconds, adapter = _timed_step(plan, arguments)
+        steps = epochs_of(plan) * -(-count_windows(plan) // plan.config.batch_size)
+        if plan.config.few_shot:
+            steps += recipe.WARM_UP_STEPS * recipe.WARM_UP_BATCH // plan.config.batch_size
+        return seconds * steps, adapter
     except LCFinetuneError:
         raise
     except Exception as error:  # whatever the model's code raises; memory that ran out too
@@ -110,18 +120,19 @@ def _estimate(plan: Plan, arguments: Any) -> float:
         ) from error
 
 
-def _timed_step(plan: Plan, arguments: Any) -> float:
+def _timed_step(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
     import torch
 
     device = arguments.device
     with torch.random.fork_rng():
-        model = _new_model(plan).to(device).train()
-    encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
-    features, _ = features_of(plan, plan.splits.train[: plan.config.batch_size], encoder)
+        adapted = _adapted(plan)
+    model = adapted.model.to(device).train()
+    encoder = Encoder(plan.base.folder, offsets=plan.task.offsets)
+    features, _ = plan.task.features(plan.splits.train[: plan.config.batch_size], encoder, plan.windowing)
     batch = {
-        name: tensor.to(device) for name, tensor in _collate(features[: plan.config.batch_size], encoder.pad_id).items()
+        name: tensor.to(device) for name, tensor in collate(features[: plan.config.batch_size], encoder.pad_id).items()
     }
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()
@@ -132,23 +143,23 @@ def _timed_step(plan: Plan, arguments: Any) -> float:
         loss.item()  # waits for the device
         optimizer.zero_grad()
         seconds = time.perf_counter() - started
-    return seconds
+    return seconds, adapted.record
 
 
 def _new_model(plan: Plan) -> Any:
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
+    from transformers import set_seed
 
+    from lc_finetune.train.distillation import keep_columns
     from lc_finetune.train.optimizer import head_parameters
 
-    loader: Any = AutoModelForTokenClassification if plan.tags else AutoModelForSequenceClassification
-    kind = {} if plan.tags else {"problem_type": "single_label_classification"}
+    labels = plan.task.labels
     set_seed(plan.config.seed)  # the head is random
     try:
-        model, info = loader.from_pretrained(
-            plan.base.folder, use_safetensors=True, id2label=plan.labels.id2label, label2id=plan.labels.label2id,
+        model, info = plan.task.model_class().from_pretrained(
+            plan.base.folder, use_safetensors=True, id2label=labels.id2label, label2id=labels.label2id,
             ignore_mismatched_sizes=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
-            **kind,
+            **plan.task.model_options(),
         )  # fmt: skip
     except Exception as error:  # safetensors, configuration and shape errors share no base class
         raise CheckpointError(
@@ -162,10 +173,61 @@ def _new_model(plan: Plan) -> Any:
             f"{plan.base.folder}: expected weights for the whole encoder, found {len(random)} missing or of another "
             f"shape ({random[0]}, …): they would be random. Copy the base model again, with its own config.json."
         )
+    if plan.continued is None:
+        plan.task.start(model, plan.splits.train)
+    else:
+        keep_columns(model, _earlier_model(plan), len(plan.continued.checkpoint.labels))
     return model
 
 
-def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
+def _earlier_model(plan: Plan) -> Any:
+    """Load the model that the run goes on from, as it was."""
+    import torch
+
+    return plan.task.model_class().from_pretrained(
+        plan.base.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+    )
+
+
+def _penalty(plan: Plan, model: Any) -> Callable[[Any, Any], Any] | None:
+    """Choose what is added to the loss of a step, from its inputs and outputs."""
+    from lc_finetune.train.distillation import Distillation
+
+    terms: list[Callable[[Any, Any], Any]] = []
+    if plan.config.adapter == "adalora":
+        terms.append(lambda inputs, outputs: orthogonality(model))
+    if plan.continued is not None and plan.continued.distillation:
+        independent = plan.task.loss == "sigmoid"
+        terms.append(Distillation(_earlier_model(plan), weight=plan.continued.distillation, independent=independent))
+    return (lambda inputs, outputs: sum(term(inputs, outputs) for term in terms)) if terms else None
+
+
+def _adapted(plan: Plan) -> Adapted:
+    """Make the model that is trained: whole, or wrapped with an adapter."""
+    model = _new_model(plan)
+    return adapt(model, plan.config, plan.base) if plan.config.adapter else Adapted(model, None)
+
+
+def _loss(plan: Plan, features: Sequence[Feature]) -> Loss | None:
+    """Choose the loss; None is the model's own, or the Trainer's with label smoothing."""
+    config = plan.config
+    if config.class_weights is None and config.focal_gamma is None:
+        return None
+    return Loss(
+        weights=class_weights(config.class_weights, features, plan.task.weighed) if config.class_weights else None,
+        gamma=config.focal_gamma or 0.0,
+        smoothing=_smoothing(plan),
+        independent=plan.task.loss == "sigmoid",
+    )
+
+
+def _smoothing(plan: Plan) -> float:
+    if plan.config.label_smoothing is not None:
+        return plan.config.label_smoothing
+    return 0.0 if plan.config.focal_gamma else recipe.LABEL_SMOOTHING.get(plan.task.name, 0.0)
+
+
+def collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
     """Pad a batch to its longest row."""
     import torch
 
@@ -174,15 +236,20 @@ def _collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
     def padded(name: str, fill: int) -> torch.Tensor:
         return torch.tensor([[*f[name], *[fill] * (longest - len(f["input_ids"]))] for f in features])
 
-    tagged = isinstance(features[0]["labels"], list)
-    labels = padded("labels", IGNORED) if tagged else torch.tensor([feature["labels"] for feature in features])
-    return {"input_ids": padded("input_ids", pad_id), "attention_mask": padded("attention_mask", 0), "labels": labels}
+    if "labels" in features[0]:
+        tagged = isinstance(features[0]["labels"], list)
+        labels = padded("labels", IGNORED) if tagged else torch.tensor(np.array([f["labels"] for f in features]))
+        wanted = {"labels": labels}
+    else:
+        wanted = {name: torch.tensor([f[name] for f in features]) for name in ("start_positions", "end_positions")}
+    fill = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": 0}
+    return {**{name: padded(name, by) for name, by in fill.items() if name in features[0]}, **wanted}
 
 
-def _train(
-    plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None]
-) -> tuple[Any, list[dict[str, Any]]]:
-    """Run the Trainer; returns the model with its best epoch's weights, and the log."""
+def train_model(
+    plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None], trackers: Sequence[Any] = ()
+) -> tuple[Adapted, list[dict[str, Any]]]:
+    """Run the Trainer; returns the model, whole or adapted, with its best epoch's weights, and the log."""
     from transformers import EarlyStoppingCallback, PrinterCallback
     from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
     from transformers.trainer_utils import IntervalStrategy
@@ -190,96 +257,100 @@ def _train(
     from lc_finetune.train.optimizer import FasterHeadTrainer
     from lc_finetune.train.progress import EpochLines
 
-    encoder = Encoder(plan.base.folder, offsets=plan.tags is not None)
-    train, cut = features_of(plan, plan.splits.train, encoder)
+    encoder = Encoder(plan.base.folder, offsets=plan.task.offsets)
+    train, cut = plan.task.features(plan.splits.train, encoder, plan.windowing)
     if cut:
         say(f"  note        {cut} training entities end inside a token and were widened to it or left out.")
-    validation, _ = features_of(plan, plan.splits.validation, encoder)
+    validation, _ = plan.task.features(plan.splits.validation, encoder, plan.windowing)
     arguments = _arguments(plan, work)
     if not validation:  # too few rows to spare any: the last epoch is kept
         arguments.eval_strategy, arguments.load_best_model_at_end = IntervalStrategy.NO, False
     if resume_from is not None and validation and stopped_early(Path(resume_from), plan.config.patience):
         arguments.num_train_epochs = 0  # nothing is left but to load the best epoch
+    config, adapted = plan.config, _adapted(plan)
     trainer = FasterHeadTrainer(
-        head_rate=recipe.HEAD_RATE,
-        model=_new_model(plan),
+        head_rate=recipe.HEAD_RATE if config.adapter is None else 1.0,
+        layer_decay=config.layer_decay,
+        balanced_sampling=config.balanced_sampling,
+        penalty=_penalty(plan, adapted.model),
+        compute_loss_func=_loss(plan, train),
+        model=adapted.model,
         args=arguments,
         train_dataset=cast(Any, train),
         eval_dataset=cast(Any, validation),
-        data_collator=lambda features: _collate(features, encoder.pad_id),
-        compute_metrics=_validation_metric(plan),
+        data_collator=lambda features: collate(features, encoder.pad_id),
+        compute_metrics=lambda outcome: {plan.task.metric: plan.task.validate(outcome.predictions, outcome.label_ids)},
         callbacks=[EarlyStoppingCallback(early_stopping_patience=plan.config.patience)] if validation else [],
     )
     for printer in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
         trainer.remove_callback(printer)
-    trainer.add_callback(EpochLines(say, metric=_metric(plan)))
+    for callback in (*trackers, EpochLines(say, metric=plan.task.metric)):
+        trainer.add_callback(callback)
+    if config.adapter == "adalora":
+        trainer.add_callback(RankBudget())
     say("Training")
     trainer.train(resume_from_checkpoint=resume_from)
+    for callback in trackers:  # W&B's would log what follows on validation rows as `test/…`
+        trainer.remove_callback(callback)
     history = list(trainer.state.log_history)
-    if validation and plan.tags is not None:
-        history += _choose_tagger(plan, plan.tags, trainer, validation, say)
-    return trainer.model, history
-
-
-def _choose_tagger(
-    plan: Plan, tags: TagSet, trainer: Any, validation: Sequence[Feature], say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Let the validation rows choose between what is near the trained weights; returns what was tried, for the log."""
-    from lc_finetune.train.selection import choose_tagger
-
-    outside = tags.labels.id_of[OUTSIDE]
-
-    def measure(biases: Sequence[float]) -> list[float]:
-        outcome = trainer.predict(validation)
-        shift = np.eye(len(tags.labels))[outside]
-        return [_entity_f1(tags, outcome.predictions - bias * shift, outcome.label_ids) for bias in biases]
-
-    tried = choose_tagger(
-        trainer.model, _new_model(plan), shares=recipe.ENCODER_SHARES, biases=recipe.OUTSIDE_BIASES, outside=outside,
-        measure=measure,
-    )  # fmt: skip
-    best = max(choice.metric for choice in tried)
-    say(f"  nearby weights, {len(tried)} tried  validation f1 {best:.4f}")
-    return [asdict(choice) for choice in tried]
+    if validation:
+        history += plan.task.choose(trainer, lambda: _new_model(plan), validation, say)
+    return adapted, history
 
 
 def _arguments(plan: Plan, work: Path) -> Any:
+    return training_arguments(
+        plan.config,
+        plan.base,
+        work,
+        epochs=epochs_of(plan),
+        per_device_eval_batch_size=64,
+        label_smoothing_factor=_smoothing(plan),
+        train_sampling_strategy="group_by_length",
+        metric_for_best_model=plan.task.metric,
+        greater_is_better=True,
+    )
+
+
+def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epochs: int, **of_task: Any) -> Any:
+    """Make the Trainer's arguments: what all tasks share, what this one wants, and what the user's `trainer` says.
+
+    Raises:
+        ConfigError: If the Trainer refuses one.
+    """
     import torch
     from transformers import AutoConfig, TrainingArguments
 
-    config = plan.config
     on_cuda = torch.cuda.is_available()
     on_cpu = not on_cuda and not torch.backends.mps.is_available()
-    hidden = int(AutoConfig.from_pretrained(plan.base.folder, trust_remote_code=False).hidden_size)
+    hidden = int(AutoConfig.from_pretrained(base.folder, trust_remote_code=False).hidden_size)
     values: dict[str, Any] = {
         "output_dir": os.fspath(work),
-        "num_train_epochs": epochs_of(plan),
-        "learning_rate": config.learning_rate or recipe.learning_rate(hidden),
+        "num_train_epochs": epochs,
+        "learning_rate": config.learning_rate or recipe.learning_rate(hidden, config.adapter),
         "per_device_train_batch_size": config.batch_size,
-        "per_device_eval_batch_size": 64,
         "weight_decay": recipe.WEIGHT_DECAY,
         "warmup_steps": recipe.WARMUP,
-        "label_smoothing_factor": recipe.LABEL_SMOOTHING[plan.task],
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "activation_checkpointing": config.gradient_checkpointing,
         "lr_scheduler_type": "linear",
-        "train_sampling_strategy": "group_by_length",
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "logging_strategy": "epoch",
         "save_total_limit": 2,
         "load_best_model_at_end": True,
-        "metric_for_best_model": _metric(plan),
-        "greater_is_better": True,
         "restore_callback_states_from_checkpoint": True,  # or the patience of early stopping would start anew
         "seed": config.seed,
         "data_seed": config.seed,
         "use_cpu": on_cpu,
         "bf16": (on_cuda and torch.cuda.is_bf16_supported()) or (on_cpu and _multiplies_bf16()),
         "optim": "adamw_torch_fused",
-        "report_to": "none",
+        "report_to": "none",  # the trackers' callbacks are handed over with their runs open
+        "run_name": work.name.removesuffix(".work"),
         "dataloader_pin_memory": on_cuda,
     }
     try:
-        return TrainingArguments(**{**values, **config.trainer})
+        return TrainingArguments(**{**values, **of_task, **config.trainer})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
 
@@ -289,26 +360,3 @@ def _multiplies_bf16() -> bool:
     import torch
 
     return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
-
-
-def _metric(plan: Plan) -> str:
-    return "f1" if plan.tags else "accuracy"
-
-
-def _validation_metric(plan: Plan) -> Callable[[Any], dict[str, float]]:
-    tags = plan.tags
-    if tags is None:
-        return lambda outcome: {"accuracy": float((outcome.predictions.argmax(-1) == outcome.label_ids).mean())}
-
-    return lambda outcome: {"f1": _entity_f1(tags, outcome.predictions, outcome.label_ids)}
-
-
-def _entity_f1(tags: TagSet, predictions: Any, label_ids: Any) -> float:
-    """Measure logits `(rows, pieces, tags)` against tags `(rows, pieces)`, `IGNORED` where there is none."""
-    gold: list[list[Span]] = []
-    found: list[list[Span]] = []
-    for logits, wanted in zip(predictions, label_ids, strict=True):
-        units = wanted != IGNORED
-        gold.append(tags_to_spans([tags.labels[i] for i in wanted[units]], tags.scheme))
-        found.append(tags.spans(best_path(log_softmax(np.asarray(logits)[units]), tags)))
-    return entity_f1(gold, found)

@@ -4,101 +4,222 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import (
     Checkpoint,
     Manifest,
     write_manifest,
 )
+from lc_finetune.confidence import Calibration
 from lc_finetune.data import (
     Example,
-    TaggedExample,
     TextExample,
+    gold_of,
+    inputs_of,
 )
-from lc_finetune.errors import LCFinetuneError
+from lc_finetune.data.split import classes as classes_of
+from lc_finetune.evaluation import Evaluation, evaluate, write_report
 from lc_finetune.inference import Predictor
+from lc_finetune.inference.acceptance import Aim
+from lc_finetune.inference.calibrate import TooFewAnswers, calibrate, served_ways
 from lc_finetune.inference.export import export
+from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
-from lc_finetune.labels import Span
-from lc_finetune.train.baseline import classification_baseline, tagging_baseline
-from lc_finetune.train.metrics import Figures, classification_figures, entity_figures
+from lc_finetune.inference.scope import FEWEST, fit_detector
+from lc_finetune.train.adapters import ADAPTER_FOLDER, Adapted, merged, write_adapter
+from lc_finetune.train.continual import with_earlier_figures
+from lc_finetune.train.metrics import (
+    Figures,
+    out_of_scope_figures,
+)
 from lc_finetune.train.preparation import Plan
+from lc_finetune.train.replay import choose_replay, write_replay
 from lc_finetune.train.report import model_card
+from lc_finetune.train.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
+SCOPE_ROWS = 10_000
+"""Training rows that the means of the classes are taken from, at most."""
+OUTSIDE_ROWS = 500
+"""Out-of-scope rows that a checkpoint keeps the directions of, at most."""
 
-def write_checkpoint(staging: Path, name: str, plan: Plan, model: Any, history: list[dict[str, Any]]) -> None:
+
+def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, history: list[dict[str, Any]]) -> None:
     """Save, export, measure the folder through the path that serves, and record it all."""
     from transformers import AutoTokenizer
 
-    model.to("cpu").float().save_pretrained(staging)
+    if tuned.record:
+        write_adapter(staging / ADAPTER_FOLDER, tuned, plan.task, plan.base)
+    merged(tuned).save_pretrained(staging)
     for weights in staging.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes them readable by their owner alone
     AutoTokenizer.from_pretrained(plan.base.folder, trust_remote_code=False).save_pretrained(staging)
     manifest = Manifest(
-        task=plan.task,
+        task=plan.task.name,
         max_length=plan.windowing.max_length,
         stride=plan.windowing.stride,
-        tag_unit=plan.tag_unit,
+        adapter=tuned.record,
         base_model=plan.base.name,
         base_revision=plan.base.revision,
+        lineage=plan.base.lineage,
+        continued=plan.continued.record(plan.task) if plan.continued else None,
         data_fingerprint=plan.fingerprint,
+        **plan.task.recorded,
     )
     write_manifest(staging, manifest)
+    served = plan.task.choose_served(Checkpoint.load(staging), plan.splits)
+    manifest = manifest.model_copy(update=dict(served))
+    write_manifest(staging, manifest)
     _export(staging, plan)
-    manifest = manifest.model_copy(update={"metrics": _measure(staging, plan)})
+    _write_scope(staging, plan)
+    write_manifest(staging, manifest)
+    manifest = manifest.model_copy(update={"calibration": _calibrations(staging, plan)})
+    write_manifest(staging, manifest)
+    metrics, evaluation = _measure(staging, plan)
+    manifest = manifest.model_copy(update={"metrics": metrics})
     manifest = write_manifest(staging, manifest)
-    (staging / "README.md").write_text(model_card(name, manifest, plan.labels.names), encoding="utf-8")
+    if plan.config.keep_replay:
+        write_replay(staging, choose_replay(plan.splits, plan.config.keep_replay))
+    (staging / "README.md").write_text(model_card(name, manifest, plan.task.labels.names), encoding="utf-8")
     (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+    write_report(staging, evaluation, metrics, name=name)
 
 
 def _export(staging: Path, plan: Plan) -> None:
     """Leave `onnx/`, which serves on CPU; parity is measured on rows that no step was taken on."""
     held_out = [*plan.splits.validation, *plan.splits.calibration]
-    gold: Any = [e.label if isinstance(e, TextExample) else e.spans for e in held_out]
     try:
-        export(staging, texts=[e.text for e in held_out], gold=gold or None, source="validation and calibration rows")
+        export(
+            staging,
+            texts=inputs_of(held_out),
+            gold=gold_of(held_out) or None,
+            source="validation and calibration rows",
+        )
     except BelowParity as error:
         logger.warning("No export is left beside the weights, torch serves: %s", error)
 
 
-def _measure(staging: Path, plan: Plan) -> dict[str, Figures]:
+def _held_out(plan: Plan) -> tuple[list[Example], str]:
+    """Take the rows held out for calibration or, where there are too few, for validation, and say which they are."""
+    if plan.splits.calibration:
+        rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
+    else:
+        rows, split = plan.splits.validation, "validation rows, which also chose the epoch"
+    known = [row for row in rows if set(classes_of(row)) <= set(plan.task.answers)]
+    if len(known) < len(rows):
+        split += f"; {len(rows) - len(known)} more have labels that training never saw"
+    return known, split
+
+
+def _write_scope(staging: Path, plan: Plan) -> None:
+    """Leave the statistics by which a classifier of one label tells texts that are out of scope."""
+    if not plan.task.scopes:
+        return
+    held_out, _ = _held_out(plan)
+    if len(held_out) < FEWEST:
+        logger.warning(
+            "The checkpoint is left without in_scope: expected at least %d rows held out of training, found %d.",
+            FEWEST,
+            len(held_out),
+        )
+        return
+    if unseen := set(plan.task.labels.names) - {row.label for row in cast("Sequence[TextExample]", plan.splits.train)}:
+        logger.warning(
+            "The checkpoint is left without in_scope: expected training rows of every label, found none of %d. "
+            "Train with --keep-replay, so that rows of each are there when it is trained further.",
+            len(unseen),
+        )
+        return
+    predictor = Predictor.load(Checkpoint.load(staging))
+    train = cast("Sequence[TextExample]", plan.splits.train)
+    classes = np.array([plan.task.labels.id_of[row.label] for row in train])
+    chosen = in_turn(classes, SCOPE_ROWS)
+    outside = plan.splits.out_of_scope
+    some = np.random.default_rng(0).permutation(len(outside))[:OUTSIDE_ROWS]
+    detector = fit_detector(
+        outputs_of(predictor, inputs_of([train[row] for row in chosen])).features,
+        classes[chosen],
+        outputs_of(predictor, inputs_of(held_out)).features,
+        outside=outputs_of(predictor, inputs_of([outside[row] for row in some])).features if len(some) else None,
+    )
+    detector.save(staging)
+
+
+def in_turn(classes: NDArray[np.intp], most: int) -> list[int]:
+    """Choose rows at random, one of each class, then another of each, until there are enough.
+
+    Example:
+        >>> in_turn(np.array([0, 0, 0, 0, 1]), 2)[-1]
+        4
+    """
+    seen: Counter[int] = Counter()
+    turns: list[tuple[int, int]] = []
+    for row in np.random.default_rng(0).permutation(len(classes)).tolist():
+        turns.append((seen[int(classes[row])], row))
+        seen[int(classes[row])] += 1
+    return sorted(row for _, row in sorted(turns)[:most])
+
+
+def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
+    """Calibrate each way to serve the folder."""
+    if not plan.task.calibrates:
+        return ()
+    known, split = _held_out(plan)
+    checkpoint = Checkpoint.load(staging)
+    texts, gold, aim = inputs_of(known), gold_of(known), Aim.parse(plan.config.accept)
+    try:
+        return tuple(
+            calibrate(checkpoint, texts, gold, split=split, aim=aim, way=way) for way in served_ways(checkpoint)
+        )
+    except TooFewAnswers as error:
+        logger.warning("The checkpoint is left uncalibrated: %s", error)
+        return ()
+
+
+def _measure(staging: Path, plan: Plan) -> tuple[dict[str, Figures], Evaluation]:
+    """Measure each split, and give the answers to the last one that has rows."""
     predictor = Predictor.load(Checkpoint.load(staging))
     measured: dict[str, Figures] = {}
+    evaluation = evaluate(predictor, (), source="validation")
     for split in ("validation", "test"):
         examples: Sequence[Example] = getattr(plan.splits, split)
         if examples:
-            measured[split] = score(predictor, examples)
+            evaluation = evaluate(predictor, examples, source=split)
+            measured[split] = figures_of(evaluation)
+    if plan.splits.test:
+        measured["test"] |= figures_out_of_scope(predictor, plan.splits.test, plan.splits.out_of_scope_test)
+    if plan.continued is not None:
+        rows = {split: getattr(plan.splits, split) for split in measured}
+        measured = with_earlier_figures(plan.continued, TASKS[plan.task.name], predictor, rows, measured, figures_of)
     last = "test" if plan.splits.test else "validation"
     if plan.config.baseline and last in measured:
-        measured[last]["frozen_baseline"] = {
-            name: value for name, value in _baseline(plan, getattr(plan.splits, last)).items() if name != "per_label"
-        }
-    return measured
+        rows, length = getattr(plan.splits, last), plan.windowing.max_length
+        baseline = plan.task.baseline(plan.base.folder, plan.splits, rows, length)
+        if baseline:
+            measured[last]["frozen_baseline"] = {name: value for name, value in baseline.items() if name != "per_label"}
+    return measured, evaluation
 
 
-def _baseline(plan: Plan, examples: Sequence[Example]) -> Figures:
-    length = plan.windowing.max_length
-    if plan.tags is None or plan.tag_unit is None:
-        return classification_baseline(plan.base.folder, plan.splits.train, examples, length)
-    return tagging_baseline(plan.base.folder, plan.splits.train, examples, plan.tags, length, plan.tag_unit)
+def figures_out_of_scope(predictor: Predictor, inside: Sequence[Example], outside: Sequence[Example]) -> Figures:
+    """Measure how texts out of scope are told from others; nothing where there are none, or nothing to tell them by."""
+    if not outside or predictor.scope is None:
+        return {}
+    features = (outputs_of(predictor, inputs_of(examples)).features for examples in (inside, outside))
+    return {"out_of_scope": out_of_scope_figures(predictor.scope, *features)}
 
 
-def score(predictor: Predictor, examples: Sequence[Example]) -> Figures:
-    """Measure a loaded checkpoint on labelled examples.
-
-    Raises:
-        LCFinetuneError: If a text cannot be read or answered.
-    """
-    results = predictor.predict([example.text for example in examples])
-    for result in results:
-        if isinstance(result, LCFinetuneError):
-            raise result
-    if isinstance(examples[0], TextExample):
-        return classification_figures([cast(TextExample, e).label for e in examples], [r.label for r in results])
-    found = [[Span(e.start, e.end, e.label) for e in result.entities] for result in results]
-    return entity_figures([cast(TaggedExample, e).spans for e in examples], found)
+def figures_of(evaluation: Evaluation) -> Figures:
+    """Measure a checkpoint's answers, and its scores if they are calibrated."""
+    task, results, examples = TASKS[evaluation.task], evaluation.results, evaluation.examples
+    figures, judged = task.figures(results, examples)
+    if evaluation.calibration is not None and (confidence := task.confidence(results, examples, judged)):
+        figures["confidence"] = confidence
+    return figures

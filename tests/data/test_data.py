@@ -282,7 +282,7 @@ def test_overlapping_spans_are_counted_and_the_longest_kept(tmp_path: Path) -> N
         ("a.csv", "text,label\na,\nb,x\n", "--drop-unlabelled"),
         ("a.jsonl", '{"text": "a", "label": "x"}\n{oops}\n', r"a\.jsonl:2"),
         ("a.jsonl", '["a"]\n', r"a\.jsonl:1: expected a JSON object"),
-        ("a.jsonl", '{"text": "a", "label": ["x", "y"]}\n', "multi-label"),
+        ("a.jsonl", '{"text": "a", "label": {"x": 1}}\n', "multi-label"),
         ("a.jsonl", '{"text": 1, "label": "x"}\n', "expected a text"),
         ("a.jsonl", '{"text": "ab", "entities": [{"start": 1, "end": 9, "label": "A"}]}', r"l:1: .*within the text"),
         ("a.jsonl", '{"text": "ab", "entities": [{"start": 1, "end": 1, "label": "A"}]}', "within the text"),

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
 
-from lc_finetune.train.optimizer import FasterHeadTrainer, head_parameters
+from lc_finetune.train.optimizer import FasterHeadTrainer, head_parameters, start_at_shares
 from lc_finetune.train.selection import choose_tagger
 
 
@@ -73,3 +74,14 @@ def test_the_best_of_the_nearby_weights_is_kept(
     assert torch.allclose(moved, torch.full_like(moved, share), atol=1e-5)
     assert torch.equal(head, model.classifier.weight)
     assert torch.equal(offsets - torch.tensor([0.0, bias, 0.0]), model.classifier.bias)
+
+
+def test_a_multi_label_head_begins_with_the_shares_of_its_labels(base_model: Path) -> None:
+    """Within a thousandth of never and always; nothing else is touched."""
+    model = _model(base_model, AutoModelForSequenceClassification)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    start_at_shares(model, np.array([0.5, 0.1, 0.0]))
+
+    assert model.classifier.bias.sigmoid().tolist() == pytest.approx([0.5, 0.1, 0.001])
+    same = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
+    assert set(before) - set(same) == {"classifier.bias"}

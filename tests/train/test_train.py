@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,17 +17,19 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from lc_finetune import Checkpoint, CheckpointError, ConfigError, DataError, EntityTagger, TextClassifier
+from lc_finetune.checkpoint import TagUnit
 from lc_finetune.cli import main
 from lc_finetune.data import Splits, TaggedExample, TextExample, summarize
 from lc_finetune.data.readers import disjoint
-from lc_finetune.inference.decode import decode_entities, tag_units, trim
+from lc_finetune.inference.decode import decode_entities
 from lc_finetune.inference.encode import Encoder, Encoding
+from lc_finetune.inference.units import tag_units, trim
 from lc_finetune.labels import Span, entity_f1
 from lc_finetune.schemes import TagSet
 from lc_finetune.testing import TOKENIZER_KINDS, tiny_base_model
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.metrics import classification_figures, entity_figures
-from lc_finetune.train.tokenization import IGNORED, Windowing, align, tagging_features
+from lc_finetune.train.tokenization import IGNORED, Windowing, align, choose_tag_unit, tagging_features
 
 WORDS = {"card": ["card", "bank card", "my card is lost"], "cash": ["cash", "withdraw cash", "cash please"]}
 
@@ -135,6 +137,34 @@ def whole_run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Che
     """A run that nobody interrupts."""
     folder = tmp_path_factory.mktemp("whole")
     return fine_tune(TrainConfig(**options(base_model, _write_table(folder), folder / "out", epochs=6)))
+
+
+def test_training_ends_with_calibration(whole_run: Checkpoint) -> None:
+    """Of torch and of the export; the record, the card and the metrics say what was found, and on which rows."""
+    manifest = whole_run.manifest
+    result = TextClassifier.from_checkpoint(whole_run, device="cpu").invoke("my card")
+
+    assert manifest is not None
+    assert [(c.backend, c.precision) for c in manifest.calibration] == [("torch", "float32"), ("onnx", "float32")]
+    assert all("validation rows, which also chose the epoch" in c.split for c in manifest.calibration)
+    assert all(c.acceptance is not None and c.acceptance.asked == "precision=0.95" for c in manifest.calibration)
+    assert result.accepted in (True, False)
+    assert {"ece", "coverage", "accepted_precision"} <= set(whole_run.metrics["validation"]["confidence"])
+    card = (whole_run.path / "README.md").read_text()
+    assert "## Confidence" in card
+    assert "fewer than 200 show little" in card
+
+
+def test_rows_held_out_for_it_calibrate(
+    base_model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are enough rows to spare some."""
+    monkeypatch.setattr("lc_finetune.data.split.LARGE", 60)
+    made = fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", accept="coverage=0.5")))
+
+    assert made.manifest is not None
+    assert all("held out of training" in c.split for c in made.manifest.calibration)
+    assert {"coverage=0.5"} == {c.acceptance.asked for c in made.manifest.calibration if c.acceptance}
 
 
 def test_ctrl_c_leaves_no_half_written_checkpoint(base_model: Path, table: Path, tmp_path: Path) -> None:
@@ -318,21 +348,21 @@ def test_gold_spans_on_token_boundaries_come_back_exactly(
     (encoding,) = encoder.encode([text])
     if not isinstance(encoding, Encoding):  # a lone surrogate
         return
+    unit = data.draw(st.sampled_from(get_args(TagUnit)))
     edges = {trim(text, encoding.offsets[s][0], encoding.offsets[e - 1][1])
-             for s, e in tag_units(encoding, first_only=False)}  # fmt: skip
+             for s, e in tag_units(text, encoding, unit)}  # fmt: skip
     chosen = disjoint(Span(start, end, data.draw(st.sampled_from("XY"))) for start, end in sorted(edges) if start < end)
     gold = tuple(span for span in chosen if data.draw(st.booleans()))
 
-    features, cut = tagging_features(
-        [TaggedExample(text, gold)], encoder, TAGS, Windowing(100_000, 0), tag_unit="piece"
-    )
-    inner = features[0]["labels"][len(encoder.prefix) : len(features[0]["labels"]) - len(encoder.suffix)]
+    features, cut = tagging_features([TaggedExample(text, gold)], encoder, TAGS, Windowing(100_000, 0), tag_unit=unit)
+    tags, frame = features[0]["labels"], encoder.frame
+    inner = tags[len(frame.before) : len(tags) - len(frame.after)]
     logits = np.array([[20.0 * (tag == column) for column in range(len(TAGS.labels))] for tag in inner])
-    decoded = decode_entities(text, encoding, logits.reshape(-1, len(TAGS.labels)), TAGS, first_only=False)
+    decoded = decode_entities(text, encoding, logits.reshape(-1, len(TAGS.labels)), TAGS, tag_unit=unit)
 
     assert cut == 0
     assert [Span(e.start, e.end, e.label) for e in decoded.entities] == list(gold)
-    short, _ = tagging_features([TaggedExample(text, gold)], encoder, TAGS, Windowing(12, 3), tag_unit="piece")
+    short, _ = tagging_features([TaggedExample(text, gold)], encoder, TAGS, Windowing(12, 3), tag_unit=unit)
     assert all(len(f["input_ids"]) == len(f["labels"]) <= 12 for f in short)
 
 
@@ -352,7 +382,46 @@ def test_a_span_that_cuts_a_token_is_counted(tmp_path_factory: pytest.TempPathFa
     (encoding,) = encoder.encode(["card card"])
     assert isinstance(encoding, Encoding)
 
-    assert ([Span(0, 1, "A")], 1) == align(TaggedExample("card card", (Span(1, 3, "A"),)), encoding, first_only=True)
+    assert ([Span(0, 1, "A")], 1) == align(TaggedExample("card card", (Span(1, 3, "A"),)), encoding, "first")
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("Paris.", ["Paris", "."]),
+        ("(@anna_b)!", ["(", "@anna_b", ")", "!"]),
+        ("“Anna’s” C#", ["“", "Anna", "’", "s", "”", "C#"]),
+        ("http://a.b/c?d U.S.-made", ["http://a.b/c?d", "U.S.-made"]),
+        (" ... ", ["..."]),
+        ("Joe,Ann (x)/Oslo", ["Joe", ",", "Ann", "(", "x", ")", "/", "Oslo"]),
+        ("Oslo\u2014Rome|10,000 5%", ["Oslo", "\u2014", "Rome", "|", "10,000", "5%"]),
+        ("<a@b.de> “Joe”’s", ["<", "a@b.de", ">", "“", "Joe", "”", "’", "s"]),
+    ],
+)
+def test_a_word_is_what_stands_between_spaces_less_what_surrounds_it(
+    tmp_path_factory: pytest.TempPathFactory, text: str, units: list[str]
+) -> None:
+    """Handles, tags and addresses are whole; brackets, quotation marks, stops and an English genitive are apart."""
+    (encoding,) = _encoder(tmp_path_factory, "wordpiece").encode([text])
+    assert isinstance(encoding, Encoding)
+
+    found = tag_units(text, encoding, "word")
+
+    assert units == [text[encoding.offsets[start][0] : encoding.offsets[end - 1][1]] for start, end in found]
+
+
+@pytest.mark.parametrize(
+    ("span", "unit"), [("Anna", "word"), ("Anna-Lena", "word"), ("Lena", "first"), ("ena", "piece")]
+)
+def test_the_tag_unit_is_the_longest_that_cuts_no_entity(
+    tmp_path_factory: pytest.TempPathFactory, span: str, unit: str
+) -> None:
+    """Whole words where the data allow it, pieces where nothing else does."""
+    text = "Anna, Anna-Lena."
+    start = text.rindex(span)
+    example = TaggedExample(text, (Span(0, 4, "A") if span == "Anna" else Span(start, start + len(span), "A"),))
+
+    assert choose_tag_unit([example], _encoder(tmp_path_factory, "wordpiece")) == unit
 
 
 def test_entity_figures_count_whole_entities() -> None:

@@ -28,10 +28,19 @@ class Batch:
     Attributes:
         input_ids: Shape `(rows, pieces)`, int64.
         attention_mask: Shape `(rows, pieces)`, int64; 0 marks padding.
+        token_type_ids: Shape `(rows, pieces)`, int64: which text of a pair each piece belongs to. None unless the model
+            tells the texts of a pair apart by it.
     """
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64] | None = None
+
+    @property
+    def feed(self) -> dict[str, NDArray[np.int64]]:
+        """The arrays by the names of a model's inputs."""
+        feed = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return feed if self.token_type_ids is None else {**feed, "token_type_ids": self.token_type_ids}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +48,9 @@ class Outputs:
     """What a forward gives.
 
     Attributes:
-        logits: `(rows, labels)` for a classifier, `(rows, pieces, tags)` for a tagger; float32.
-        features: `(rows, hidden)`, the encoder's last state at the first piece; float32.
+        logits: `(rows, labels)` for a classifier, `(rows, pieces, tags)` for a tagger, `(rows, pieces, 2)` of start and
+            end for a question answerer; float32.
+        features: `(rows, hidden)`, the mean over the pieces of the encoder's last state; float32.
     """
 
     logits: NDArray[np.float32]
@@ -49,6 +59,19 @@ class Outputs:
 
 class OutOfMemory(Exception):
     """The device had no room for a batch; the engine halves its budget and goes on."""
+
+
+def says_out_of_memory(error: Exception) -> bool:
+    """Tell a lack of memory from other failures: runtimes have no exception of its own for all its causes."""
+    return any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA and MPS, in torch and in ONNX Runtime
+    "not enough memory",  # torch on the CPU
+    "ALLOC_FAILED",  # cuBLAS, for its workspace
+    "Failed to allocate memory",  # ONNX Runtime
+)
 
 
 class Backend(Protocol):
@@ -64,13 +87,16 @@ class Backend(Protocol):
 def resolve_device(device: str) -> str:
     """Turn `auto` into CUDA, then MPS, then CPU, and check any other name.
 
+    Returns:
+        `"cpu"`, `"mps"`, or `"cuda:N"`: one name for each device, as each has one worker.
+
     Raises:
         ConfigError: If the device is not on this machine.
     """
     import torch
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(device)
     except RuntimeError:
@@ -82,7 +108,9 @@ def resolve_device(device: str) -> str:
     }
     if not there.get(kind.type, False):
         raise ConfigError(f"Expected a device of this machine, found {device!r}. Use device='auto'.")
-    return device
+    if kind.type != "cuda":
+        return kind.type
+    return f"cuda:{torch.cuda.current_device() if kind.index is None else kind.index}"
 
 
 def resolve_backend(checkpoint: Checkpoint, backend: BackendName, device: str, dtype: Dtype) -> RuntimeName:

@@ -50,7 +50,7 @@ class OpenVinoBackend:
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model once; see `Backend`."""
-        found = self._request.infer({"input_ids": batch.input_ids, "attention_mask": batch.attention_mask})
+        found = self._request.infer(batch.feed)
         return Outputs(found["logits"], found["features"])
 
 

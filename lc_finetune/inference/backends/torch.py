@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.checkpoint import QUESTIONS, Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError
-from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs
+from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs, says_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -34,17 +33,22 @@ def quiet() -> Iterator[None]:
             verbosity.enable_progress_bar()
 
 
+_LOADERS: dict[str, str] = {
+    "token-classification": "AutoModelForTokenClassification",
+    QUESTIONS: "AutoModelForQuestionAnswering",
+}
+"""Classes of transformers, of tasks whose head is not a sequence classifier's."""
+
+
 def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any:
     """Load the folder's model in evaluation mode, from safetensors only.
 
     Raises:
         CheckpointError: If the weights do not fit the configuration.
     """
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+    import transformers
 
-    loader: Any = (
-        AutoModelForSequenceClassification if task == "text-classification" else AutoModelForTokenClassification
-    )
+    loader: Any = getattr(transformers, _LOADERS.get(task, "AutoModelForSequenceClassification"))
     try:
         with quiet():
             model, info = loader.from_pretrained(
@@ -63,7 +67,7 @@ def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any
 
 
 class Headed:
-    """Call a model and take, besides its logits, what its encoder handed to the head."""
+    """Call a model and take, besides its logits, what its encoder made of the text."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -73,12 +77,28 @@ class Headed:
     def _keep(self, module: Any, inputs: Any, output: Any) -> None:
         self._state = output[0]
 
-    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits and the last hidden state of the first piece."""
-        logits = self._model(input_ids=input_ids, attention_mask=attention_mask).logits
-        features = self._state[:, 0]
-        self._state = None
+    def __call__(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **others: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits and the mean over the pieces of the last hidden state."""
+        outputs = self._model(input_ids=input_ids, attention_mask=attention_mask, **others)
+        logits = outputs.logits if "logits" in outputs else _edges(outputs)
+        state, self._state = self._state, None
+        features = masked_mean(state, attention_mask)
         return logits, features
+
+
+def _edges(outputs: Any) -> torch.Tensor:
+    """Put a question answerer's logits of start and end side by side: `(rows, pieces, 2)`."""
+    import torch
+
+    return torch.stack((outputs.start_logits, outputs.end_logits), dim=-1)
+
+
+def masked_mean(state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Average over the pieces that a mask keeps: `(rows, pieces, hidden)` and `(rows, pieces)` → `(rows, hidden)`."""
+    kept = mask.unsqueeze(-1).to(state.dtype)
+    return (state * kept).sum(dim=1) / kept.sum(dim=1)
 
 
 class TorchBackend:
@@ -90,6 +110,8 @@ class TorchBackend:
         """Load the weights onto the device: fp32 on CPU and MPS, bf16 on CUDA, unless `dtype` says otherwise."""
         import torch
 
+        from lc_finetune.inference.backends import cuda
+
         if sys.platform == "linux" and _forked():
             torch.set_num_threads(1)  # OpenMP's pool does not survive a fork
         self.precision: str = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
@@ -97,28 +119,37 @@ class TorchBackend:
             raise ConfigError(
                 f"Expected dtype 'auto', 'float32', 'bfloat16' or 'float16' for backend 'torch', found {dtype!r}."
             )
-        model = load_model(checkpoint.path, checkpoint.task, getattr(torch, self.precision))
-        self._call = Headed(model.to(device))
         self._device = torch.device(device)
+        model = load_model(checkpoint.path, checkpoint.task, getattr(torch, self.precision)).to(self._device)
+        unpadded = model.config.model_type in cuda.STACKS and checkpoint.task != QUESTIONS
+        if self._device.type == "cuda" and unpadded:
+            self._run: Callable[[Batch], Outputs] = cuda.CudaModel(
+                model,
+                per_piece=checkpoint.task == "token-classification",
+                packs=cuda.can_pack(model),
+                record=cuda.Recorder(self._device),
+            )
+        else:
+            self._run = partial(_padded, Headed(model), self._device)
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model once; see `Backend`."""
         import torch
 
         try:
-            with torch.inference_mode():
-                logits, features = self._call(self._on_device(batch.input_ids), self._on_device(batch.attention_mask))
-                return Outputs(logits.float().cpu().numpy(), features.float().cpu().numpy())
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory from error
+            with torch.inference_mode(), torch.accelerator.device_index(self._device.index):
+                return self._run(batch)
+        except RuntimeError as error:  # torch's own exceptions are such, and not all of them tell this one apart
+            if says_out_of_memory(error):
+                raise OutOfMemory from error
+            raise
 
-    def _on_device(self, array: np.ndarray[Any, np.dtype[np.int64]]) -> torch.Tensor:
-        import torch
 
-        tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor.to(self._device)
+def _padded(call: Headed, device: torch.device, batch: Batch) -> Outputs:
+    from lc_finetune.inference.backends import cuda
+
+    inputs = {name: cuda.to_device(array, device) for name, array in batch.feed.items()}
+    return Outputs(*cuda.to_host(*call(**inputs)))
 
 
 def _forked() -> bool:

@@ -1,0 +1,96 @@
+"""Which fields of a configuration go together, and which belong to a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lc_finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lc_finetune.train.config import TrainConfig
+    from lc_finetune.train.tasks import TrainingTask
+
+
+def check_together(config: TrainConfig) -> None:
+    """Refuse fields that contradict each other, or would do nothing beside the others.
+
+    Raises:
+        ValueError: In the words of a field's own error.
+    """
+    _check_adapter(config)
+    _check_continued(config)
+    if config.class_weights == "balanced" and config.balanced_sampling:
+        raise ValueError("class_weights and balanced_sampling: expected one of them, found both, which balance twice")
+    if config.focal_gamma and config.label_smoothing:
+        raise ValueError(
+            "focal_gamma and label_smoothing: expected one of them, found both; the one trusts the labels, the other "
+            "does not"
+        )
+    if config.few_shot and config.adapter:
+        raise ValueError("few_shot and adapter: expected one of them, found both; the warm-up tunes the whole encoder")
+
+
+def _check_continued(config: TrainConfig) -> None:
+    if config.continue_from is None:
+        for name in ("earlier_test_file", "distillation"):
+            if getattr(config, name) is not None:
+                raise ValueError(
+                    f"{name}: expected it beside continue_from, found none. Name a checkpoint, or leave it out"
+                )
+        return
+    if config.base_model != type(config).model_fields["base_model"].default or config.revision is not None:
+        raise ValueError(
+            "continue_from and base_model: expected one of them, found both; a checkpoint that is trained further is "
+            "its own base model"
+        )
+    if config.few_shot:
+        raise ValueError(
+            "continue_from and few_shot: expected one of them, found both; the warm-up would undo what was learnt"
+        )
+    if config.train_file is None:
+        raise ValueError("continue_from: expected a training file with the new rows, found none. Add --train-file")
+
+
+def _check_adapter(config: TrainConfig) -> None:
+    kind = config.adapter
+    low_rank = ("adapter_rank", "adapter_alpha", "adapter_dropout")
+    for name in (*low_rank, "adapter_targets"):
+        if getattr(config, name) == type(config).model_fields[name].default:
+            continue
+        if kind is None:
+            raise ValueError(f"{name}: expected it beside adapter, found none. Add --adapter lora, or leave it out")
+        if kind == "ia3" and name in low_rank:
+            raise ValueError(f"{name}: expected adapter lora or adalora, found ia3, which has none")
+    if kind == "prefix":
+        raise ValueError(
+            "adapter: expected lora, adalora or ia3, found prefix. A prefix cannot be merged into the weights, so that "
+            "no export and no other program could serve the checkpoint"
+        )
+    if kind is not None and config.layer_decay is not None:
+        raise ValueError("layer_decay: expected a model that is tuned whole, found an adapter. Leave one of them out")
+
+
+def check_task(config: TrainConfig, task: type[TrainingTask]) -> None:
+    """Refuse options that would do nothing, or harm, in a task.
+
+    Raises:
+        ConfigError: With the fields at fault and what to do.
+    """
+    for name in ("class_weights", "focal_gamma"):
+        if getattr(config, name) is not None and task.loss is None:
+            raise ConfigError(f"{name}: expected a task with classes, found data for {task.name}. Leave it out.")
+    if config.balanced_sampling and not task.one_class:
+        raise ConfigError(
+            f"balanced_sampling: expected one label a text, found data for {task.name}, where a row belongs to no "
+            f"class alone. {'Use --class-weights balanced' if task.loss else 'Leave it out'}."
+        )
+    if config.keep_replay and not task.continues:
+        raise ConfigError(
+            f"keep_replay: expected a task that can be trained further, found data for {task.name}. Leave it out."
+        )
+    if config.few_shot and task.name != "text-classification":
+        raise ConfigError(f"few_shot: expected data for text-classification, found data for {task.name}. Leave it out.")
+    if config.label_smoothing and task.loss != "softmax":
+        raise ConfigError(
+            f"label_smoothing: expected a task with one right answer, found data for {task.name}. Leave it out."
+        )
