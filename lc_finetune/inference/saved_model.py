@@ -44,7 +44,8 @@ def convert(python: Path, source: Path, target: Path) -> None:
 
     Args:
         python: See `environment_python`.
-        source: The fp32 model: `input_ids`, `attention_mask` → `logits`, `features`.
+        source: The fp32 model: `input_ids`, `attention_mask` and, if it has them, `token_type_ids` → `logits`,
+            `features`.
         target: An empty folder.
 
     Raises:
@@ -107,9 +108,7 @@ class SavedModel:
         """
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # the process has ended: there is no answer
-            script.write_arrays(
-                self._process.stdin, {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-            )
+            script.write_arrays(self._process.stdin, batch.feed)
         answer = self._answer("run")
         return Outputs(answer["logits"], answer["features"])
 

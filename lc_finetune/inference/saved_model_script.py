@@ -17,7 +17,8 @@ import os
 import shutil
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -25,7 +26,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("logits", "features")
 SIGNATURE = "serving_default"
 NO_MODULE = 3
@@ -69,15 +69,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _convert(source: Path, target: Path) -> None:
+    import onnx
     import onnx2tf
     import tensorflow as tf
+    from onnx2tf.utils import common_functions
 
+    names = [tensor.name for tensor in onnx.load(os.fspath(source)).graph.input]
+    common_functions.inverted_operation_enable_disable = _keep_layout  # operators are imported later and take it
     with TemporaryDirectory() as folder:
         model = onnx2tf.convert(
             input_onnx_file_path=os.fspath(shutil.copy(source, folder)),  # a copy, since the file is rewritten
             output_folder_path=folder,
             disable_model_save=True,
-            keep_shape_absolutely_input_names=list(INPUTS),
+            keep_shape_absolutely_input_names=names,
             not_use_onnxsim=True,
             disable_strict_mode=True,
             non_verbose=True,
@@ -87,11 +91,29 @@ def _convert(source: Path, target: Path) -> None:
     def forward(**inputs: Any) -> dict[str, Any]:
         return dict(zip(OUTPUTS, model([inputs[name] for name in order]), strict=True))
 
-    ids = [tf.TensorSpec((None, None), tf.int64, name=name) for name in INPUTS]
     module = tf.Module()
     module.model = model
-    module.forward = tf.function(forward).get_concrete_function(**dict(zip(INPUTS, ids, strict=True)))
+    module.forward = tf.function(forward).get_concrete_function(
+        **{name: tf.TensorSpec((None, None), tf.int64, name=name) for name in names}
+    )
     tf.saved_model.save(module, os.fspath(target), signatures={SIGNATURE: module.forward})
+
+
+def _keep_layout(make_node: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a maker of operators: what it makes has its axes in ONNX's order.
+
+    onnx2tf lays images out with the channels last. Whether it did so is not kept but guessed, after each operator, from
+    the shapes in ONNX and in TensorFlow; where the number of rows and of pieces is left open TensorFlow knows less of a
+    shape than ONNX, and attention was computed over the wrong axes. A text has no channels: nothing is laid out anew.
+    """
+
+    @wraps(make_node)
+    def make(**arguments: Any) -> None:
+        make_node(**arguments)
+        for output in arguments["graph_node"].outputs:
+            arguments["tf_layers_dict"][output.name]["before_op_output_shape_trans"] = False
+
+    return make
 
 
 def _serve(folder: Path, answers: BinaryIO) -> None:
