@@ -15,12 +15,12 @@ from lc_finetune.cli import main
 from lc_finetune.errors import CheckpointError, ConfigError, EngineError, MissingDependencyError
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.backends import Batch
-from lc_finetune.inference.export import export
+from lc_finetune.inference.export import CONVERTIBLE, export
 from lc_finetune.inference.exported import ExportManifest
 from lc_finetune.inference.parity import BelowParity, sample_texts
 from lc_finetune.inference.saved_model import ENVIRONMENT, SavedModel, environment_python
 from lc_finetune.inference.saved_model_script import read_arrays, write_arrays
-from lc_finetune.testing import TOKENIZER_KINDS, TokenizerKind, tiny_checkpoint
+from lc_finetune.testing import TOKENIZER_OF, Architecture, tiny_checkpoint
 
 FAKE = """#!{python}
 import importlib.util, os, shutil, sys
@@ -115,6 +115,18 @@ def test_the_folder_arrives_whole_with_its_manifest(checkpoint: Checkpoint, fake
     assert "saved-model" not in EXPORTS
 
 
+def test_what_tells_the_texts_of_a_pair_apart_reaches_the_other_python(
+    tmp_path: Path, fake: Callable[..., None]
+) -> None:
+    """A model of pairs takes `token_type_ids` as well."""
+    fake()
+    pairs = tiny_checkpoint(tmp_path / "pairs", task="text-pair-classification", architecture="electra")
+
+    made = export(pairs, format="saved-model", texts=[("Where is it?", "It is lost."), ("Hi", "A card"), ("a b", "c")])
+    assert made.manifest.parity is not None
+    assert 0 < made.manifest.parity.max_logit_error < 1e-4
+
+
 def test_below_the_least_parity_it_is_refused_unless_forced(checkpoint: Checkpoint, fake: Callable[..., None]) -> None:
     """As every export."""
     fake(shift=0.01)
@@ -199,26 +211,34 @@ def tensorflow_python() -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "tokenizer"),
-    [*(("text-classification", kind) for kind in TOKENIZER_KINDS), ("token-classification", "wordpiece")],
+    ("task", "architecture"),
+    [
+        *(("text-classification", architecture) for architecture in CONVERTIBLE if architecture in TOKENIZER_OF),
+        ("token-classification", "bert"),
+        ("text-pair-classification", "bert"),
+        ("question-answering", "roberta"),
+    ],
 )
 def test_tensorflow_answers_as_torch_does(
-    tmp_path: Path, tensorflow_python: Path, task: Any, tokenizer: TokenizerKind
+    tmp_path: Path, tensorflow_python: Path, task: Any, architecture: Architecture
 ) -> None:
-    """Any batch and length, padded or not."""
-    checkpoint = tiny_checkpoint(tmp_path / "c", task=task, tokenizer=tokenizer)
+    """Any number of rows and of pieces, padded or not, whatever the neighbours."""
+    checkpoint = tiny_checkpoint(tmp_path / "c", task=task, architecture=architecture)
     made = export(checkpoint, format="saved-model")
     theirs = Predictor.load(checkpoint, device="cpu", backend="torch")
 
     assert made.manifest.parity is not None
     assert made.manifest.parity.max_logit_error < 1e-4
+    assert made.manifest.parity.batch_score_difference < 1e-4
     assert {"saved_model.pb", "variables/variables.index"} <= set(made.manifest.files)
     random = np.random.default_rng(0)
     with SavedModel(tensorflow_python, made.folder) as ours:
         for rows, pieces in ((1, 1), (1, 32), (2, 2), (3, 17), (32, 8)):
             ids = random.integers(5, 200, (rows, pieces))
             mask = (np.arange(pieces) < random.integers(1, pieces + 1, (rows, 1))).astype(np.int64)
-            expected, found = theirs.forward(Batch(ids, mask)), ours.forward(Batch(ids, mask))
-            real = mask.astype(bool) if task == "token-classification" else slice(None)
+            types = random.integers(0, 2, (rows, pieces)) if task == "text-pair-classification" else None
+            batch = Batch(ids, mask, types)
+            expected, found = theirs.forward(batch), ours.forward(batch)
+            real = mask.astype(bool) if expected.logits.ndim == 3 else slice(None)
             assert np.abs(expected.logits - found.logits)[real].max() < 1e-4
             assert np.abs(expected.features - found.features).max() < 1e-4
