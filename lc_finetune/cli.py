@@ -202,7 +202,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from lc_finetune.checkpoint import Checkpoint
     from lc_finetune.data import gold_of, inputs_of
     from lc_finetune.inference.export import export, parity_table
-    from lc_finetune.inference.exported import SHORT
+    from lc_finetune.inference.exported import SHORT, ExportedName
     from lc_finetune.remote import refuse_url
 
     refuse_url(arguments.checkpoint, "export")
@@ -220,7 +220,7 @@ def _export(arguments: argparse.Namespace) -> None:
         source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
-    if arguments.format != "torch" and checkpoint.task != "regression":
+    if arguments.format in get_args(ExportedName) and checkpoint.task != "regression":
         print(f"\n{_confidence_of_export(checkpoint, arguments, precision, texts, gold)}")
 
 

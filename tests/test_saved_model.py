@@ -115,6 +115,22 @@ def test_the_folder_arrives_whole_with_its_manifest(checkpoint: Checkpoint, fake
     assert "saved-model" not in EXPORTS
 
 
+def test_the_command_line_prints_its_parity_and_no_calibration(
+    checkpoint: Checkpoint, fake: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No scores are served from it, so none are calibrated, labelled rows or not."""
+    fake()
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\nWhere is my card?,card\nI want cash.,cash\nHello,other\n")
+    command = ["export", str(checkpoint.path), "--format", "saved-model"]
+
+    for options in ([], ["--calibration-file", str(rows)]):
+        assert main([*command, *options]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"Written to {checkpoint.path / 'saved-model'}.\n\nParity with torch in fp32")
+        assert "calibrat" not in out
+
+
 def test_what_tells_the_texts_of_a_pair_apart_reaches_the_other_python(
     tmp_path: Path, fake: Callable[..., None]
 ) -> None:
