@@ -142,7 +142,8 @@ def _check_choice(format: str, precision: str) -> None:
     if precision not in get_args(Precision):
         raise ConfigError(f"Expected precision 'float32', 'float16' or 'int8', found {precision!r}.")
     if format == "saved-model" and precision != "float32":
-        raise ConfigError(f"Expected precision fp32 for format 'saved-model', found {SHORT[precision]}.")
+        found = SHORT[cast(Precision, precision)]
+        raise ConfigError(f"Expected precision fp32 for format 'saved-model', found {found}.")
     if precision == "int8" and format != "onnx":
         raise ConfigError(
             f"Expected precision fp32 or fp16 for format {format!r}, found int8. int8 is for format 'onnx', where it "

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ NO_MODULE = 3
 _SIZE = struct.Struct("<Q")
 
 
-def write_arrays(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_arrays(stream: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays: the size of what follows in eight bytes, then an uncompressed `.npz`."""
     content = io.BytesIO()
     named: dict[str, Any] = dict(arrays)
@@ -43,7 +43,7 @@ def write_arrays(stream: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
     stream.flush()
 
 
-def read_arrays(stream: BinaryIO) -> dict[str, NDArray[Any]] | None:
+def read_arrays(stream: IO[bytes]) -> dict[str, NDArray[Any]] | None:
     """Read what `write_arrays` wrote, never unpickling; None where the stream ends."""
     header = stream.read(_SIZE.size)
     if len(header) < _SIZE.size:
@@ -116,7 +116,7 @@ def _keep_layout(make_node: Callable[..., None]) -> Callable[..., None]:
     return make
 
 
-def _serve(folder: Path, answers: BinaryIO) -> None:
+def _serve(folder: Path, answers: IO[bytes]) -> None:
     import tensorflow as tf
 
     model = tf.saved_model.load(os.fspath(folder))
