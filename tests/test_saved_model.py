@@ -1,7 +1,6 @@
 """SavedModel exports: made by a Python of its own, kept only if TensorFlow answers as torch does."""
 
 import io
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -148,10 +147,10 @@ def test_below_the_least_parity_it_is_refused_unless_forced(checkpoint: Checkpoi
     fake(shift=0.01)
 
     with pytest.raises(BelowParity, match=r"logits within 0\.0001, found 0\.01.*--force"):
-        export(checkpoint, format="saved-model")
+        export(checkpoint, format="saved-model", texts=["Where is my card?"])
     assert not (checkpoint.path / "saved-model").exists()
     assert not list(checkpoint.path.glob(".*"))
-    assert export(checkpoint, format="saved-model", force=True).manifest.forced
+    assert export(checkpoint, format="saved-model", texts=["Where is my card?"], force=True).manifest.forced
 
 
 @pytest.mark.parametrize(
@@ -167,14 +166,14 @@ def test_what_fails_in_the_other_python_is_one_clear_error(
     checkpoint: Checkpoint, fake: Callable[..., None], fails_at: str, status: int, error: Any, expected: str
 ) -> None:
     """With the last line that it wrote; the export that was there stays."""
-    fake()
-    export(checkpoint, format="saved-model")
-    before = json.loads((checkpoint.path / "saved-model" / "export.json").read_text())
+    earlier = checkpoint.path / "saved-model" / "export.json"
+    earlier.parent.mkdir()
+    earlier.write_text("as it was")
     fake(fails_at=fails_at, status=status)
 
     with pytest.raises(error, match=expected):
-        export(checkpoint, format="saved-model")
-    assert json.loads((checkpoint.path / "saved-model" / "export.json").read_text()) == before
+        export(checkpoint, format="saved-model", texts=["Where is my card?"])
+    assert earlier.read_text() == "as it was"
     assert not list(checkpoint.path.glob(".*"))
 
 
@@ -185,15 +184,13 @@ def test_there_is_no_other_precision_than_fp32(checkpoint: Checkpoint, precision
         export(checkpoint, format="saved-model", precision=precision, texts=sample_texts())
 
 
-def test_a_family_that_was_never_converted_is_refused(checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize("architecture", ["deberta-v2", "modernbert"])
+def test_a_family_that_cannot_be_converted_is_refused(tmp_path: Path, architecture: Architecture) -> None:
     """Layers that attend locally would be right on short texts and wrong on long ones."""
-    local = Checkpoint(
-        checkpoint.path, checkpoint.manifest, checkpoint.config | {"model_type": "modernbert"}, checkpoint.task,
-        checkpoint.labels,
-    )  # fmt: skip
+    checkpoint = tiny_checkpoint(tmp_path / "c", architecture=architecture)
 
-    with pytest.raises(CheckpointError, match="found 'modernbert'"):
-        export(local, format="saved-model")
+    with pytest.raises(CheckpointError, match=f"found '{architecture}'. Use another format"):
+        export(checkpoint, format="saved-model")
 
 
 def test_arrays_pass_the_pipe_unpickled() -> None:
