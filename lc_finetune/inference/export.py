@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from lc_finetune.checkpoint import PAIRS, Checkpoint, sha256, staged_folder, write_text_atomically
-from lc_finetune.errors import CheckpointError, ConfigError
+from lc_finetune.errors import CheckpointError, ConfigError, EngineError
 from lc_finetune.inference.backends import Backend, Batch, Outputs, open_backend
 from lc_finetune.inference.backends.torch import Headed, load_model
 from lc_finetune.inference.encode import Encoder
@@ -232,7 +232,10 @@ def _write_saved_model(checkpoint: Checkpoint, staging: Path, _: Precision, __: 
         _trace_onnx(checkpoint, source, plain=True)
         convert(python, source, staging)
     with SavedModel(python, staging) as backend:
-        yield backend
+        try:
+            yield backend
+        except EngineError as error:
+            raise error.__cause__ or error from None  # what TensorFlow said
 
 
 _WRITERS: dict[Format, Callable[[Checkpoint, Path, Precision, Sequence[Input]], AbstractContextManager[Backend]]] = {

@@ -58,7 +58,7 @@ def convert(python: Path, source: Path, target: Path) -> None:
             stdout=notes, stderr=notes, check=False,
         )  # fmt: skip
         if done.returncode != 0:
-            raise _failure(python, "the model cannot be converted to a SavedModel", done.returncode, notes)
+            raise _failure(python, "a model that onnx2tf can convert", done.returncode, notes)
 
 
 class SavedModel:
@@ -116,7 +116,8 @@ class SavedModel:
         assert self._process.stdout is not None
         answer = script.read_arrays(self._process.stdout)
         if answer is None:
-            raise _failure(self._python, f"TensorFlow cannot {verb} the SavedModel", self._process.wait(), self._notes)
+            expected = f"a SavedModel that TensorFlow can {verb}"
+            raise _failure(self._python, expected, self._process.wait(), self._notes)
         return answer
 
 
@@ -125,7 +126,7 @@ def _command(python: Path, command: str, *paths: Path) -> list[str]:
     return [os.fspath(python), "-I", script.__file__, command, *(os.fspath(path.absolute()) for path in paths)]
 
 
-def _failure(python: Path, what: str, status: int, notes: IO[Any]) -> Exception:
+def _failure(python: Path, expected: str, status: int, notes: IO[Any]) -> Exception:
     """Make an error that ends in the last line of what the process wrote."""
     notes.seek(0)
     lines = notes.read().decode(errors="replace").split("\n")
@@ -135,4 +136,6 @@ def _failure(python: Path, what: str, status: int, notes: IO[Any]) -> Exception:
             f"Expected TensorFlow and onnx2tf in the environment of {python}, found one incomplete ({last}). "
             "Build it again with `make saved-model-env`."
         )
-    return CheckpointError(f"Expected an exit status of 0, found {status}: {what} ({last}). Use another format.")
+    return CheckpointError(
+        f"Expected {expected}, found one at which its Python ended with status {status} ({last}). Use another format."
+    )
