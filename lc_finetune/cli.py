@@ -165,7 +165,10 @@ def _add_export(commands: Any) -> None:
         description="Write the model for another runtime into the checkpoint, if it gives the same answers.",
     )  # fmt: skip
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The checkpoint folder.")
-    parser.add_argument("--format", required=True, choices=["onnx", "openvino", "torch"], help="The runtime.")
+    parser.add_argument(
+        "--format", required=True, choices=["onnx", "openvino", "torch", "saved-model"],
+        help="The runtime; saved-model is TensorFlow's.",
+    )  # fmt: skip
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="Default: fp32.")
     parser.add_argument(
         "--calibration-file", metavar="FILE",
@@ -204,7 +207,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from lc_finetune.checkpoint import Checkpoint
     from lc_finetune.data import gold_of, inputs_of
     from lc_finetune.inference.export import export, parity_table
-    from lc_finetune.inference.exported import SHORT
+    from lc_finetune.inference.exported import SHORT, ExportedName
     from lc_finetune.remote import refuse_url
 
     refuse_url(arguments.checkpoint, "export")
@@ -222,7 +225,7 @@ def _export(arguments: argparse.Namespace) -> None:
         source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
-    if arguments.format != "torch" and checkpoint.task != "regression":
+    if arguments.format in get_args(ExportedName) and checkpoint.task != "regression":
         print(f"\n{_confidence_of_export(checkpoint, arguments, precision, texts, gold)}")
 
 

@@ -154,6 +154,7 @@ def tiny_checkpoint(
     task: Task = "text-classification",
     labels: Sequence[str] | None = None,
     tokenizer: TokenizerKind = "wordpiece",
+    architecture: Architecture | None = None,
     max_length: int = 32,
     stride: int = 8,
     tag_unit: TagUnit = "piece",
@@ -170,6 +171,7 @@ def tiny_checkpoint(
         task: What the checkpoint is for.
         labels: Labels of a classifier, or entity types of a tagger.
         tokenizer: The family of tokenizer, and of the model around it.
+        architecture: Another family of the model, which brings its tokenizer.
         max_length: Pieces in one window, special tokens included; also all that the model has positions for.
         stride: Pieces shared by neighbouring windows.
         tag_unit: Which pieces of a word carry a tag; for a tagger.
@@ -182,13 +184,16 @@ def tiny_checkpoint(
     names = _tags(labels or TYPES) if tagger else LabelSet.sorted(labels or LABELS)
     if task == "regression":
         names = LabelSet(("value",))
-    wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
+    wrapped = tiny_tokenizer(TOKENIZER_OF[architecture] if architecture else tokenizer, max_length=max_length)
     if task == QUESTIONS:
         names = LabelSet(EDGES)
     if task == RELATIONS:
         add_markers(wrapped)
     with staged_folder(final) as staging:
-        tiny_model(wrapped, task=task, labels=names, max_length=max_length, seed=seed).save_pretrained(staging)
+        model = tiny_model(
+            wrapped, task=task, labels=names, architecture=architecture, max_length=max_length, seed=seed
+        )
+        model.save_pretrained(staging)
         wrapped.save_pretrained(staging)
         write_manifest(
             staging,
@@ -234,7 +239,13 @@ def tiny_base_model(
 
 
 def tiny_model(
-    tokenizer: PreTrainedTokenizerFast, *, task: Task, labels: LabelSet, max_length: int, seed: int = 0
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    task: Task,
+    labels: LabelSet,
+    architecture: Architecture | None = None,
+    max_length: int,
+    seed: int = 0,
 ) -> PreTrainedModel:
     """Build a random model with a head for the task."""
     from transformers import (
@@ -243,7 +254,7 @@ def tiny_model(
         AutoModelForTokenClassification,
     )
 
-    config = _config(tokenizer, max_length=max_length)
+    config = _config(tokenizer, max_length=max_length, architecture=architecture)
     config.id2label, config.label2id = labels.id2label, labels.label2id
     if task == "multi-label-classification":
         config.problem_type = MULTI_LABEL

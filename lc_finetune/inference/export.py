@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,12 +15,13 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from lc_finetune.checkpoint import PAIRS, Checkpoint, sha256, staged_folder, write_text_atomically
-from lc_finetune.errors import ConfigError
+from lc_finetune.errors import CheckpointError, ConfigError, EngineError
 from lc_finetune.inference.backends import Backend, Batch, Outputs, open_backend
 from lc_finetune.inference.backends.torch import Headed, load_model
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.inference.exported import (
     EXPORT_MANIFEST,
+    SHORT,
     ExportManifest,
     Format,
     Precision,
@@ -30,6 +31,7 @@ from lc_finetune.inference.exported import (
 )
 from lc_finetune.inference.parity import BelowParity, Gold, measure_parity, sample_texts, shortfall
 from lc_finetune.inference.quantize import quantize_onnx
+from lc_finetune.inference.saved_model import SavedModel, convert, environment_python
 from lc_finetune.remote import refuse_url
 from lc_finetune.schemas import Input
 
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_TEXTS = 128
 """Texts that set the scales of an int8 export; of fewer than twice as many, half."""
+CONVERTIBLE = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
+"""Families whose every layer attends to the whole window, so that one mask serves all: what `plain` graphs need."""
 FEW_TEXTS = 100
 """With fewer, the table says that they show little."""
 
@@ -63,8 +67,8 @@ def export(
 
     Args:
         checkpoint: The folder.
-        format: `"onnx"` and `"openvino"` serve; `"torch"` (a state dict and a `torch.export` program) is for other
-            programs.
+        format: `"onnx"` and `"openvino"` serve; `"torch"` (a state dict and a `torch.export` program) and
+            `"saved-model"` (TensorFlow's) are for other programs.
         precision: `"float16"` halves the file; `"int8"`, for ONNX, is faster on CPU.
         texts: Held-out texts, or pairs, to measure parity on; the bundled samples' if there are none. For int8, some of
             them set the scales and the others measure.
@@ -76,7 +80,7 @@ def export(
         BelowParity: If the export misses the least parity (`parity.LEAST`) and is not forced; a `CheckpointError`.
         CheckpointError: If the folder is no valid checkpoint, or its model cannot be exported.
         ConfigError: If there is no such format or precision, or int8 lacks texts.
-        MissingDependencyError: If the format's package is not installed.
+        MissingDependencyError: If the format's package, or TensorFlow's environment, is not installed.
     """
     _check_choice(format, precision)
     if not isinstance(checkpoint, Checkpoint):
@@ -89,8 +93,8 @@ def export(
         texts, source = sample_texts(checkpoint.task), "bundled samples"
     final = export_folder(checkpoint.path, format, precision)
     with staged_folder(final, overwrite=True) as staging:
-        backend = _WRITERS[format](checkpoint, staging, precision, calibration)
-        parity = measure_parity(checkpoint, backend, texts, gold=gold, source=source)
+        with _WRITERS[format](checkpoint, staging, precision, calibration) as backend:
+            parity = measure_parity(checkpoint, backend, texts, gold=gold, source=source)
         missed = shortfall(parity, precision)
         if missed and not force:
             raise BelowParity(
@@ -101,7 +105,7 @@ def export(
             format=format,
             precision=precision,
             weights=checkpoint.weights_digest,
-            files={path.name: sha256(path) for path in sorted(staging.iterdir())},
+            files={path.relative_to(staging).as_posix(): sha256(path) for path in _files(staging)},
             calibration_texts=scales or None,
             parity=parity,
             forced=missed is not None,
@@ -134,9 +138,12 @@ def parity_table(manifest: ExportManifest) -> str:
 
 def _check_choice(format: str, precision: str) -> None:
     if format not in get_args(Format):
-        raise ConfigError(f"Expected format 'onnx', 'openvino' or 'torch', found {format!r}.")
+        raise ConfigError(f"Expected format 'onnx', 'openvino', 'torch' or 'saved-model', found {format!r}.")
     if precision not in get_args(Precision):
         raise ConfigError(f"Expected precision 'float32', 'float16' or 'int8', found {precision!r}.")
+    if format == "saved-model" and precision != "float32":
+        found = SHORT[cast(Precision, precision)]
+        raise ConfigError(f"Expected precision fp32 for format 'saved-model', found {found}.")
     if precision == "int8" and format != "onnx":
         raise ConfigError(
             f"Expected precision fp32 or fp16 for format {format!r}, found int8. int8 is for format 'onnx', where it "
@@ -162,10 +169,17 @@ def _shuffled(texts: Sequence[Input], gold: Gold | None) -> tuple[list[Input], G
     return [texts[i] for i in order], None if gold is None else cast(Gold, [gold[i] for i in order])
 
 
-# One writer for each format: files into the staging folder, the model opened for the measurement.
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _write_onnx(checkpoint: Checkpoint, staging: Path, precision: Precision, calibration: Sequence[Input]) -> Backend:
+# One writer for each format: files into the staging folder, the model open for as long as it is measured.
+
+
+@contextmanager
+def _write_onnx(
+    checkpoint: Checkpoint, staging: Path, precision: Precision, calibration: Sequence[Input]
+) -> Iterator[Backend]:
     file = staging / "model.onnx"
     if precision == "float32":
         _trace_onnx(checkpoint, file)
@@ -175,10 +189,13 @@ def _write_onnx(checkpoint: Checkpoint, staging: Path, precision: Precision, cal
                 quantize_onnx(checkpoint, source, file, calibration)
             else:
                 _halve_onnx(source, file)
-    return open_backend("onnx", file, device="cpu", precision=precision)
+    yield open_backend("onnx", file, device="cpu", precision=precision)
 
 
-def _write_openvino(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]) -> Backend:
+@contextmanager
+def _write_openvino(
+    checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]
+) -> Iterator[Backend]:
     from lc_finetune.inference.backends.openvino import import_openvino
 
     openvino = import_openvino()
@@ -186,10 +203,11 @@ def _write_openvino(checkpoint: Checkpoint, staging: Path, precision: Precision,
     with _fp32_onnx(checkpoint) as source:
         model = openvino.Core().read_model(os.fspath(source))
         openvino.save_model(model, os.fspath(file), compress_to_fp16=precision == "float16")
-    return open_backend("openvino", file, device="cpu", precision=precision)
+    yield open_backend("openvino", file, device="cpu", precision=precision)
 
 
-def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]) -> Backend:
+@contextmanager
+def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]) -> Iterator[Backend]:
     import torch
 
     model = load_model(checkpoint.path, checkpoint.task, getattr(torch, precision))
@@ -197,13 +215,34 @@ def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _:
     torch.save(model.state_dict(), staging / "model.pth")
     program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=shapes)
     torch.export.save(program, staging / "model.pt2")
-    return _Program(torch.export.load(staging / "model.pt2").module(), precision)
+    yield _Program(torch.export.load(staging / "model.pt2").module(), precision)
 
 
-_WRITERS: dict[Format, Callable[[Checkpoint, Path, Precision, Sequence[Input]], Backend]] = {
+@contextmanager
+def _write_saved_model(checkpoint: Checkpoint, staging: Path, _: Precision, __: Sequence[Input]) -> Iterator[Backend]:
+    family = checkpoint.config.get("model_type")
+    if family not in CONVERTIBLE:
+        raise CheckpointError(
+            f"{checkpoint.path}: expected a model that converts to a SavedModel ({', '.join(CONVERTIBLE)}), found "
+            f"{family!r}. Use another format."
+        )
+    python = environment_python()
+    with TemporaryDirectory(prefix="lc_finetune-") as folder:
+        source = Path(folder) / "model.onnx"
+        _trace_onnx(checkpoint, source, plain=True)
+        convert(python, source, staging)
+    with SavedModel(python, staging) as backend:
+        try:
+            yield backend
+        except EngineError as error:
+            raise error.__cause__ or error from None  # what TensorFlow said
+
+
+_WRITERS: dict[Format, Callable[[Checkpoint, Path, Precision, Sequence[Input]], AbstractContextManager[Backend]]] = {
     "onnx": _write_onnx,
     "openvino": _write_openvino,
     "torch": _write_torch,
+    "saved-model": _write_saved_model,
 }
 
 
@@ -254,14 +293,30 @@ def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, dict[str, Any],
     return graph.eval(), inputs, dict.fromkeys(inputs, sizes)
 
 
-def _trace_onnx(checkpoint: Checkpoint, file: Path) -> None:
+def _make_plain(model: Any) -> None:
+    """Have attention computed by matrix products and its mask as one sum, in operators that every converter knows."""
+    import torch
+
+    def add_mask(module: Any, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        rows, pieces = named["attention_mask"].shape
+        padding = 1.0 - named["attention_mask"].reshape(rows, 1, 1, pieces).float()
+        return inputs, named | {"attention_mask": padding * torch.finfo(torch.float32).min}
+
+    model.set_attn_implementation("eager")
+    model.base_model.register_forward_pre_hook(add_mask, with_kwargs=True)
+
+
+def _trace_onnx(checkpoint: Checkpoint, file: Path, *, plain: bool = False) -> None:
     """Write the fp32 model: `input_ids`, `attention_mask` → `logits`, `features`; batch and length dynamic.
 
     A model that tells the texts of a pair apart by them takes `token_type_ids` as well.
     """
     import torch
 
-    graph, inputs, shapes = _traceable(checkpoint, load_model(checkpoint.path, checkpoint.task))
+    model = load_model(checkpoint.path, checkpoint.task)
+    if plain:
+        _make_plain(model)
+    graph, inputs, shapes = _traceable(checkpoint, model)
     with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")
         torch.onnx.export(
