@@ -192,7 +192,10 @@ def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"adapter": "prefix"}, "prefix.*cannot be merged"),
+        ({"adapter": "prefix", "adapter_rank": 8}, "adapter_rank: .*lora or adalora, found prefix, which has none"),
+        ({"adapter": "lora", "adapter_tokens": 8}, "adapter_tokens: expected adapter prefix, found lora"),
+        ({"adapter_tokens": 8}, "adapter_tokens: .*Add --adapter prefix"),
+        ({"adapter": "prefix", "gradient_checkpointing": True}, "adapter and gradient_checkpointing"),
         ({"adapter_rank": 8}, "adapter_rank: expected it beside adapter"),
         ({"adapter": "ia3", "adapter_alpha": 8}, "adapter_alpha: .*ia3, which has none"),
         ({"adapter": "lora", "layer_decay": 0.9}, "layer_decay"),
