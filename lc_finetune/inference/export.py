@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from lc_finetune.checkpoint import PAIRS, Checkpoint, sha256, staged_folder, write_text_atomically
-from lc_finetune.errors import CheckpointError, ConfigError, LCFinetuneError
+from lc_finetune.errors import CheckpointError, ConfigError, EngineError, LCFinetuneError
 from lc_finetune.inference.backends import Backend, Batch, Outputs, open_backend
 from lc_finetune.inference.backends.torch import Headed, load_model
 from lc_finetune.inference.encode import Encoder
@@ -94,8 +94,9 @@ def export(
         texts, source = sample_texts(checkpoint.task), "bundled samples"
     final = export_folder(checkpoint.path, format, precision)
     with staged_folder(final, overwrite=True) as staging:
-        backend = _written(checkpoint, staging, format, precision, calibration)
-        parity = measure_parity(checkpoint, backend, texts, gold=gold, source=source)
+        with _refusing(checkpoint, format, precision):
+            backend = _WRITERS[format](checkpoint, staging, precision, calibration)
+            parity = measure_parity(checkpoint, backend, texts, gold=gold, source=source)
         missed = shortfall(parity, precision)
         if missed and not force:
             raise BelowParity(
@@ -115,14 +116,16 @@ def export(
     return Export(final, manifest)
 
 
-def _written(
-    checkpoint: Checkpoint, staging: Path, format: Format, precision: Precision, calibration: Sequence[Input]
-) -> Backend:
+@contextmanager
+def _refusing(checkpoint: Checkpoint, format: Format, precision: Precision) -> Iterator[None]:
+    """Say of a model that cannot be traced, converted or run what can be done; what is said already stays."""
     try:
-        return _WRITERS[format](checkpoint, staging, precision, calibration)
-    except (LCFinetuneError, OSError):  # said already; no room on the disk
+        yield
+    except OSError:  # no room on the disk
         raise
-    except Exception as error:  # of tracing and converting, which share no base class
+    except Exception as error:  # of many libraries
+        if isinstance(error, LCFinetuneError) and not isinstance(error, EngineError):
+            raise
         raise NotExportable(
             f"{checkpoint.path}: expected a model that can be exported to {format} in {precision}, found a "
             f"{checkpoint.config.get('model_type')} that cannot ({type(error).__name__}). Serve it with "

@@ -56,7 +56,8 @@ def _before(encoder: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tup
     from transformers import DynamicCache
 
     mask = named["attention_mask"]
-    layers = encoder.prefix.unsqueeze(2).expand(-1, -1, len(mask), -1, -1, -1)
-    seen = mask.new_ones(len(mask), encoder.prefix.shape[3])
+    rows = mask.shape[0]  # not its `len`, which an export would take for a constant
+    layers = encoder.prefix.unsqueeze(2).expand(-1, -1, rows, -1, -1, -1)
+    seen = mask.new_ones(rows, encoder.prefix.shape[3])
     cache = DynamicCache([(keys, values) for keys, values in layers])
     return inputs, {**named, "attention_mask": torch.cat((seen, mask), dim=1), "past_key_values": cache}

@@ -50,10 +50,10 @@ def named(text: str, *entities: tuple[str, str]) -> TaggedExample:
 
 
 TAGGED = [
-    named("李明在北京工作。", ("李明", "PER"), ("北京", "LOC")),
+    named("上书乃七丘中。", ("上书", "PER"), ("七丘", "LOC")),
     named("他用iPhone拍了照", ("iPhone", "ITEM")),
     named("ＩＢＭ公司（１９８４年）在丁丁路", ("ＩＢＭ", "ORG"), ("１９８４年", "DATE"), ("丁丁路", "LOC")),
-    named("𠮷野家在臺北", ("𠮷野家", "ORG"), ("臺北", "LOC")),
+    named("𠮷丁三乃臺上", ("𠮷丁三", "ORG"), ("臺上", "LOC")),
 ]
 
 
@@ -214,8 +214,8 @@ def test_a_text_without_spaces_is_read_in_windows(taggers: Any, kind: TokenizerK
 
 def rows_of(task: Task, folder: Path) -> str:
     """Write a training file of Chinese for a task."""
-    names, places = ("李明", "𠮷田", "王丁", "Ann"), ("北京", "臺北", "台北", "ＮＹ")
-    texts = [f"{names[i % 4]}在{places[i // 4 % 4]}{'，' * (i % 3)}第{i}天。" for i in range(48)]
+    names, places = ("上书", "𠮷丁", "王丁", "Ann"), ("七丘", "臺上", "台上", "ＮＹ")
+    texts = [f"{names[i % 4]}乃{places[i // 4 % 4]}{'，' * (i % 3)}第{i}天。" for i in range(48)]
     if task in ("text-classification", "text-pair-classification"):
         pair = ["text_pair"] if task == "text-pair-classification" else []
         with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as file:
@@ -318,8 +318,8 @@ def assert_knows(made: Checkpoint, task: Task) -> None:
         assert made.manifest is not None
         assert made.manifest.tag_unit == "word"
         tagger = EntityTagger.from_checkpoint(made.path, device="cpu")
-        found = [(e.label, e.text) for e in tagger.invoke("王丁在台北第9天。").entities]
-        assert found == [("人", "王丁"), ("地", "台北")]
+        found = [(e.label, e.text) for e in tagger.invoke("王丁乃台上第9天。").entities]
+        assert found == [("人", "王丁"), ("地", "台上")]
 
 
 def test_a_blank_text_is_blank_in_any_width(tiny_classifier: Checkpoint) -> None:
