@@ -256,7 +256,7 @@ class Checkpoint:
     def positions(self) -> int | None:
         """Pieces that a window may have at most, its special tokens counted; None if the configuration does not say."""
         positions = self.config.get("max_position_embeddings") or self.config.get("n_positions")  # as GPT-2 calls them
-        if not isinstance(positions, int):
+        if not isinstance(positions, int) or positions < 1:
             return None
         taken = self.manifest.adapter.tokens if self.manifest and self.manifest.adapter else None
         return positions - before_first(self.config.get("model_type")) - (taken or 0)

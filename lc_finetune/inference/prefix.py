@@ -13,7 +13,7 @@ from typing import Any
 
 from lc_finetune.errors import CheckpointError
 
-PREFIXED = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+PREFIXED = ("bert", "electra", "roberta", "xlm-roberta")
 """Families whose layers take keys and values from outside."""
 VALUES = "prompt_embeddings"
 """What peft calls a prefix in its file."""

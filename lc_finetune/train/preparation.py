@@ -41,6 +41,10 @@ LONGEST_NAME = 200
 """Bytes of an output folder's name; file systems allow 255, of which the names of temporary siblings take some."""
 
 
+LEAST_LENGTH = 8
+"""Pieces in one window, at least, as `max_length` has it."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that is decided before the first step."""
@@ -242,11 +246,16 @@ def windowing(config: TrainConfig, encoder: Any) -> Windowing:
     positions = int(getattr(encoder, "max_position_embeddings", 0) or recipe.MAX_LENGTH)
     positions -= before_first(encoder.model_type)
     prefix = prefix_tokens(config)
+    if prefix and positions - prefix < LEAST_LENGTH:
+        raise ConfigError(
+            f"adapter_tokens: expected at most {positions - LEAST_LENGTH}, which leave {LEAST_LENGTH} of the base "
+            f"model's {positions} positions to a text, found {prefix}."
+        )
     positions -= prefix
-    if (config.max_length or 8) > positions:
+    if config.max_length is not None and config.max_length > positions:
         beside = f" beside a prefix of {prefix}" if prefix else ""
         raise ConfigError(
-            f"max_length: expected at most {positions}, the base model's{beside}, found {config.max_length or 8}."
+            f"max_length: expected at most {positions}, the base model's{beside}, found {config.max_length}."
         )
     length = config.max_length or min(positions, recipe.MAX_LENGTH)
     return Windowing(length, length // 4)

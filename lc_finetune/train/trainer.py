@@ -150,7 +150,7 @@ def _new_model(plan: Plan) -> Any:
     import torch
     from transformers import set_seed
 
-    from lc_finetune.inference.backends.torch import prepare_decoder
+    from lc_finetune.inference.backends.torch import set_padding
     from lc_finetune.train.distillation import keep_columns
     from lc_finetune.train.optimizer import head_parameters
 
@@ -166,7 +166,7 @@ def _new_model(plan: Plan) -> Any:
         raise CheckpointError(
             f"{plan.base.folder}: the base model cannot be loaded ({type(error).__name__}). Copy it again."
         ) from error
-    prepare_decoder(model, plan.base.folder)
+    set_padding(model, plan.base.folder)
     head = head_parameters(model)
     encoder = {name for name, parameter in model.named_parameters() if id(parameter) not in head}
     random = sorted(encoder & {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})

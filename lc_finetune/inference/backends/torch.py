@@ -65,14 +65,16 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Any:
             f"{folder}: expected all weights in the checkpoint, found {len(missing)} missing ({missing[0]}, …): "
             "they would be random. Fine-tune the model before you load it."
         )
-    prepare_decoder(model, folder)
+    set_padding(model, folder)
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False  # no piece follows that a decoder would keep keys and values for
     if checkpoint.prefix:
         put_prefix(model, checkpoint.prefix)
     return model.eval()
 
 
-def prepare_decoder(model: Any, folder: Path) -> None:
-    """Tell a decoder what pads its windows, if its configuration does not, and to keep nothing for a next piece."""
+def set_padding(model: Any, folder: Path) -> None:
+    """Tell a decoder what pads its windows, if its configuration does not: else it takes one text at a time."""
     from transformers import AutoTokenizer
 
     from lc_finetune.inference.encode import padding_id
@@ -80,8 +82,6 @@ def prepare_decoder(model: Any, folder: Path) -> None:
     if getattr(model.config, "pad_token_id", None) is None:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model.config.pad_token_id = padding_id(folder, tokenizer)
-    if hasattr(model.config, "use_cache"):
-        model.config.use_cache = False
 
 
 class Headed:
