@@ -869,8 +869,8 @@ def is_tag(tag: str) -> bool:
     return tag == OUTSIDE or (tag[1:2] == "-" and parse_tag(tag)[0] == tag[0])
 
 
-_UNSPACED = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]")
-"""Characters and marks of Chinese and Japanese, beside which no space is written, and full-width forms."""
+_UNSPACED = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff01-\uff9f\U00020000-\U0003ffff]")
+"""Characters and marks of Chinese and Japanese, beside which no space is written, and forms of other width."""
 
 
 def _is_by_character(sentences: Sequence[Sequence[str]]) -> bool:

@@ -268,7 +268,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     base = tiny_base_model(folder / "base", architecture=request.param)
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     tokenizer.save_pretrained(base)
-    return fine_tune(TrainConfig(**options(base, classes(folder / "rows"), folder / "out")))
+    return fine_tune(TrainConfig(**options(base, classes(folder / "rows"), folder / "out", baseline=True)))
 
 
 def test_a_decoder_s_text_is_judged_by_its_last_piece(decoder: Checkpoint) -> None:
@@ -301,6 +301,9 @@ def test_a_plain_decoder_without_a_padding_piece_answers_batches(architecture: A
     folder = tiny_base_model(tmp_path / "plain", architecture=architecture)
     torch.manual_seed(0)
     AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).save_pretrained(folder)
+    if architecture == "llama":  # as its early configurations have it
+        stated = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**stated, "pad_token_id": -1}))
     clf = TextClassifier.from_checkpoint(folder, device="cpu")
     texts = [*TEXTS, LONG, ""]
     assert_same([scores(r) for r in clf.batch(texts)], [scores(clf.invoke(text)) for text in texts], gap=1e-5)

@@ -204,9 +204,7 @@ def test_a_prefix_leaves_room_for_a_text(base_model: Path, table: Path, tmp_path
     given = options(base_model, table, tmp_path / "out", adapter="prefix")
     with pytest.raises(ConfigError, match="at most 48, the base model's beside a prefix of 16, found 49"):
         fine_tune(TrainConfig(**{**given, "max_length": 49}))
-    with pytest.raises(
-        ConfigError, match=r"adapter_tokens: expected at most 56, .* leave 8 of .* 64 positions.*, found 57"
-    ):
+    with pytest.raises(ConfigError, match=r"adapter_tokens: expected at most 56.* 64 positions.*, found 57"):
         fine_tune(TrainConfig(**{**given, "adapter_tokens": 57}))
 
 

@@ -79,7 +79,8 @@ def set_padding(model: Any, folder: Path) -> None:
 
     from lc_finetune.inference.encode import padding_id
 
-    if getattr(model.config, "pad_token_id", None) is None:
+    padding = getattr(model.config, "pad_token_id", None)
+    if padding is None or padding < 0:  # as early configurations of Llama have it
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model.config.pad_token_id = padding_id(folder, tokenizer)
 
