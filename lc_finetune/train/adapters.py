@@ -134,7 +134,7 @@ def _prefix_settings(peft: Any, model: Any, base: Base, *, tokens: int) -> Any:
     if family not in PREFIXED:
         raise ConfigError(
             f"adapter: expected a base model whose layers take a prefix ({', '.join(PREFIXED)}), found {family}, whose "
-            "layers take no keys and values from outside. Use --adapter lora, or another base model."
+            "layers take none from outside or are not tested with one. Use --adapter lora, or another base model."
         )
     head = type(model).__name__.partition("For")[2]
     kinds = {"TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}
