@@ -30,6 +30,7 @@ from lc_finetune.inference import export as exporting
 from lc_finetune.inference.encode import Encoder, padding_id
 from lc_finetune.inference.export import NotExportable
 from lc_finetune.inference.outputs import outputs_of
+from lc_finetune.schemas import QuestionAnswer
 from lc_finetune.testing import DECODERS, ENCODERS, Architecture, tiny_base_model
 from lc_finetune.train import TrainConfig, fine_tune
 
@@ -188,13 +189,23 @@ def assert_same(one: Sequence[tuple[list[float], Any]], other: Sequence[tuple[li
         assert np.abs(np.array(numbers_one) - np.array(numbers_other)).max(initial=0.0) < gap
 
 
-def test_both_backends_give_the_same_answers(made: tuple[Checkpoint, Case]) -> None:
-    """Training left an export behind, and it agrees with torch, on long texts too."""
-    checkpoint, case = made
-    asked = [case.ask(text) for text in (*TEXTS, "", *([] if case.ask is marked else [LONG]))]
-    found = [[case.figures(r) for r in served(checkpoint, case, name).batch(asked)] for name in ("torch", "onnx")]
+def spans_of(result: Any) -> list[tuple[str, str, int, int]]:
+    """The text of each span that was found, what it is called, and its offsets."""
+    if isinstance(result, QuestionAnswer):
+        return [(result.context, result.answer, result.start, result.end)] if result.answer is not None else []
+    return [(result.text, e.text, e.start, e.end) for e in getattr(result, "entities", ())]
 
-    assert_same(*found, gap=1e-3)
+
+def test_both_backends_give_the_same_answers(made: tuple[Checkpoint, Case]) -> None:
+    """Training left an export that agrees with torch, on long texts too; spans are the text's own, without spaces."""
+    checkpoint, case = made
+    asked = [case.ask(text) for text in (*TEXTS, "", *([] if case.ask is marked else [LONG + "Zoë 北京"]))]
+    results = [served(checkpoint, case, name).batch(asked) for name in ("torch", "onnx")]
+    spans = [span for result in results[0] for span in spans_of(result)]
+
+    assert_same(*[[case.figures(result) for result in of_backend] for of_backend in results], gap=1e-3)
+    assert bool(spans) == (case.runnable in (EntityTagger, QuestionAnswerer))
+    assert all(text[start:end] == found == found.strip() != "" for text, found, start, end in spans)
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(made: tuple[Checkpoint, Case]) -> None:
@@ -227,21 +238,6 @@ def test_a_long_text_is_read_to_its_end(made: tuple[Checkpoint, Case]) -> None:
         return
     one, other = (case.figures(result) for result in runnable.batch(asked))
     assert one != other
-
-
-def test_spans_are_the_text_s_own(made: tuple[Checkpoint, Case]) -> None:
-    """`text[start:end]` is what was found, whatever pieces it was found by, and no span begins or ends with a space."""
-    checkpoint, case = made
-    if case.runnable not in (EntityTagger, QuestionAnswerer):
-        return
-    results = served(checkpoint, case, "torch").batch([case.ask(text) for text in (*TEXTS, LONG + "Zoë 北京")])
-    spans = [
-        (result.text, span.text, span.start, span.end) for result in results for span in getattr(result, "entities", ())
-    ]
-    spans += [(r.context, r.answer, r.start, r.end) for r in results if getattr(r, "answer", None)]
-
-    assert all(text[start:end] == found == found.strip() != "" for text, found, start, end in spans)
-    assert spans
 
 
 def test_the_checkpoint_is_transformers_own(made: tuple[Checkpoint, Case]) -> None:
