@@ -27,7 +27,7 @@ from lc_finetune.checkpoint import WEIGHTS, Task
 from lc_finetune.data import read_examples
 from lc_finetune.inference import Predictor
 from lc_finetune.inference import export as exporting
-from lc_finetune.inference.encode import Encoder, padding_id
+from lc_finetune.inference.encode import Encoder, Encoding, padding_id
 from lc_finetune.inference.export import NotExportable
 from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.schemas import QuestionAnswer
@@ -223,20 +223,25 @@ def test_an_answer_does_not_depend_on_its_neighbours(made: tuple[Checkpoint, Cas
 
 
 def test_a_long_text_is_read_to_its_end(made: tuple[Checkpoint, Case]) -> None:
-    """In windows: what stands last is answered about as well."""
+    """In windows: the last word counts, and each piece of it has its logits where pieces are judged."""
     checkpoint, case = made
-    runnable = served(checkpoint, case, "torch")
+    predictor = Predictor.load(checkpoint, device="cpu", backend="torch")
+    if case.runnable in (EntityTagger, QuestionAnswerer):
+        asked = LONG if case.runnable is EntityTagger else ("Where?", LONG)
+        encoding = Encoder(checkpoint.path, offsets=False).encode([LONG])[0]
+        logits = outputs_of(predictor, [asked]).logits[0]
+        assert isinstance(encoding, Encoding)
+        assert len(encoding.ids) > predictor.max_length
+        assert len(logits) == len(encoding.ids) + predictor.keeps_first
+        assert np.isfinite(logits).all()
+        return
+    texts: list[Any] = [LONG + last for last in ("Oslo 北京", "Rome Zoë!")]
+    asked_both = [case.ask(text) for text in texts]
     if case.ask is marked:
         around = [f"{LONG}{city}{LONG}" for city in ("Oslo", "Rome")]
-        asked = [{"text": text, "head": (len(LONG), len(LONG) + 2), "tail": (len(LONG) + 2, len(LONG) + 4)}
-                 for text in around]  # fmt: skip
-    else:
-        asked = [case.ask(LONG + last) for last in ("Oslo 北京", "Rome Zoë!")]
-    if case.runnable is EntityTagger:
-        found = runnable.invoke(LONG + " ".join(TEXTS)).entities
-        assert max(entity.start for entity in found) > len(LONG)
-        return
-    one, other = (case.figures(result) for result in runnable.batch(asked))
+        asked_both = [{"text": text, "head": (len(LONG), len(LONG) + 2), "tail": (len(LONG) + 2, len(LONG) + 4)}
+                      for text in around]  # fmt: skip
+    one, other = (case.figures(result) for result in served(checkpoint, case, "torch").batch(asked_both))
     assert one != other
 
 
