@@ -227,7 +227,7 @@ def test_a_long_text_is_read_to_its_end(made: tuple[Checkpoint, Case]) -> None:
     checkpoint, case = made
     predictor = Predictor.load(checkpoint, device="cpu", backend="torch")
     if case.runnable in (EntityTagger, QuestionAnswerer):
-        asked = LONG if case.runnable is EntityTagger else ("Where?", LONG)
+        asked: Any = LONG if case.runnable is EntityTagger else ("Where?", LONG)
         encoding = Encoder(checkpoint.path, offsets=False).encode([LONG])[0]
         logits = outputs_of(predictor, [asked]).logits[0]
         assert isinstance(encoding, Encoding)
@@ -235,8 +235,7 @@ def test_a_long_text_is_read_to_its_end(made: tuple[Checkpoint, Case]) -> None:
         assert len(logits) == len(encoding.ids) + predictor.keeps_first
         assert np.isfinite(logits).all()
         return
-    texts: list[Any] = [LONG + last for last in ("Oslo 北京", "Rome Zoë!")]
-    asked_both = [case.ask(text) for text in texts]
+    asked_both = [case.ask(LONG + last) for last in ("Oslo 北京", "Rome Zoë!")]
     if case.ask is marked:
         around = [f"{LONG}{city}{LONG}" for city in ("Oslo", "Rome")]
         asked_both = [{"text": text, "head": (len(LONG), len(LONG) + 2), "tail": (len(LONG) + 2, len(LONG) + 4)}
