@@ -33,10 +33,13 @@ if TYPE_CHECKING:
         TextRegressor,
     )
     from lc_finetune.schemas import (
+        Attribution,
         Classification,
         Entity,
+        Explanation,
         Mention,
         MultiLabelClassification,
+        Neighbour,
         PairClassification,
         QuestionAnswer,
         Regression,
@@ -61,10 +64,13 @@ _HOMES = {
         "TextRegressor",
     ),
     "schemas": (
+        "Attribution",
         "Classification",
         "Entity",
+        "Explanation",
         "Mention",
         "MultiLabelClassification",
+        "Neighbour",
         "PairClassification",
         "QuestionAnswer",
         "Regression",
@@ -90,6 +96,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AnswerError",
+    "Attribution",
     "Cascade",
     "Checkpoint",
     "CheckpointError",
@@ -100,6 +107,7 @@ __all__ = [
     "EntitiesOutputParser",
     "Entity",
     "EntityTagger",
+    "Explanation",
     "FanOut",
     "InputError",
     "LCFinetuneError",
@@ -109,6 +117,7 @@ __all__ = [
     "MissingDependencyError",
     "MultiLabelClassification",
     "MultiLabelClassifier",
+    "Neighbour",
     "PairClassification",
     "PairClassifier",
     "QuestionAnswer",

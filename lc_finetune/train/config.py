@@ -88,6 +88,12 @@ class TrainConfig(BaseModel):
         description="Training rows to keep in private/, balanced by class, so that --continue-from does not forget "
         "them. Default: none; with --continue-from, as many as before.",
     )
+    keep_neighbours: int | None = Field(
+        default=None,
+        ge=0,
+        description="Training rows to keep in private/, balanced by class, so that `explain` shows those most like a "
+        "text. Default: none.",
+    )
     distillation: float | None = Field(
         default=None,
         ge=0,

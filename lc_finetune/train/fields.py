@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lc_finetune.checkpoint import EXPLAINED
 from lc_finetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ def check_task(config: TrainConfig, task: type[TrainingTask]) -> None:
     if config.keep_replay and not task.continues:
         raise ConfigError(
             f"keep_replay: expected a task that can be trained further, found data for {task.name}. Leave it out."
+        )
+    if config.keep_neighbours and task.name not in EXPLAINED:
+        raise ConfigError(
+            f"keep_neighbours: expected a task whose answers can be explained ({' or '.join(EXPLAINED)}), found data "
+            f"for {task.name}. Leave it out."
         )
     if config.few_shot and task.name != "text-classification":
         raise ConfigError(f"few_shot: expected data for text-classification, found data for {task.name}. Leave it out.")
