@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ class _Token(NamedTuple):
 
 
 def read_conll(path: Path) -> Loaded:
-    """Read sentences of one word and tag a line; words are joined with single spaces."""
+    """Read sentences of one word and tag a line; words are joined as they are written, see `_joined`."""
     sentences, comments = _conll_sentences(path)
     if not any(is_tag(token.tag) for tokens in sentences for token in tokens):
         raise DataError(
@@ -38,11 +39,13 @@ def read_conll(path: Path) -> Loaded:
             f"{path}:{line}: expected one tagging scheme (IOB1, IOB2, BIOES, BILUO), found a mixture: "
             f"{conflict.reason}. Convert the file to one scheme."
         ) from None
+    words = [[token.word for token in tokens] for tokens in sentences]
+    by_character = _is_by_character(words)
     examples = tuple(
-        _sentence([token.word for token in tokens], tags_to_spans([token.tag for token in tokens], scheme))
-        for tokens in sentences
+        _joined(of_sentence, tags_to_spans([token.tag for token in tokens], scheme), by_character=by_character)
+        for of_sentence, tokens in zip(words, sentences, strict=True)
     )
-    notes = [f"{path}: {len(examples)} sentences in {scheme}."]
+    notes = [f"{path}: {len(examples)} sentences in {scheme}{', a character a line' if by_character else ''}."]
     notes += [f"{path}: {comments} comment lines left out."] if comments else []
     return Loaded(examples, "token-classification", tuple(notes))
 
@@ -84,14 +87,31 @@ def is_tag(tag: str) -> bool:
     return tag == OUTSIDE or (tag[1:2] == "-" and parse_tag(tag)[0] == tag[0])
 
 
-def _sentence(words: Sequence[str], spans: Sequence[Span]) -> TaggedExample:
-    """Join the words with single spaces and move the spans to characters."""
+_UNSPACED = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff01-\uff9f\U00020000-\U0003ffff]")
+"""Characters and marks of Chinese and Japanese, beside which no space is written, and forms of other width."""
+
+
+def _is_by_character(sentences: Sequence[Sequence[str]]) -> bool:
+    """Say whether lines hold characters, as in most files of Chinese: nearly all do, and some of them are of it."""
+    words = [word for sentence in sentences for word in sentence]
+    single = sum(len(word) == 1 for word in words)
+    return single >= 0.9 * len(words) and any(map(_UNSPACED.match, words))
+
+
+def _joined(words: Sequence[str], spans: Sequence[Span], *, by_character: bool) -> TaggedExample:
+    """Join words with single spaces, and move the spans to characters.
+
+    There is no space beside characters and marks of Chinese and Japanese, and none at all between lines that hold
+    characters, where those of a Latin word stand apart too.
+    """
+    text = ""
     starts: list[int] = []
-    position = 0
     for word in words:
-        starts.append(position)
-        position += len(word) + 1
+        if text and not (by_character or _UNSPACED.match(text[-1]) or _UNSPACED.match(word)):
+            text += " "
+        starts.append(len(text))
+        text += word
     return TaggedExample(
-        " ".join(words),
+        text,
         tuple(Span(starts[s.start], starts[s.end - 1] + len(words[s.end - 1]), s.label) for s in spans),
     )

@@ -27,7 +27,7 @@ def read_texts(source: str | Path, *, text_column: str | None = None) -> Texts:
     """Read texts from a file, or from a data set of the Hugging Face Hub.
 
     A `.txt` file holds one text a line. Of CSV, TSV, JSON, JSONL and Parquet the column of the text is read and nothing
-    else; of CoNLL the words, joined with single spaces. Texts are not changed; blank ones are left out, and counted.
+    else; of CoNLL the words, joined. Texts are not changed; blank ones are left out, and counted.
 
     Args:
         source: A file, or a Hub id with an optional split.

@@ -67,7 +67,7 @@ class Explainer:
         settle_threads()
         checkpoint = predictor.checkpoint
         self._device = torch.device(predictor.device)
-        loaded = load_model(checkpoint.path, checkpoint.task, torch.float32)
+        loaded = load_model(checkpoint, torch.float32)
         self._model = loaded.to(self._device).requires_grad_(False)
         self._headed = Headed(self._model)
         self._encoder = Encoder(checkpoint.path, offsets=True)

@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from lc_finetune.checkpoint import PAIRS, Checkpoint, sha256, staged_folder, write_text_atomically
-from lc_finetune.errors import CheckpointError, ConfigError, EngineError
+from lc_finetune.errors import CheckpointError, ConfigError, EngineError, LCFinetuneError
 from lc_finetune.inference.backends import Backend, Batch, Outputs, open_backend
 from lc_finetune.inference.backends.torch import Headed, load_model
 from lc_finetune.inference.encode import Encoder
@@ -43,6 +43,10 @@ CONVERTIBLE = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-rob
 """Families whose every layer attends to the whole window, so that one mask serves all: what `plain` graphs need."""
 FEW_TEXTS = 100
 """With fewer, the table says that they show little."""
+
+
+class NotExportable(CheckpointError):
+    """A format has no words for what a model computes."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,10 @@ def export(
 
     Raises:
         BelowParity: If the export misses the least parity (`parity.LEAST`) and is not forced; a `CheckpointError`.
-        CheckpointError: If the folder is no valid checkpoint, or its model cannot be exported.
+        CheckpointError: If the folder is no valid checkpoint.
         ConfigError: If there is no such format or precision, or int8 lacks texts.
         MissingDependencyError: If the format's package, or TensorFlow's environment, is not installed.
+        NotExportable: If the format has no words for the model; a `CheckpointError`.
     """
     _check_choice(format, precision)
     if not isinstance(checkpoint, Checkpoint):
@@ -93,7 +98,10 @@ def export(
         texts, source = sample_texts(checkpoint.task), "bundled samples"
     final = export_folder(checkpoint.path, format, precision)
     with staged_folder(final, overwrite=True) as staging:
-        with _WRITERS[format](checkpoint, staging, precision, calibration) as backend:
+        with (
+            _refusing(checkpoint, format, precision),
+            _WRITERS[format](checkpoint, staging, precision, calibration) as backend,
+        ):
             parity = measure_parity(checkpoint, backend, texts, gold=gold, source=source)
         missed = shortfall(parity, precision)
         if missed and not force:
@@ -112,6 +120,23 @@ def export(
         )
         write_text_atomically(staging / EXPORT_MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     return Export(final, manifest)
+
+
+@contextmanager
+def _refusing(checkpoint: Checkpoint, format: Format, precision: Precision) -> Iterator[None]:
+    """Say of a model that cannot be traced, converted or run what can be done; what is said already stays."""
+    try:
+        yield
+    except OSError:  # no room on the disk
+        raise
+    except Exception as error:  # of many libraries
+        if isinstance(error, LCFinetuneError) and not isinstance(error, EngineError):
+            raise
+        raise NotExportable(
+            f"{checkpoint.path}: expected a model that can be exported to {format} in {precision}, found a "
+            f"{checkpoint.config.get('model_type')} that cannot ({type(error).__name__}). Serve it with "
+            "backend='torch'."
+        ) from error
 
 
 def parity_table(manifest: ExportManifest) -> str:
@@ -210,7 +235,7 @@ def _write_openvino(
 def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]) -> Iterator[Backend]:
     import torch
 
-    model = load_model(checkpoint.path, checkpoint.task, getattr(torch, precision))
+    model = load_model(checkpoint, getattr(torch, precision))
     graph, inputs, shapes = _traceable(checkpoint, model)
     torch.save(model.state_dict(), staging / "model.pth")
     program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=shapes)
@@ -283,7 +308,7 @@ def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, dict[str, Any],
         ) -> Any:
             return headed(input_ids, attention_mask, token_type_ids=token_type_ids)
 
-    positions = int(checkpoint.config.get("max_position_embeddings") or 8192)
+    positions = checkpoint.positions or 8192
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("pieces", max=positions)}
     ids = torch.ones(2, 8, dtype=torch.int64)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -313,7 +338,7 @@ def _trace_onnx(checkpoint: Checkpoint, file: Path, *, plain: bool = False) -> N
     """
     import torch
 
-    model = load_model(checkpoint.path, checkpoint.task)
+    model = load_model(checkpoint)
     if plain:
         _make_plain(model)
     graph, inputs, shapes = _traceable(checkpoint, model)

@@ -388,11 +388,7 @@ def window_of(checkpoint: Checkpoint) -> tuple[int, int]:
     manifest = checkpoint.manifest
     if manifest is not None:
         return manifest.max_length, manifest.stride
-    config = checkpoint.config
-    positions = config.get("max_position_embeddings") or PLAIN_MAX_LENGTH
-    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
-        positions -= 2  # their positions start after the padding id
-    length = min(int(positions), PLAIN_MAX_LENGTH)
+    length = min(checkpoint.positions or PLAIN_MAX_LENGTH, PLAIN_MAX_LENGTH)
     return length, length // 4
 
 

@@ -130,7 +130,7 @@ class TrainConfig(BaseModel):
     )
     baseline: bool = Field(default=True, description="Report the frozen encoder with logistic regression beside.")
     adapter: Literal["lora", "adalora", "ia3", "prefix"] | None = Field(
-        default=None, description="Tune a small adapter instead of the whole model: lora, adalora or ia3."
+        default=None, description="Tune a small adapter instead of the whole model: lora, adalora, ia3 or prefix."
     )
     adapter_rank: int | None = Field(
         default=None, ge=1, le=1024, description="Rank of LoRA, mean rank of AdaLoRA. Default: 16."
@@ -140,6 +140,9 @@ class TrainConfig(BaseModel):
     )
     adapter_dropout: float | None = Field(
         default=None, ge=0, lt=1, description="Share of the adapter's inputs left out in training. Default: 0.05."
+    )
+    adapter_tokens: int | None = Field(
+        default=None, ge=1, le=1024, description="Length of a prefix, in pieces that no text has. Default: 16."
     )
     adapter_targets: str = Field(
         default="auto", description="Layers that get an adapter: auto, all-linear, or names, comma-separated."

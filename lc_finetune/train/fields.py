@@ -78,23 +78,33 @@ def _check_continued(config: TrainConfig) -> None:
         raise ValueError("continue_from: expected a training file with the new rows, found none. Add --train-file")
 
 
+ADAPTER_FIELDS: dict[str, tuple[str, ...]] = {
+    "adapter_rank": ("lora", "adalora"),
+    "adapter_alpha": ("lora", "adalora"),
+    "adapter_dropout": ("lora", "adalora"),
+    "adapter_targets": ("lora", "adalora", "ia3"),
+    "adapter_tokens": ("prefix",),
+}
+"""Kinds of adapters that have each field."""
+
+
 def _check_adapter(config: TrainConfig) -> None:
     kind = config.adapter
-    low_rank = ("adapter_rank", "adapter_alpha", "adapter_dropout")
-    for name in (*low_rank, "adapter_targets"):
-        if getattr(config, name) == type(config).model_fields[name].default:
+    for name, kinds in ADAPTER_FIELDS.items():
+        if getattr(config, name) == type(config).model_fields[name].default or kind in kinds:
             continue
         if kind is None:
-            raise ValueError(f"{name}: expected it beside adapter, found none. Add --adapter lora, or leave it out")
-        if kind == "ia3" and name in low_rank:
-            raise ValueError(f"{name}: expected adapter lora or adalora, found ia3, which has none")
-    if kind == "prefix":
-        raise ValueError(
-            "adapter: expected lora, adalora or ia3, found prefix. A prefix cannot be merged into the weights, so that "
-            "no export and no other program could serve the checkpoint"
-        )
+            raise ValueError(
+                f"{name}: expected it beside adapter, found none. Add --adapter {kinds[0]}, or leave it out"
+            )
+        raise ValueError(f"{name}: expected adapter {' or '.join(kinds)}, found {kind}, which has none")
     if kind is not None and config.layer_decay is not None:
         raise ValueError("layer_decay: expected a model that is tuned whole, found an adapter. Leave one of them out")
+    if kind == "prefix" and config.gradient_checkpointing:
+        raise ValueError(
+            "adapter and gradient_checkpointing: expected one of them, found both; a prefix is kept where "
+            "checkpointing would throw it away"
+        )
 
 
 def check_task(config: TrainConfig, task: type[TrainingTask]) -> None:

@@ -15,7 +15,9 @@ OUTSIDE_BIASES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """What is taken off a tagger's logit of `O`, as tried on the validation rows."""
 ADAPTER_RANK = 16
 ADAPTER_DROPOUT = 0.05
-ADAPTER_RATES = {"lora": 10.0, "adalora": 10.0, "ia3": 25.0}
+ADAPTER_TOKENS = 16
+"""Length of a prefix."""
+ADAPTER_RATES = {"lora": 10.0, "adalora": 10.0, "ia3": 25.0, "prefix": 25.0}
 """Learning rate of an adapter, and of the head beside it, in times of the encoder's when all of it is tuned."""
 UNKNOWN_STEPS = 1_000_000
 """Stands for the steps of a training, which AdaLoRA's schedule wants, until they are known."""

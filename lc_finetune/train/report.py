@@ -82,7 +82,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         f'model = {runnable}.from_checkpoint("path/to/{name}")\n'
         f"model.invoke({example_of(task)})\n"
         "```",
-        *([f"Trained: {manifest.adapter}. The adapter is in `adapter/`."] if manifest.adapter else []),
+        *([_adapter_in_words(manifest)] if manifest.adapter else []),
         *([_continued_in_words(manifest)] if manifest.continued else []),
         *(["## Labels", ", ".join(f"`{label}`" for label in labels)] if manifest.answering is None else []),
         *([_rule_in_words(manifest.answering)] if manifest.answering else []),
@@ -95,6 +95,11 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         *([confidence_section(manifest.calibration).rstrip()] if manifest.calibration else []),
     ]
     return "\n".join(header) + "\n\n" + "\n\n".join(body) + "\n"
+
+
+def _adapter_in_words(manifest: Manifest) -> str:
+    said = f"Trained: {manifest.adapter}. The adapter is in `adapter/`."
+    return f"{said} A prefix is no part of the weights: do not serve them without it." if manifest.prefixed else said
 
 
 def _continued_in_words(manifest: Manifest) -> str:

@@ -151,6 +151,7 @@ def _new_model(plan: Plan) -> Any:
     import torch
     from transformers import set_seed
 
+    from lc_finetune.inference.backends.torch import set_padding
     from lc_finetune.train.distillation import keep_columns
     from lc_finetune.train.optimizer import head_parameters
 
@@ -166,6 +167,7 @@ def _new_model(plan: Plan) -> Any:
         raise CheckpointError(
             f"{plan.base.folder}: the base model cannot be loaded ({type(error).__name__}). Copy it again."
         ) from error
+    set_padding(model, plan.base.folder)
     head = head_parameters(model)
     encoder = {name for name, parameter in model.named_parameters() if id(parameter) not in head}
     random = sorted(encoder & {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
@@ -212,7 +214,9 @@ def _adapted(plan: Plan) -> Adapted:
 def _loss(plan: Plan, features: Sequence[Feature]) -> Loss | None:
     """Choose the loss; None is the model's own, or the Trainer's with label smoothing."""
     config = plan.config
-    if config.class_weights is None and config.focal_gamma is None:
+    # The Trainer's own smoothing looks for the model where peft keeps none beside a prefix.
+    smoothed = config.adapter == "prefix" and _smoothing(plan)
+    if config.class_weights is None and config.focal_gamma is None and not smoothed:
         return None
     return Loss(
         weights=class_weights(config.class_weights, features, plan.task.weighed) if config.class_weights else None,

@@ -30,7 +30,8 @@ from lc_finetune.evaluation import Evaluation, evaluate, write_report
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.calibrate import TooFewAnswers, calibrate, served_ways
-from lc_finetune.inference.export import export
+from lc_finetune.inference.encode import padding_id
+from lc_finetune.inference.export import NotExportable, export
 from lc_finetune.inference.neighbours import Neighbourhood
 from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
@@ -64,7 +65,10 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
     merged(tuned).save_pretrained(staging)
     for weights in staging.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes them readable by their owner alone
-    AutoTokenizer.from_pretrained(plan.base.folder, trust_remote_code=False).save_pretrained(staging)
+    tokenizer: Any = AutoTokenizer.from_pretrained(plan.base.folder, trust_remote_code=False)
+    if tokenizer.pad_token is None:  # decoders come without; see `padding_id`
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding_id(plan.base.folder, tokenizer))
+    tokenizer.save_pretrained(staging)
     manifest = Manifest(
         task=plan.task.name,
         max_length=plan.windowing.max_length,
@@ -109,7 +113,7 @@ def _export(staging: Path, plan: Plan) -> None:
             gold=gold_of(held_out) or None,
             source="validation and calibration rows",
         )
-    except BelowParity as error:
+    except (BelowParity, NotExportable) as error:
         logger.warning("No export is left beside the weights, torch serves: %s", error)
 
 

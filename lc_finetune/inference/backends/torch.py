@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lc_finetune.checkpoint import QUESTIONS, Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError
 from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs, says_out_of_memory
+from lc_finetune.inference.prefix import put_prefix
 
 if TYPE_CHECKING:
     import torch
@@ -40,15 +41,16 @@ _LOADERS: dict[str, str] = {
 """Classes of transformers, of tasks whose head is not a sequence classifier's."""
 
 
-def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any:
-    """Load the folder's model in evaluation mode, from safetensors only.
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Any:
+    """Load a checkpoint's model in evaluation mode, from safetensors only, with its prefix if it has one.
 
     Raises:
         CheckpointError: If the weights do not fit the configuration.
     """
     import transformers
 
-    loader: Any = getattr(transformers, _LOADERS.get(task, "AutoModelForSequenceClassification"))
+    folder = checkpoint.path
+    loader: Any = getattr(transformers, _LOADERS.get(checkpoint.task, "AutoModelForSequenceClassification"))
     try:
         with quiet():
             model, info = loader.from_pretrained(
@@ -63,7 +65,24 @@ def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any
             f"{folder}: expected all weights in the checkpoint, found {len(missing)} missing ({missing[0]}, …): "
             "they would be random. Fine-tune the model before you load it."
         )
+    set_padding(model, folder)
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False  # no piece follows that a decoder would keep keys and values for
+    if checkpoint.prefix:
+        put_prefix(model, checkpoint.prefix)
     return model.eval()
+
+
+def set_padding(model: Any, folder: Path) -> None:
+    """Tell a decoder what pads its windows, if its configuration does not: else it takes one text at a time."""
+    from transformers import AutoTokenizer
+
+    from lc_finetune.inference.encode import padding_id
+
+    padding = getattr(model.config, "pad_token_id", None)
+    if padding is None or padding < 0:  # as early configurations of Llama have it
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model.config.pad_token_id = padding_id(folder, tokenizer)
 
 
 class Headed:
@@ -119,8 +138,8 @@ class TorchBackend:
                 f"Expected dtype 'auto', 'float32', 'bfloat16' or 'float16' for backend 'torch', found {dtype!r}."
             )
         self._device = torch.device(device)
-        model = load_model(checkpoint.path, checkpoint.task, getattr(torch, self.precision)).to(self._device)
-        unpadded = model.config.model_type in cuda.STACKS and checkpoint.task != QUESTIONS
+        model = load_model(checkpoint, getattr(torch, self.precision)).to(self._device)
+        unpadded = model.config.model_type in cuda.STACKS and checkpoint.task != QUESTIONS and not checkpoint.prefix
         if self._device.type == "cuda" and unpadded:
             self._run: Callable[[Batch], Outputs] = cuda.CudaModel(
                 model,
