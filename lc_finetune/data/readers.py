@@ -12,12 +12,12 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from lc_finetune.checkpoint import QUESTIONS, RELATIONS, Task
+from lc_finetune.checkpoint import ORDINAL, QUESTIONS, RELATIONS, Task
 from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
 from lc_finetune.data.examples import (
     Example,
@@ -45,7 +45,7 @@ from lc_finetune.data.relations import (
     span_columns,
 )
 from lc_finetune.errors import DataError, did_you_mean, shown
-from lc_finetune.labels import Span
+from lc_finetune.labels import Span, number_in
 from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_tag, tags_to_spans
 
 TEXT_COLUMNS = (
@@ -432,6 +432,8 @@ def _from_rows(source: str, rows: Sequence[Row], options: ReadOptions) -> Loaded
     label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
     if options.task == "regression":
         return _numbered(source, rows, text, label, options)
+    if options.task == ORDINAL:
+        return _ranked(source, rows, text, label, options)
     if options.task == "multi-label-classification" or (
         options.task != "text-classification" and _are_several(rows, label, options)
     ):
@@ -549,6 +551,21 @@ def _related(
         for row, example in zip(kept, cast("Sequence[TextExample]", loaded.examples), strict=True)
     ]
     return Loaded(tuple(examples), RELATIONS, loaded.notes)
+
+
+def _ranked(source: str, rows: Sequence[Row], text: str, label: str, options: ReadOptions) -> Loaded:
+    """Read rows with a label that has a place in an order; a number is one label, however it is written."""
+    if not options.label_names:
+        rows = [Row(row.where, {**row.fields, label: _as_written_plainly(row.fields.get(label))}) for row in rows]
+    return replace(_labelled(source, rows, (text,), label, options), task=ORDINAL)
+
+
+def _as_written_plainly(value: Any) -> Any:
+    """Write a number without zeros that say nothing: 4, "4.0" and "04" are "4". All else stays."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    number = number_in(str(value))
+    return value if number is None else format(number.normalize() + 0, "f")
 
 
 def _asked(source: str, rows: Sequence[Row], columns: Sequence[str], options: ReadOptions) -> Loaded:

@@ -40,7 +40,7 @@ from lc_finetune.evaluation.plots import (
     scatter_plot,
 )
 from lc_finetune.inference.reliability import reliability_bins
-from lc_finetune.schemas import MultiLabelClassification, QuestionAnswer, Regression, Tagging
+from lc_finetune.schemas import MultiLabelClassification, OrdinalClassification, QuestionAnswer, Regression, Tagging
 
 REPORT = "report.html"
 MOST_SHOWN = 50
@@ -153,6 +153,8 @@ def _of_answers(
         of_mistakes = _error_types
     elif isinstance(evaluation.results[0], MultiLabelClassification):
         of_mistakes = _joint
+    elif isinstance(evaluation.results[0], OrdinalClassification):
+        of_mistakes = _ranks
     return [
         _labels(checkpoint, evaluation, figures),
         *of_mistakes(evaluation),
@@ -292,6 +294,37 @@ def _confusion(evaluation: Evaluation) -> list[Section]:
     ]  # fmt: skip
 
 
+def _ranks(evaluation: Evaluation) -> list[Section]:
+    """Show how far off answers are, in the order of the labels."""
+    labels = tuple(evaluation.results[0].scores)
+    place = {label: i for i, label in enumerate(labels)}
+    kinds = ("two or more below", "one below", "one above", "two or more above")
+    counts = confusions(evaluation.answers)
+    far: dict[str, Counter[str]] = {label: Counter() for label in labels}
+    for (wanted, found), count in counts.items():
+        if wanted in place and found in place:
+            off = place[found] - place[wanted]
+            far[wanted]["right" if off == 0 else kinds[(off > 0) + 1 if abs(off) == 1 else 3 * (off > 0)]] += count
+    words = [
+        "By right label, from the lowest to the highest: how many places in the order the given label lies from it."
+    ]
+    rows: list[list[Cell]] = [[label, *(one[kind] for kind in ("right", *kinds))] for label, one in far.items()]
+    ranks = Section(
+        "ranks", "Distance from the right label", words,
+        plots=[bar_plot("ranks-plot", "Texts by right label and distance", far, kinds)],
+        tables=[Table("ranks-table", "Texts by right label and distance", ["label", "right", *kinds], rows)],
+    )  # fmt: skip
+    words = [
+        "A row is a right label, a column a label that was given, both from the lowest to the highest. What is right "
+        "lies on the diagonal, what is nearly right beside it; a cell is the stronger the larger its share of the row."
+    ]
+    confusion = _matrix_section(
+        "confusion", "Confusion", words, counts, rows="wanted", columns="given", order=labels,
+        tables=[_pairs_table("confusion-pairs", "Labels most often taken for others", counts, "wanted", "given")],
+    )  # fmt: skip
+    return [ranks, confusion]
+
+
 def _joint(evaluation: Evaluation) -> list[Section]:
     counts = joint_mistakes(evaluation.answers)
     words = [
@@ -369,8 +402,9 @@ def _matrix_section(
     rows: str,
     columns: str,
     tables: Sequence[Table],
+    order: Sequence[str] = (),
 ) -> Section:
-    matrix = matrix_of(counts)
+    matrix = matrix_of(counts, order)
     if matrix.left_out:
         words = [*words, f"{matrix.left_out:,} labels in fewer mistakes are left out of the matrix, not of the tables."]
     return Section(

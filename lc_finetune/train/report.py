@@ -84,7 +84,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         "```",
         *([f"Trained: {manifest.adapter}. The adapter is in `adapter/`."] if manifest.adapter else []),
         *([_continued_in_words(manifest)] if manifest.continued else []),
-        *(["## Labels", ", ".join(f"`{label}`" for label in labels)] if manifest.answering is None else []),
+        *(["## Labels", _labels_in_words(task, labels)] if manifest.answering is None else []),
         *([_rule_in_words(manifest.answering)] if manifest.answering else []),
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),
         "## Figures",
@@ -95,6 +95,12 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         *([confidence_section(manifest.calibration).rstrip()] if manifest.calibration else []),
     ]
     return "\n".join(header) + "\n\n" + "\n\n".join(body) + "\n"
+
+
+def _labels_in_words(task: Task, labels: tuple[str, ...]) -> str:
+    """List the labels, and say so where they have an order."""
+    named = ", ".join(f"`{label}`" for label in labels)
+    return f"From the lowest to the highest: {named}" if TASKS[task].has_order else named
 
 
 def _continued_in_words(manifest: Manifest) -> str:

@@ -211,13 +211,13 @@ def _adapted(plan: Plan) -> Adapted:
 def _loss(plan: Plan, features: Sequence[Feature]) -> Loss | None:
     """Choose the loss; None is the model's own, or the Trainer's with label smoothing."""
     config = plan.config
-    if config.class_weights is None and config.focal_gamma is None:
+    if config.class_weights is None and config.focal_gamma is None and plan.task.loss != "cumulative":
         return None
     return Loss(
         weights=class_weights(config.class_weights, features, plan.task.weighed) if config.class_weights else None,
         gamma=config.focal_gamma or 0.0,
         smoothing=_smoothing(plan),
-        independent=plan.task.loss == "sigmoid",
+        kind=plan.task.loss or "softmax",
     )
 
 
