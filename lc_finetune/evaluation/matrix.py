@@ -50,13 +50,8 @@ def matrix_of(counts: Mapping[Pair, int], order: Sequence[str] = ()) -> Matrix:
     labels = sorted({label for pair in counts for label in pair if label is not None})
     drawn = sorted(sorted(labels, key=lambda label: -mistakes[label])[:MOST_LABELS])
     place = {label: i for i, label in enumerate(order)}
-    ordered: list[str | None] = [
-        *(
-            sorted(drawn, key=lambda label: place.get(label, len(place)))
-            if place
-            else _by_confusion(drawn, counts, totals)
-        )
-    ]
+    by_place = sorted(drawn, key=lambda label: place.get(label, len(place)))
+    ordered: list[str | None] = [*(by_place if order else _by_confusion(drawn, counts, totals))]
     if any(None in pair for pair in counts):
         ordered.append(None)
     kept = set(ordered)

@@ -176,8 +176,8 @@ class Predictor:
         return Confidence(record.map, record.acceptance, significance)
 
     @cached_property
-    def _scale(self) -> NumberScale:
-        """A regressor's; without its interval where rounding of another precision may be wider than it."""
+    def scale(self) -> NumberScale:
+        """What a regressor's logit means; without an interval where another precision's rounding may exceed it."""
         manifest = self.checkpoint.manifest
         scale = (manifest.scale if manifest else None) or PLAIN_SCALE
         forced = self.export and is_forced(self.checkpoint, self.backend.name, self.backend.precision)  # type: ignore[arg-type]
@@ -317,7 +317,7 @@ class Predictor:
             question = cast("tuple[str, str]", text)
             return decode_answer(question, encoding, logits, self.answer_rule, self.confidence)
         if self.checkpoint.task == "regression":
-            return decode_number(cast(str, text), logits, self._scale)
+            return decode_number(cast(str, text), logits, self.scale)
         if self._thresholds is not None:
             return decode_labels(cast(str, text), logits, self.checkpoint.labels, self._thresholds, self.confidence)
         if self._tags is None:
