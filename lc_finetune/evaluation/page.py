@@ -47,6 +47,8 @@ MOST_SHOWN = 50
 """Mistakes, likely label errors and pairs of labels that are listed."""
 MOST_POINTS = 1500
 """Numbers that are drawn; more are chosen from with a seed."""
+DISTANCES = ("two or more below", "one below", "one above", "two or more above")
+"""Where a given label lies from the right one, in the order of the labels."""
 HIDDEN = "Their texts are not on this page: lc-finetune evaluate CHECKPOINT FILE --show-texts shows them."
 Cell = str | int | float | None
 
@@ -298,21 +300,19 @@ def _ranks(evaluation: Evaluation) -> list[Section]:
     """Show how far off answers are, in the order of the labels."""
     labels = tuple(evaluation.results[0].scores)
     place = {label: i for i, label in enumerate(labels)}
-    kinds = ("two or more below", "one below", "one above", "two or more above")
     counts = confusions(evaluation.answers)
     far: dict[str, Counter[str]] = {label: Counter() for label in labels}
     for (wanted, found), count in counts.items():
-        if wanted in place and found in place:
-            off = place[found] - place[wanted]
-            far[wanted]["right" if off == 0 else kinds[(off > 0) + 1 if abs(off) == 1 else 3 * (off > 0)]] += count
+        if wanted and found and {wanted, found} <= place.keys():
+            far[wanted][_distance_kind(place[found] - place[wanted])] += count
     words = [
         "By right label, from the lowest to the highest: how many places in the order the given label lies from it."
     ]
-    rows: list[list[Cell]] = [[label, *(one[kind] for kind in ("right", *kinds))] for label, one in far.items()]
+    rows: list[list[Cell]] = [[label, *(one[kind] for kind in ("right", *DISTANCES))] for label, one in far.items()]
     ranks = Section(
         "ranks", "Distance from the right label", words,
-        plots=[bar_plot("ranks-plot", "Texts by right label and distance", far, kinds)],
-        tables=[Table("ranks-table", "Texts by right label and distance", ["label", "right", *kinds], rows)],
+        plots=[bar_plot("ranks-plot", "Texts by right label and distance", far, DISTANCES, counted="texts")],
+        tables=[Table("ranks-table", "Texts by right label and distance", ["label", "right", *DISTANCES], rows)],
     )  # fmt: skip
     words = [
         "A row is a right label, a column a label that was given, both from the lowest to the highest. What is right "
@@ -323,6 +323,12 @@ def _ranks(evaluation: Evaluation) -> list[Section]:
         tables=[_pairs_table("confusion-pairs", "Labels most often taken for others", counts, "wanted", "given")],
     )  # fmt: skip
     return [ranks, confusion]
+
+
+def _distance_kind(places: int) -> str:
+    if places == 0:
+        return "right"
+    return f"{'one' if abs(places) == 1 else 'two or more'} {'above' if places > 0 else 'below'}"
 
 
 def _joint(evaluation: Evaluation) -> list[Section]:
@@ -360,7 +366,7 @@ def _error_types(evaluation: Evaluation) -> list[Section]:
     }
     errors = Section(
         "errors", "Kinds of errors", words,
-        plots=[bar_plot("errors-plot", "Errors by type and kind", mistakes, SPAN_ERRORS)],
+        plots=[bar_plot("errors-plot", "Errors by type and kind", mistakes, SPAN_ERRORS, counted="entities")],
         tables=[Table("errors-table", "Entities by type and kind of error", ["type", *kinds], rows)],
     )  # fmt: skip
     counts = confusions(evaluation.answers)
@@ -388,7 +394,7 @@ def _questions(evaluation: Evaluation) -> Section:
     }
     return Section(
         "errors", "Kinds of errors", words,
-        plots=[bar_plot("errors-plot", "Errors by what was wanted and kind", mistakes, kinds)],
+        plots=[bar_plot("errors-plot", "Errors by what was wanted and kind", mistakes, kinds, counted="questions")],
         tables=[Table("errors-table", "Questions by what was wanted and kind", ["wanted", "right", *kinds], rows)],
     )  # fmt: skip
 

@@ -75,7 +75,7 @@ def ordinal_figures(
         "within_one": float((distance <= 1).sum()) / len(gold),
         "mae": float(distance.mean()) if known else None,
         "qwk": quadratic_weighted_kappa(confusion_counts(wanted, found, len(labels))),
-        "pearson": _correlation(wanted, expected),
+        "pearson": _correlation(wanted.astype(np.float64), expected),
         "spearman": _correlation(rankdata(wanted), rankdata(expected)),
     }
 
