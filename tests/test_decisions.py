@@ -764,12 +764,15 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "refund_request", "track_order"))
     tiny_checkpoint(tmp_path / "runs" / "urgent", labels=("no", "yes"))
     tiny_checkpoint(tmp_path / "runs" / "mood", labels=("angry", "calm", "concerned"))
+    interval = NumberInterval(half_width=2.0, coverage=0.9, split="given", rows=100)
+    regressor(tmp_path / "runs" / "ratings", NumberScale(centre=5.0, unit=0.1, interval=interval))
     namespace: dict[str, Any] = {}
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
     for snippet in snippets("docs/decisions.md"):
         exec(snippet, namespace)
 
     assert list(namespace["response"].answers) == ["intent", "urgent", "mood"]
+    assert namespace["rated"].scores["urgency"].score == pytest.approx(1.0, abs=0.2)
     assert namespace["routed"]["messages"][-1].content in ("From the small model.", "From the large model.")
 
 

@@ -33,6 +33,7 @@ from lc_finetune.testing import tiny_checkpoint
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.losses import Loss
 from lc_finetune.train.metrics import confusion_counts, ordinal_figures
+from tests.test_readme import snippets
 
 TASK = "ordinal-classification"
 OPTIONS = ReadOptions(task=TASK)
@@ -500,6 +501,17 @@ def test_calibrate_and_export_take_such_a_folder(tmp_path: Path, capsys: pytest.
 
 
 # In LangChain.
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a reader types it."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "stars", task=TASK, labels=("1", "2", "3", "4", "5"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/ordinal.md"):
+        exec(snippet, namespace)
+
+    assert 0 <= namespace["review"].expected_rank <= 4
 
 
 def test_a_tool_answers_json_with_the_order(trained: Checkpoint) -> None:
