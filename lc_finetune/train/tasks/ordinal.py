@@ -57,8 +57,8 @@ class OrdinalClassification(TextClassification):
         if new:
             raise ConfigError(
                 f"continue_from: expected rows with labels of the checkpoint ({shown(checkpoint.labels.names)}), found "
-                f"{len(new)} new ({shown(new)}), which have no place in its order. Name its labels with --label-names if "
-                "these are their numbers, or train anew on old and new rows."
+                f"{len(new)} new ({shown(new)}), which have no place in its order. Name its labels with --label-names "
+                "if these are their numbers, or train anew on old and new rows."
             )
         return type(self)(checkpoint.labels)
 
