@@ -317,7 +317,7 @@ def test_a_column_of_pairs_is_refused_where_none_are_read(
     arguments = ["--input", str(tmp_path / "in.csv"), "--output", str(tmp_path / "o.csv"), "--text-pair-column", "b"]
 
     assert main(["predict", str(tiny_classifier.path), *arguments]) == 2
-    assert "expected a classifier of text pairs for --text-pair-column" in capsys.readouterr().err
+    assert "expected a checkpoint for text pairs, or questions, for --text-pair-column" in capsys.readouterr().err
 
 
 def test_scores_are_calibrated_as_those_of_texts_are(
