@@ -142,8 +142,8 @@ class FineTunedDecisionModel(BaseDecisionModel):
     with an interval a `Score`. A question is answered by the classifier that has its id as a name, or by the one that
     `questions` names for it. What it offers is checked against the model's labels before any inference. All questions
     over one checkpoint, and all requests of a batch, share the model's forwards. Probabilities are the classifier's
-    own, normalised over what is offered; a regressor's follow from its interval, see `level_probabilities`.
-    `state_text` says what is read of a state.
+    own, normalised over what is offered; a regressor's follow from its interval. `state_text` says what is read of a
+    state.
 
     Example:
         ```python
@@ -604,12 +604,12 @@ def _yes(name: str, how: AnsweredBy, labels: LabelSet, *, several: bool) -> tupl
 def _masses(plan: _Plan, result: Any) -> list[float]:
     """Give the probability of each option."""
     if isinstance(result, Regression):
-        return level_probabilities(result, [float(meant[0]) for meant in plan.meanings])
+        return _level_probabilities(result, [float(meant[0]) for meant in plan.meanings])
     scores = result.scores
     return [scores[meant[0]] if len(meant) == 1 else sum(map(scores.__getitem__, meant)) for meant in plan.meanings]
 
 
-def level_probabilities(result: Regression, numbers: Sequence[float]) -> list[float]:
+def _level_probabilities(result: Regression, numbers: Sequence[float]) -> list[float]:
     """Say how likely the right number is nearest to each of some numbers.
 
     Errors are taken for normal, and as wide as the interval says.
