@@ -34,10 +34,13 @@ if TYPE_CHECKING:
         TextRegressor,
     )
     from lc_finetune.schemas import (
+        Attribution,
         Classification,
         Entity,
+        Explanation,
         Mention,
         MultiLabelClassification,
+        Neighbour,
         OrdinalClassification,
         PairClassification,
         QuestionAnswer,
@@ -64,10 +67,13 @@ _HOMES = {
         "TextRegressor",
     ),
     "schemas": (
+        "Attribution",
         "Classification",
         "Entity",
+        "Explanation",
         "Mention",
         "MultiLabelClassification",
+        "Neighbour",
         "OrdinalClassification",
         "PairClassification",
         "QuestionAnswer",
@@ -94,6 +100,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AnswerError",
+    "Attribution",
     "Cascade",
     "Checkpoint",
     "CheckpointError",
@@ -104,6 +111,7 @@ __all__ = [
     "EntitiesOutputParser",
     "Entity",
     "EntityTagger",
+    "Explanation",
     "FanOut",
     "InputError",
     "LCFinetuneError",
@@ -113,6 +121,7 @@ __all__ = [
     "MissingDependencyError",
     "MultiLabelClassification",
     "MultiLabelClassifier",
+    "Neighbour",
     "OrdinalClassification",
     "OrdinalClassifier",
     "PairClassification",

@@ -52,6 +52,8 @@ QUESTIONS: Task = "question-answering"
 """The task that is given a question and a context, and answers with a part of the context."""
 PAIRS: tuple[Task, ...] = ("text-pair-classification", QUESTIONS)
 """Tasks that are given two texts at a time."""
+EXPLAINED: tuple[Task, ...] = ("text-classification", "multi-label-classification")
+"""Tasks whose answers can be explained: labels of one text."""
 RELATIONS: Task = "relation-classification"
 """The task that is given a text with two marked mentions; see `lc_finetune.markers`."""
 RUNNABLES: dict[Task, str] = {

@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
 
-from lc_finetune.errors import ConfigError, LCFinetuneError, did_you_mean
+from lc_finetune.errors import ConfigError, LCFinetuneError, MissingDependencyError, did_you_mean
 
 if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_label(commands)
+    _add_explain(commands)
     return parser
 
 
@@ -469,6 +470,40 @@ def _label(arguments: argparse.Namespace) -> None:
     resumed = f" ({done.resumed:,} rows by earlier runs)" if done.resumed else ""
     apart = f"{done.errors:,} without a label are in {unlabelled(config.output)}" if done.errors else "none is left out"
     print(f"{config.output}: {done.rows - done.errors:,} of {done.rows:,} rows labelled{resumed}; {apart}.")
+
+
+def _add_explain(commands: Any) -> None:
+    explain = commands.add_parser(
+        "explain", help="show what in a text speaks for a label", allow_abbrev=False,
+        description="Show which parts of a text speak for a classifier's label and which against it, and the training "
+        "rows most like it, if the checkpoint keeps some (--keep-neighbours). Needs the extra explain.",
+    )  # fmt: skip
+    explain.add_argument("checkpoint", metavar="CHECKPOINT", help="A folder, a URL, or a Hub id.")
+    explain.add_argument("text", metavar="TEXT", help="The text; - reads it from standard input.")
+    explain.add_argument("--target", metavar="LABEL", help="The label to explain. Default: the most probable one.")
+    explain.add_argument("--neighbours", metavar="N", type=int, default=5, help="Rows to show, at most. Default: 5.")
+    explain.set_defaults(run=_explain, goes_on="nothing was written")
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from lc_finetune import runnables
+    from lc_finetune.checkpoint import RUNNABLES, Checkpoint
+
+    try:
+        from rich.console import Console
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Expected the package rich to show explanations, found none. "
+            "Install it: pip install 'lc-finetune[explain]'."
+        ) from error
+    task = Checkpoint.load(arguments.checkpoint).task
+    model = getattr(runnables, RUNNABLES[task])(checkpoint=arguments.checkpoint)
+    try:
+        text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Expected a text in {error.encoding} on standard input, found other bytes.") from None
+    explanation = model.explain(text, target=arguments.target, neighbours=arguments.neighbours)
+    Console(file=sys.stdout).print(explanation)
 
 
 class _Bar:

@@ -100,6 +100,17 @@ def test_the_page_on_question_answering_runs(tmp_path: Path, monkeypatch: pytest
     assert len(namespace["replies"]) == 2
 
 
+def test_the_page_on_explaining_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "refund", "track_order"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/explaining.md"):
+        exec(snippet, namespace)
+
+    assert namespace["part"].text == "."
+
+
 def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, in one namespace."""
     monkeypatch.chdir(tmp_path)

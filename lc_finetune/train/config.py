@@ -90,6 +90,12 @@ class TrainConfig(BaseModel):
         description="Training rows to keep in private/, balanced by class, so that --continue-from does not forget "
         "them. Default: none; with --continue-from, as many as before.",
     )
+    keep_neighbours: int | None = Field(
+        default=None,
+        ge=0,
+        description="Training rows to keep in private/, balanced by class, so that `explain` shows those most like a "
+        "text. Default: none.",
+    )
     distillation: float | None = Field(
         default=None,
         ge=0,
@@ -153,7 +159,7 @@ class TrainConfig(BaseModel):
         default=False, description="Compute activations twice instead of keeping them: less memory, more time."
     )
     few_shot: bool = Field(
-        default=False, description="For 8 to 64 rows a class: bring the rows of a class together before fine-tuning."
+        default=False, description="For 8 to 64 rows a class: bring the rows of each together, then fit the head alone."
     )
     trainer: dict[str, Any] = Field(default_factory=dict, description="Further fields of TrainingArguments.")
 

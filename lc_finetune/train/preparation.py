@@ -258,6 +258,4 @@ def count_windows(plan: Plan) -> int:
 
 def epochs_of(plan: Plan) -> int:
     """Say how many passes over the training rows there will be at most."""
-    if plan.config.few_shot and plan.config.epochs is None:
-        return recipe.FEW_EPOCHS
     return plan.config.epochs or recipe.epochs(plan.task.name, len(plan.splits.train), plan.config.batch_size)

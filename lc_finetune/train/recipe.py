@@ -32,8 +32,11 @@ WARM_UP_TEMPERATURE = 0.1
 DISTILLATION = 1.0
 """Weight of staying near the answers of the checkpoint that is trained further, beside the loss of the labels."""
 DISTILLATION_TEMPERATURE = 2.0
-FEW_EPOCHS = 8
-"""Most passes over few rows, once the encoder is warm."""
+PASSED_ON = 1e-3
+"""What the layers before the last one multiply a state by, where a regression reads it."""
+REGRESSION_C = 10.0
+"""Inverse of the penalty of a regression on states of length 1."""
+REGRESSION_ITERATIONS = 300
 MEAN_SCALE = 10.0
 """How much more the mean of the states counts than a state itself, in the layer that averages."""
 MAX_LENGTH = 256

@@ -20,6 +20,7 @@ from lc_finetune.checkpoint import (
 from lc_finetune.confidence import Calibration
 from lc_finetune.data import (
     Example,
+    MultiLabelExample,
     TextExample,
     gold_of,
     inputs_of,
@@ -30,6 +31,7 @@ from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.calibrate import TooFewAnswers, calibrate, served_ways
 from lc_finetune.inference.export import export
+from lc_finetune.inference.neighbours import Neighbourhood
 from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
 from lc_finetune.inference.scope import FEWEST, fit_detector
@@ -40,7 +42,7 @@ from lc_finetune.train.metrics import (
     out_of_scope_figures,
 )
 from lc_finetune.train.preparation import Plan
-from lc_finetune.train.replay import choose_replay, write_replay
+from lc_finetune.train.replay import balanced, choose_replay, write_replay
 from lc_finetune.train.report import model_card
 from lc_finetune.train.tasks import TASKS
 
@@ -88,6 +90,8 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
     manifest = write_manifest(staging, manifest)
     if plan.config.keep_replay:
         write_replay(staging, choose_replay(plan.splits, plan.config.keep_replay))
+    if plan.config.keep_neighbours:
+        _write_neighbours(staging, plan, plan.config.keep_neighbours)
     (staging / "README.md").write_text(model_card(name, manifest, plan.task.labels.names), encoding="utf-8")
     (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
     write_report(staging, evaluation, metrics, name=name)
@@ -112,7 +116,8 @@ def _held_out(plan: Plan) -> tuple[list[Example], str]:
     if plan.splits.calibration:
         rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
     else:
-        rows, split = plan.splits.validation, "validation rows, which also chose the epoch"
+        chose = "held out of training" if plan.config.few_shot else "which also chose the epoch"
+        rows, split = plan.splits.validation, f"validation rows, {chose}"
     known = [row for row in rows if set(classes_of(row)) <= set(plan.task.answers)]
     if len(known) < len(rows):
         split += f"; {len(rows) - len(known)} more have labels that training never saw"
@@ -151,6 +156,14 @@ def _write_scope(staging: Path, plan: Plan) -> None:
         outside=outputs_of(predictor, inputs_of([outside[row] for row in some])).features if len(some) else None,
     )
     detector.save(staging)
+
+
+def _write_neighbours(staging: Path, plan: Plan, most: int) -> None:
+    """Leave training rows, with the model's features of them, among which `explain` finds those most like a text."""
+    checkpoint = Checkpoint.load(staging)
+    rows = cast("Sequence[TextExample | MultiLabelExample]", balanced(plan.splits.train, most))
+    features = outputs_of(Predictor.load(checkpoint), inputs_of(rows)).features
+    Neighbourhood.of(rows, features).save(checkpoint)
 
 
 def in_turn(classes: NDArray[np.intp], most: int) -> list[int]:

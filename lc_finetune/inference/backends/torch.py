@@ -112,8 +112,7 @@ class TorchBackend:
 
         from lc_finetune.inference.backends import cuda
 
-        if sys.platform == "linux" and _forked():
-            torch.set_num_threads(1)  # OpenMP's pool does not survive a fork
+        settle_threads()
         self.precision: str = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ConfigError(
@@ -152,7 +151,11 @@ def _padded(call: Headed, device: torch.device, batch: Batch) -> Outputs:
     return Outputs(*cuda.to_host(*call(**inputs)))
 
 
-def _forked() -> bool:
+def settle_threads() -> None:
+    """In a forked process, compute in one thread: OpenMP's pool does not survive a fork."""
+    import torch
+
     from lc_finetune.inference import worker
 
-    return worker.forked
+    if sys.platform == "linux" and worker.forked:
+        torch.set_num_threads(1)
