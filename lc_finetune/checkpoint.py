@@ -40,11 +40,14 @@ Task = Literal[
     "text-classification",
     "text-pair-classification",
     "multi-label-classification",
+    "ordinal-classification",
     "regression",
     "token-classification",
     "relation-classification",
     "question-answering",
 ]
+ORDINAL: Task = "ordinal-classification"
+"""The task whose labels have an order, which is that of the columns: the lowest first."""
 QUESTIONS: Task = "question-answering"
 """The task that is given a question and a context, and answers with a part of the context."""
 PAIRS: tuple[Task, ...] = ("text-pair-classification", QUESTIONS)
@@ -57,6 +60,7 @@ RUNNABLES: dict[Task, str] = {
     "text-classification": "TextClassifier",
     "text-pair-classification": "PairClassifier",
     "multi-label-classification": "MultiLabelClassifier",
+    "ordinal-classification": "OrdinalClassifier",
     "regression": "TextRegressor",
     "token-classification": "EntityTagger",
     "relation-classification": "RelationClassifier",

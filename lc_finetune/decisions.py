@@ -17,9 +17,10 @@ from typing_extensions import TypedDict
 from lc_finetune.errors import MissingDependencyError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import validated
-from lc_finetune.runnables import MultiLabelClassifier, TextClassifier
+from lc_finetune.runnables import TextClassifier
 from lc_finetune.runnables.base import source_of
 from lc_finetune.systemone import (
+    SERVING,
     AnsweredBy,
     Answerer,
     Classifier,
@@ -65,11 +66,12 @@ class DecisionRequest(TypedDict):
 class FineTunedDecisionModel(BaseDecisionModel):
     """Answer a `Choice`, `Noul` or `Score` about a state with fine-tuned classifiers.
 
-    A classifier of one label answers all three, one of several labels a `Noul` about each of its labels. A question is
-    answered by the classifier that has its id as a name, or by the one that `questions` names for it.
-    What it offers is checked against the model's labels before any inference. All questions over one checkpoint, and
-    all requests of a batch, share the model's forwards. Probabilities are the classifier's own, normalised over what
-    is offered. `state_text` says what is read of a state.
+    A classifier of one label answers all three, one of several labels a `Noul` about each of its labels, a regressor
+    with an interval a `Score`. A question is answered by the classifier that has its id as a name, or by the one that
+    `questions` names for it. What it offers is checked against the model's labels before any inference. All questions
+    over one checkpoint, and all requests of a batch, share the model's forwards. Probabilities are the classifier's
+    own, normalised over what is offered; a regressor's follow from its interval. `state_text` says what is read of a
+    state.
 
     Example:
         ```python
@@ -238,5 +240,4 @@ class FineTunedDecisionModel(BaseDecisionModel):
 
 def _serving(checkpoint: Any) -> type[Classifier]:
     """Name the class that serves a checkpoint; that of one label where none does, which says so."""
-    several = validated(source_of(checkpoint), None).task == "multi-label-classification"
-    return MultiLabelClassifier if several else TextClassifier
+    return SERVING.get(validated(source_of(checkpoint), None).task, TextClassifier)

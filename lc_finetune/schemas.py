@@ -137,6 +137,26 @@ class PairClassification(Classification):
     text_pair: str = Field(repr=False, description="The second text as given, unchanged.")
 
 
+class OrdinalClassification(Classification):
+    """One of several labels that have an order, for a text; `scores` are in that order, the lowest first."""
+
+    expected_rank: float = Field(
+        ge=0,
+        description="Mean rank of the labels, each as often as its score says: 0 for the lowest, counted in labels.",
+    )
+
+    def at_least(self, label: str) -> float:
+        """Give the probability that the right label is this one or a higher one.
+
+        Raises:
+            KeyError: If there is no such label.
+        """
+        names = list(self.scores)
+        if label not in self.scores:
+            raise KeyError(label)
+        return min(1.0, sum(self.scores[name] for name in names[names.index(label) :]))
+
+
 class MultiLabelClassification(Result):
     """Any number of labels for a text."""
 

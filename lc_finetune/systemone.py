@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
 from langchain_core.load.serializable import Serializable
@@ -17,14 +19,22 @@ from langchain_core.runnables.config import run_in_executor
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator
 from typing_extensions import TypedDict
 
-from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.checkpoint import ORDINAL, Task
 from lc_finetune.errors import ConfigError, InputError, did_you_mean, shown
 from lc_finetune.inference.predictor import Predictor
-from lc_finetune.labels import LabelSet
-from lc_finetune.runnables import MultiLabelClassifier, TextClassifier
-from lc_finetune.schemas import Scores
+from lc_finetune.labels import LabelSet, number_in
+from lc_finetune.runnables import MultiLabelClassifier, OrdinalClassifier, TextClassifier, TextRegressor
+from lc_finetune.schemas import Regression
 
-Classifier = TextClassifier | MultiLabelClassifier
+Classifier = TextClassifier | OrdinalClassifier | MultiLabelClassifier | TextRegressor
+SERVING: dict[Task, type[Classifier]] = {
+    "multi-label-classification": MultiLabelClassifier,
+    ORDINAL: OrdinalClassifier,
+    "regression": TextRegressor,
+}
+"""What serves a checkpoint; `TextClassifier` serves, or refuses, all others."""
+NARROWEST = 1e-9
+"""Half width, in the units of the numbers, that an interval is taken to have at least."""
 
 YES = ("yes", "true", "1")
 """Labels of a binary model that mean yes, in any case, where none is named."""
@@ -118,8 +128,9 @@ class AnsweredBy(Serializable):
     classifier: str | None = Field(default=None, description="Name of the classifier; that of the question if None.")
     labels: Mapping[str, tuple[str, ...]] = Field(
         default_factory=dict,
-        description="What is offered → the model's label, or labels, that mean it. Keys are the labels of a Choice, "
-        "the levels '0', '1', … of a Score, 'true' for a Noul. What is not named means the label of its own name.",
+        description="What is offered → the model's label, or labels, that mean it; of a regressor, the number. Keys "
+        "are the labels of a Choice, the levels '0', '1', … of a Score, 'true' for a Noul. What is not named means the "
+        "label, or the number, of its own name.",
     )
     reads: tuple[str, ...] = Field(
         default=(), description="Keys of a JSON state to read, 'outer.inner' for nested ones; all of it if empty."
@@ -208,7 +219,9 @@ class Answerer:
         for name, how in self.questions.items():
             classifier = self._classifier_of(name, how, ConfigError)
             lacking = [label for meant in how.labels.values() for label in meant if label not in classifier.labels]
-            if lacking:
+            if isinstance(classifier, TextRegressor):
+                _check_numbers(name, [label for label in lacking if number_in(label) is None], ConfigError)
+            elif lacking:
                 raise ConfigError(
                     f"Question {shown([name])!r}: expected labels of the model ({shown(classifier.labels)}), "
                     f"found {shown(lacking)}{did_you_mean(lacking[0], classifier.labels)}."
@@ -263,7 +276,7 @@ class Answerer:
         classifier = self._classifier_of(name, how, InputError)
         predictor = classifier._loaded()
         typed = _typed(name, question)
-        meanings = _meanings(name, typed, how, predictor.checkpoint)
+        meanings = _meanings(name, typed, how, predictor)
         return _Plan(typed, predictor, classifier.input_key, how.reads, meanings)
 
     def _classifier_of(self, name: str, how: AnsweredBy, error: type[Exception]) -> Classifier:
@@ -284,7 +297,7 @@ def _answered(reading: Reading, results: Mapping[Predictor, Sequence[Any]]) -> l
         try:
             answered.append(
                 {
-                    name: _answer(name, plan, raised(found[plan.predictor][text]).scores)
+                    name: _answer(name, plan, raised(found[plan.predictor][text]))
                     for name, (plan, text) in raised(asked).items()
                 }
             )
@@ -395,11 +408,13 @@ def _typed(name: str, question: Any) -> Noul | Choice | Score:
 
 
 def _meanings(
-    name: str, question: Noul | Choice | Score, how: AnsweredBy, checkpoint: Checkpoint
+    name: str, question: Noul | Choice | Score, how: AnsweredBy, predictor: Predictor
 ) -> tuple[tuple[str, ...], ...]:
-    """Say which labels of the model mean each option; a Noul has one option, yes."""
-    labels = checkpoint.labels
-    several = checkpoint.task == "multi-label-classification"
+    """Say which labels of the model, or which number, mean each option; a Noul has one option, yes."""
+    labels, task = predictor.checkpoint.labels, predictor.checkpoint.task
+    several = task == "multi-label-classification"
+    if task == "regression":
+        return _numbers(name, question, how, predictor)
     if isinstance(question, Noul):
         return (_yes(name, how, labels, several=several),)
     if several:
@@ -423,7 +438,55 @@ def _meanings(
         raise InputError(
             f"Question {shown([name])!r}: expected every label to mean one option, found {shown(twice)} under several."
         )
+    if task == ORDINAL and isinstance(question, Score):
+        _check_order(name, [sorted(map(labels.id_of.__getitem__, group)) for group in meanings.values()], labels)
     return tuple(meanings.values())
+
+
+def _check_order(name: str, ranks: Sequence[Sequence[int]], labels: LabelSet) -> None:
+    """Refuse levels that go up and down among labels that have an order."""
+    up = all(low[-1] < high[0] for low, high in pairwise(ranks))
+    down = all(high[0] > low[-1] for high, low in pairwise(ranks))
+    if not up and not down:
+        raise InputError(
+            f"Question {shown([name])!r}: expected levels in the order of the model's labels ({shown(labels.names)}), "
+            "or in its reverse, found another. Offer them in order."
+        )
+
+
+def _numbers(
+    name: str, question: Noul | Choice | Score, how: AnsweredBy, predictor: Predictor
+) -> tuple[tuple[str, ...], ...]:
+    """Say which number of a regressor means each level."""
+    if not isinstance(question, Score):
+        raise InputError(
+            f"Question {shown([name])!r}: expected a model of labels for a {type(question).__name__}, found a "
+            "regressor. Ask it a Score."
+        )
+    if predictor.scale.interval is None:
+        raise InputError(
+            f"Question {shown([name])!r}: expected a regressor with an interval, from which the probability of a level "
+            "follows, found one without. Train it with more held-out rows."
+        )
+    meanings = {level: how.labels.get(level, own) for level, own in _options(question)}
+    _check_numbers(
+        name, [level for level, meant in meanings.items() if len(meant) != 1 or number_in(meant[0]) is None], InputError
+    )
+    numbers = [float(meant[0]) for meant in meanings.values()]
+    if sorted(set(numbers)) not in (numbers, numbers[::-1]):
+        raise InputError(
+            f"Question {shown([name])!r}: expected levels whose numbers go up, or down, found others. Offer them in "
+            "order."
+        )
+    return tuple(meanings.values())
+
+
+def _check_numbers(name: str, lacking: Sequence[str], error: type[Exception]) -> None:
+    if lacking:
+        raise error(
+            f"Question {shown([name])!r}: expected a number of the regressor for each level, found none for "
+            f"{shown(lacking)}. Map the levels to its numbers: questions={{id: AnsweredBy(labels={{'0': '2.5'}})}}."
+        )
 
 
 def _options(question: Choice | Score) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -454,8 +517,35 @@ def _yes(name: str, how: AnsweredBy, labels: LabelSet, *, several: bool) -> tupl
     return yes
 
 
-def _answer(name: str, plan: _Plan, scores: Scores) -> Answer:
-    masses = [scores[meant[0]] if len(meant) == 1 else sum(map(scores.__getitem__, meant)) for meant in plan.meanings]
+def _masses(plan: _Plan, result: Any) -> list[float]:
+    """Give the probability of each option."""
+    if isinstance(result, Regression):
+        return _level_probabilities(result, [float(meant[0]) for meant in plan.meanings])
+    scores = result.scores
+    return [scores[meant[0]] if len(meant) == 1 else sum(map(scores.__getitem__, meant)) for meant in plan.meanings]
+
+
+def _level_probabilities(result: Regression, numbers: Sequence[float]) -> list[float]:
+    """Say how likely the right number is nearest to each of some numbers.
+
+    Errors are taken for normal, and as wide as the interval says.
+
+    Args:
+        result: Of a regressor with an interval.
+        numbers: In ascending or descending order.
+    """
+    assert result.high is not None, "checked before it was asked"
+    assert result.coverage is not None
+    half_width = max(result.high - result.value, NARROWEST)
+    normal = NormalDist(result.value, half_width / NormalDist().inv_cdf((1 + result.coverage) / 2))
+    ascending = sorted(numbers)
+    below = [0.0, *(normal.cdf((low + high) / 2) for low, high in pairwise(ascending)), 1.0]
+    masses = [high - low for low, high in pairwise(below)]
+    return masses if list(numbers) == ascending else masses[::-1]
+
+
+def _answer(name: str, plan: _Plan, result: Any) -> Answer:
+    masses = _masses(plan, result)
     question = plan.question
     if isinstance(question, Noul):
         return NoulAnswer(type="noul", noul=_within(masses[0]))

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field
 from lc_finetune.checkpoint import (
     EDGES,
     MULTI_LABEL,
+    ORDINAL,
     QUESTIONS,
     RELATIONS,
     Checkpoint,
@@ -67,6 +68,8 @@ TOKENIZER_OF: dict[Architecture, TokenizerKind] = {
 TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("wordpiece", "bytelevel", "metaspace")
 LABELS = ("card", "cash", "other")
 TYPES = ("LOC", "PER")
+RANKS = ("low", "medium", "high")
+"""Labels with an order."""
 SENTENCES = (
     "Where is my card? It has not arrived, and I ordered it two weeks ago.",
     "The cash machine kept my card and gave me no money.",
@@ -178,7 +181,7 @@ def tiny_checkpoint(
     Args:
         folder: Where the checkpoint goes; must not exist or be empty.
         task: What the checkpoint is for.
-        labels: Labels of a classifier, or entity types of a tagger.
+        labels: Labels of a classifier, in their order if they have one, or entity types of a tagger.
         tokenizer: The family of tokenizer, and of the model around it.
         architecture: Another family of the model, which brings its tokenizer.
         max_length: Pieces in one window, special tokens included; also all that the model has positions for.
@@ -191,6 +194,8 @@ def tiny_checkpoint(
     final = Path(folder)
     tagger = task == "token-classification"
     names = _tags(labels or TYPES) if tagger else LabelSet.sorted(labels or LABELS)
+    if task == ORDINAL:
+        names = LabelSet(tuple(labels or RANKS))
     if task == "regression":
         names = LabelSet(("value",))
     wrapped = tiny_tokenizer(TOKENIZER_OF[architecture] if architecture else tokenizer, max_length=max_length)

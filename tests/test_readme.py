@@ -34,6 +34,7 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tiny_checkpoint(tmp_path / "runs" / "relations", task="relation-classification", max_length=64)
     tiny_checkpoint(tmp_path / "runs" / "questions", task="question-answering")
     tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
+    tiny_checkpoint(tmp_path / "runs" / "stars", task="ordinal-classification", labels=("1", "2", "3", "4", "5"))
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
     tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
     base = tiny_base_model(tmp_path / "base")

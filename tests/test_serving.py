@@ -36,6 +36,7 @@ from lc_finetune import (
     ConfigError,
     MultiLabelClassification,
     MultiLabelClassifier,
+    OrdinalClassification,
     PairClassification,
     QuestionAnswer,
     Regression,
@@ -109,6 +110,7 @@ def every_task(
         "topic": tiny_classifier,
         "topics": tiny_multi_label,
         "entities": tiny_tagger,
+        "stars": tiny_checkpoint(checkpoints / "served-stars", task="ordinal-classification"),
         "rating": tiny_checkpoint(checkpoints / "served-rating", task="regression"),
         "same": tiny_checkpoint(checkpoints / "served-pair", task="text-pair-classification"),
         "questions": tiny_checkpoint(checkpoints / "served-questions", task="question-answering"),
@@ -176,6 +178,7 @@ class Hold:
 
 GIVEN: dict[str, tuple[str, Any, type]] = {
     "a text": ("topic", "Where is my card?", Classification),
+    "a label with a place": ("stars", "Where is my card?", OrdinalClassification),
     "labels": ("topics", "Where is my card?", MultiLabelClassification),
     "a pair": ("same", {"text": "my card", "text_pair": "the card"}, PairClassification),
     "a number": ("rating", "Where is my card?", Regression),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from lc_finetune.checkpoint import QUESTIONS, RELATIONS, Task
+from lc_finetune.checkpoint import ORDINAL, QUESTIONS, RELATIONS, Task
 from lc_finetune.data.annotations import Wanted, read_export
 from lc_finetune.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, find_column, find_couple
 from lc_finetune.data.conll import CONLL, read_conll
@@ -54,7 +54,7 @@ from lc_finetune.data.rows import (
     text_in,
 )
 from lc_finetune.errors import DataError, shown
-from lc_finetune.labels import Span
+from lc_finetune.labels import Span, number_in
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,8 @@ def _examples_of(source: str, rows: Sequence[Row], options: ReadOptions) -> Load
     label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
     if options.task == "regression":
         return _numbered(source, rows, text, label, options)
+    if options.task == ORDINAL:
+        return _ranked(source, rows, text, label, options)
     if options.task == "multi-label-classification" or (
         options.task != "text-classification" and _are_several(rows, label, options)
     ):
@@ -245,6 +247,21 @@ def _related(
         for row, example in zip(kept, cast("Sequence[TextExample]", loaded.examples), strict=True)
     ]
     return Loaded(tuple(examples), RELATIONS, loaded.notes)
+
+
+def _ranked(source: str, rows: Sequence[Row], text: str, label: str, options: ReadOptions) -> Loaded:
+    """Read rows with a label that has a place in an order; a number is one label, however it is written."""
+    if not options.label_names:
+        rows = [Row(row.where, {**row.fields, label: _as_written_plainly(row.fields.get(label))}) for row in rows]
+    return replace(_labelled(source, rows, (text,), label, options), task=ORDINAL)
+
+
+def _as_written_plainly(value: Any) -> Any:
+    """Write a number without zeros that say nothing: 4, "4.0" and "04" are "4". All else stays."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    number = number_in(str(value))
+    return value if number is None else format(number.normalize() + 0, "f")
 
 
 def _asked(source: str, rows: Sequence[Row], columns: Sequence[str], options: ReadOptions) -> Loaded:

@@ -13,7 +13,16 @@ from weakref import WeakSet, WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, AnswerRule, Checkpoint, NumberScale, loaded_signature
+from lc_finetune.checkpoint import (
+    ORDINAL,
+    PAIRS,
+    QUESTIONS,
+    RELATIONS,
+    AnswerRule,
+    Checkpoint,
+    NumberScale,
+    loaded_signature,
+)
 from lc_finetune.confidence import Calibration
 from lc_finetune.errors import CheckpointError, ConfigError, EngineError, InputError
 from lc_finetune.inference import worker
@@ -39,6 +48,7 @@ from lc_finetune.inference.decode import (
     decode_label,
     decode_labels,
     decode_number,
+    decode_rank,
     prediction_set,
 )
 from lc_finetune.inference.encode import Encoder, Encoding, Frame
@@ -166,8 +176,8 @@ class Predictor:
         return Confidence(record.map, record.acceptance, significance)
 
     @cached_property
-    def _scale(self) -> NumberScale:
-        """A regressor's; without its interval where rounding of another precision may be wider than it."""
+    def scale(self) -> NumberScale:
+        """What a regressor's logit means; without an interval where another precision's rounding may exceed it."""
         manifest = self.checkpoint.manifest
         scale = (manifest.scale if manifest else None) or PLAIN_SCALE
         forced = self.export and is_forced(self.checkpoint, self.backend.name, self.backend.precision)  # type: ignore[arg-type]
@@ -307,11 +317,13 @@ class Predictor:
             question = cast("tuple[str, str]", text)
             return decode_answer(question, encoding, logits, self.answer_rule, self.confidence)
         if self.checkpoint.task == "regression":
-            return decode_number(cast(str, text), logits, self._scale)
+            return decode_number(cast(str, text), logits, self.scale)
         if self._thresholds is not None:
             return decode_labels(cast(str, text), logits, self.checkpoint.labels, self._thresholds, self.confidence)
         if self._tags is None:
             in_scope = float(self.scope.p_values(features)) if self.scope else None
+            if self.checkpoint.task == ORDINAL:
+                return decode_rank(cast(str, text), logits, self.checkpoint.labels, self.confidence, in_scope)
             return decode_label(text, logits, self.checkpoint.labels, self.confidence, in_scope)
         manifest = self.checkpoint.manifest
         tag_unit = (manifest.tag_unit if manifest else None) or "first"

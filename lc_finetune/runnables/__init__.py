@@ -4,6 +4,7 @@ from lc_finetune.runnables.cascade import Cascade
 from lc_finetune.runnables.encoders import (
     EntityTagger,
     MultiLabelClassifier,
+    OrdinalClassifier,
     PairClassifier,
     TextClassifier,
     TextRegressor,
@@ -20,6 +21,7 @@ __all__ = [
     "FanOutAssign",
     "LabelRouter",
     "MultiLabelClassifier",
+    "OrdinalClassifier",
     "PairClassifier",
     "QuestionAnswerer",
     "RelationClassifier",

@@ -6,13 +6,21 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import ORDINAL, Task
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.inference.worker import Completion
 from lc_finetune.runnables.base import EncoderRunnable, source_of
 from lc_finetune.runnables.inputs import pair_of
-from lc_finetune.schemas import Classification, Input, MultiLabelClassification, PairClassification, Regression, Tagging
+from lc_finetune.schemas import (
+    Classification,
+    Input,
+    MultiLabelClassification,
+    OrdinalClassification,
+    PairClassification,
+    Regression,
+    Tagging,
+)
 
 
 class TextClassifier(EncoderRunnable[Classification]):
@@ -141,6 +149,27 @@ class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):
     def OutputType(self) -> type[MultiLabelClassification]:
         """The result."""
         return MultiLabelClassification
+
+
+class OrdinalClassifier(EncoderRunnable[OrdinalClassification]):
+    """Classify a text by labels that have an order, such as low, medium, high: one label, with the probability of each.
+
+    The order is that of training. A plain Hugging Face classifier is taken to number its labels from the lowest up.
+
+    Example:
+        ```python
+        stars = OrdinalClassifier.from_checkpoint("runs/stars")
+        answer = stars.invoke("Arrived late, but it works.")
+        answer.label, answer.expected_rank, answer.at_least("4")
+        ```
+    """
+
+    _task: ClassVar[Task] = ORDINAL
+
+    @property
+    def OutputType(self) -> type[OrdinalClassification]:
+        """The result."""
+        return OrdinalClassification
 
 
 class TextRegressor(EncoderRunnable[Regression]):

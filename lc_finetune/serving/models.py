@@ -10,9 +10,8 @@ from lc_finetune import runnables
 from lc_finetune.checkpoint import RUNNABLES, Checkpoint, Task
 from lc_finetune.errors import ConfigError, did_you_mean, shown
 from lc_finetune.inference.backends import BackendName, Dtype
-from lc_finetune.runnables import MultiLabelClassifier, TextClassifier
 from lc_finetune.runnables.base import EncoderRunnable
-from lc_finetune.systemone import AnsweredBy, Answerer
+from lc_finetune.systemone import AnsweredBy, Answerer, Classifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +101,7 @@ class Models:
     @property
     def answerer(self) -> Answerer:
         """The classifiers among them; where there is but one, it answers whatever the question is called."""
-        classifiers = {
-            name: one.runnable
-            for name, one in self.served.items()
-            if isinstance(one.runnable, TextClassifier | MultiLabelClassifier)
-        }
+        classifiers = {name: one.runnable for name, one in self.served.items() if isinstance(one.runnable, Classifier)}
         return Answerer(classifiers, self.questions, next(iter(classifiers)) if len(classifiers) == 1 else None)
 
     def answerer_of(self, name: str | None) -> Answerer:

@@ -10,6 +10,7 @@ from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, Task
 from lc_finetune.schemas import (
     Classification,
     MultiLabelClassification,
+    OrdinalClassification,
     PairClassification,
     QuestionAnswer,
     Regression,
@@ -125,7 +126,8 @@ class PredictResponse(_Body):
 
     model: str
     results: list[
-        Classification
+        OrdinalClassification
+        | Classification
         | PairClassification
         | MultiLabelClassification
         | Regression

@@ -64,7 +64,9 @@ class TrainConfig(BaseModel):
     )
     label_column: str | None = Field(default=None, description="Column of the label, likewise.")
     label_names: tuple[str, ...] = Field(
-        default=(), description="Names of integer labels 0, 1, …, comma-separated, or a file with one a line."
+        default=(),
+        description="Names of integer labels 0, 1, …, comma-separated, or a file with one a line; labels with an "
+        "order, from the lowest up.",
     )
     label_map: dict[str, str] = Field(
         default={},

@@ -132,7 +132,7 @@ def check_task(config: TrainConfig, task: type[TrainingTask]) -> None:
         )
     if config.few_shot and task.name != "text-classification":
         raise ConfigError(f"few_shot: expected data for text-classification, found data for {task.name}. Leave it out.")
-    if config.label_smoothing and task.loss != "softmax":
+    if config.label_smoothing and task.loss not in ("softmax", "cumulative"):
         raise ConfigError(
             f"label_smoothing: expected a task with one right answer, found data for {task.name}. Leave it out."
         )

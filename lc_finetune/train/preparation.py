@@ -150,6 +150,8 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     if continued:
         training = training.after(continued.checkpoint)
         notes += label_notes(continued, training)
+    else:
+        training = training.ordered([name for name in config.label_names if name != config.out_of_scope_label])
     Aim.parse(config.accept).check_labels(training.answers)
     all_examples = [
         *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,

@@ -47,6 +47,7 @@ STEPS = {
     "text-classification": 1_400,
     "text-pair-classification": 1_400,
     "multi-label-classification": 1_400,
+    "ordinal-classification": 1_400,
     "regression": 1_400,
     "token-classification": 430,
     "question-answering": 1_400,

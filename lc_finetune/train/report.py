@@ -84,7 +84,7 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
         "```",
         *([_adapter_in_words(manifest)] if manifest.adapter else []),
         *([_continued_in_words(manifest)] if manifest.continued else []),
-        *(["## Labels", ", ".join(f"`{label}`" for label in labels)] if manifest.answering is None else []),
+        *(["## Labels", _labels_in_words(task, labels)] if manifest.answering is None else []),
         *([_rule_in_words(manifest.answering)] if manifest.answering else []),
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),
         "## Figures",
@@ -100,6 +100,12 @@ def model_card(name: str, manifest: Manifest, labels: tuple[str, ...]) -> str:
 def _adapter_in_words(manifest: Manifest) -> str:
     said = f"Trained: {manifest.adapter}. The adapter is in `adapter/`."
     return f"{said} A prefix is no part of the weights: do not serve them without it." if manifest.prefixed else said
+
+
+def _labels_in_words(task: Task, labels: tuple[str, ...]) -> str:
+    """List the labels, and say so where they have an order."""
+    named = ", ".join(f"`{label}`" for label in labels)
+    return f"From the lowest to the highest: {named}" if TASKS[task].has_order else named
 
 
 def _continued_in_words(manifest: Manifest) -> str:

@@ -216,13 +216,14 @@ def _loss(plan: Plan, features: Sequence[Feature]) -> Loss | None:
     config = plan.config
     # The Trainer's own smoothing looks for the model where peft keeps none beside a prefix.
     smoothed = config.adapter == "prefix" and _smoothing(plan)
-    if config.class_weights is None and config.focal_gamma is None and not smoothed:
+    plain = config.class_weights is None and config.focal_gamma is None and plan.task.loss != "cumulative"
+    if plain and not smoothed:
         return None
     return Loss(
         weights=class_weights(config.class_weights, features, plan.task.weighed) if config.class_weights else None,
         gamma=config.focal_gamma or 0.0,
         smoothing=_smoothing(plan),
-        independent=plan.task.loss == "sigmoid",
+        kind=plan.task.loss or "softmax",
     )
 
 

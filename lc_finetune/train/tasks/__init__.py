@@ -5,6 +5,7 @@ from __future__ import annotations
 from lc_finetune.checkpoint import Task
 from lc_finetune.train.tasks.base import TrainingTask
 from lc_finetune.train.tasks.multi_label import MultiLabelClassification
+from lc_finetune.train.tasks.ordinal import OrdinalClassification
 from lc_finetune.train.tasks.question_answering import QuestionAnswering
 from lc_finetune.train.tasks.regression import NumberRegression
 from lc_finetune.train.tasks.relation import RelationClassification
@@ -18,6 +19,7 @@ TASKS: dict[Task, type[TrainingTask]] = {
         TextClassification,
         TextPairClassification,
         MultiLabelClassification,
+        OrdinalClassification,
         NumberRegression,
         Tagging,
         RelationClassification,
