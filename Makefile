@@ -2,10 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SAVED_MODEL := .venv-saved-model
 SAMPLES := lc_finetune/data/samples
 DECISIONS := $(VENV)/decisions
 
-.PHONY: setup demo test test-all test-decisions gpu check docs clean
+.PHONY: setup demo test test-all test-decisions gpu check docs saved-model-env clean
 
 setup: $(STAMP)
 
@@ -59,6 +60,15 @@ check: setup docs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+saved-model-env: $(SAVED_MODEL)/.installed
+
+$(SAVED_MODEL)/.installed: requirements-saved-model.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \
+		echo "Expected Python 3.11 or 3.12, found $$($(PYTHON) --version). Set PYTHON=python3.11."; exit 1; }
+	test -x $(SAVED_MODEL)/bin/python || $(PYTHON) -m venv $(SAVED_MODEL)
+	$(SAVED_MODEL)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 # The pages as a site, which loads nothing from elsewhere.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -66,4 +76,4 @@ docs: setup
 		echo "Expected pages that load nothing from elsewhere, found these."; exit 1; }
 
 clean:
-	rm -rf $(VENV) runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(SAVED_MODEL) runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,35 +2,45 @@
 
     python -m benchmarks.service CLASSIFIER TAGGER [--texts FILE] [--messages 10000] [--rounds 3]
 
-Reads conversations, merges patterns, decides, and routes, beside `classifier.batch` followed by `tagger.batch` on the
-same texts, in turns. Every message goes to a person who says one word, so that no answer is in the figures.
+Reads conversations, merges patterns and decides, with and without the routing that follows, beside `classifier.batch`
+followed by `tagger.batch` on the same texts, in turns. Every message is routed to a person who says one word, so that
+no answer is in the figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
+
+from langchain_core.runnables import RunnableSequence
 
 from benchmarks.measure import Table, in_turns, machine, medians, write
 from benchmarks.texts import read_texts
 from chains.customer_service import Each, build_chain
 from lc_finetune import EntityTagger, TextClassifier
 from lc_finetune.data import sample_file
+from lc_finetune.errors import LCFinetuneError
 
 
 def added_time(classifier: TextClassifier, tagger: EntityTagger, texts: Sequence[str], rounds: int) -> Table:
     """Time one batch of all texts, through the chain and through the models alone."""
-    chain = build_chain(classifier, tagger, templates={}, faq_labels=(), person=Each(function=lambda _: "Hello."))
+    chain: Any = build_chain(classifier, tagger, templates={}, faq_labels=(), person=Each(function=lambda _: "Hello."))
+    to_routing: Any = RunnableSequence(*chain.bound.steps[:-1])  # the router is the last step
 
     def models() -> None:
         classifier.batch(list(texts))
         tagger.batch(list(texts))
 
-    seconds = medians(
-        in_turns({"classifier.batch, tagger.batch": models, "chain.batch": lambda: chain.batch(list(texts))}, rounds)
-    )
+    ways = {
+        "classifier.batch, tagger.batch": models,
+        "chain.batch, up to the routing": lambda: to_routing.batch(list(texts)),
+        "chain.batch": lambda: chain.batch(list(texts)),
+    }
+    seconds = medians(in_turns(ways, rounds))
     alone = seconds["classifier.batch, tagger.batch"]
     return Table(
         f"{len(texts):,} messages",
@@ -51,9 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="write the figures as .md or .json, too")
     given = parser.parse_args(arguments)
-    classifier = TextClassifier.from_checkpoint(given.classifier, device=given.device)
-    tagger = EntityTagger.from_checkpoint(given.tagger, device=given.device)
-    texts = list(islice(cycle(read_texts(given.texts, given.messages)), given.messages))
+    try:
+        classifier = TextClassifier.from_checkpoint(given.classifier, device=given.device)
+        tagger = EntityTagger.from_checkpoint(given.tagger, device=given.device)
+        texts = list(islice(cycle(read_texts(given.texts, given.messages)), given.messages))
+    except LCFinetuneError as error:
+        print(f"benchmarks.service: error: {error}", file=sys.stderr)
+        return 2
     write([added_time(classifier, tagger, texts, given.rounds)], machine(given.device), given.output)
     return 0
 

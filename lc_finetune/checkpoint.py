@@ -40,16 +40,21 @@ Task = Literal[
     "text-classification",
     "text-pair-classification",
     "multi-label-classification",
+    "ordinal-classification",
     "regression",
     "token-classification",
     "relation-classification",
     "question-answering",
     "intent-and-entities",
 ]
+ORDINAL: Task = "ordinal-classification"
+"""The task whose labels have an order, which is that of the columns: the lowest first."""
 QUESTIONS: Task = "question-answering"
 """The task that is given a question and a context, and answers with a part of the context."""
 PAIRS: tuple[Task, ...] = ("text-pair-classification", QUESTIONS)
 """Tasks that are given two texts at a time."""
+EXPLAINED: tuple[Task, ...] = ("text-classification", "multi-label-classification")
+"""Tasks whose answers can be explained: labels of one text."""
 RELATIONS: Task = "relation-classification"
 """The task that is given a text with two marked mentions; see `lc_finetune.markers`."""
 JOINT: Task = "intent-and-entities"
@@ -60,6 +65,7 @@ RUNNABLES: dict[Task, str] = {
     "text-classification": "TextClassifier",
     "text-pair-classification": "PairClassifier",
     "multi-label-classification": "MultiLabelClassifier",
+    "ordinal-classification": "OrdinalClassifier",
     "regression": "TextRegressor",
     "token-classification": "EntityTagger",
     "relation-classification": "RelationClassifier",
@@ -97,7 +103,11 @@ EXPORTS = ("onnx", "onnx-fp16", "onnx-int8", "openvino", "openvino-fp16")
 """Subfolders that hold the model for another runtime, each with a manifest of its own; read when a backend asks."""
 SCOPE = "scope.safetensors"
 """Statistics of the features, by which a text out of scope is told; see `lc_finetune.inference.scope`."""
-FETCHED = (*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), SCOPE)
+REFERENCE = "reference.json"
+"""What held-out texts looked like to the model, in numbers; never loaded to serve. See `lc_finetune.inspection`."""
+PREFIX = "adapter/adapter_model.safetensors"
+"""What a model that was tuned by a prefix attends to before a text: no part of its weights, but loaded with them."""
+FETCHED = (*LOADED, MANIFEST, "model-*.safetensors", *(f"{export}/*" for export in EXPORTS), SCOPE, REFERENCE, PREFIX)
 """Names and patterns of what is fetched from the Hub or a URL: all that is ever read."""
 MANIFESTS = (MANIFEST, *(f"{export}/export.json" for export in EXPORTS))
 """What identifies the content of a folder; the first is the folder's own, the others those of its exports."""
@@ -122,11 +132,16 @@ class AdapterRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["lora", "adalora", "ia3"]
+    kind: Literal["lora", "adalora", "ia3", "prefix"] = Field(
+        description="A prefix is not merged into the weights: it is loaded from `adapter/` beside them."
+    )
     rank: int | None = None
     alpha: float | None = None
     dropout: float | None = None
-    targets: tuple[str, ...] = Field(description="Layers that got an adapter, as endings of their names.")
+    tokens: int | None = Field(default=None, ge=1, description="Length of a prefix; it takes as many positions.")
+    targets: tuple[str, ...] = Field(
+        default=(), description="Layers that got an adapter, as endings of their names; of a prefix all, so that none."
+    )
     trained_parameters: int = Field(ge=1, description="Of adapter and head.")
     parameters: int = Field(ge=1, description="Of the model that is served.")
 
@@ -225,6 +240,11 @@ class Manifest(BaseModel):
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file that is loaded.")
     calibration: tuple[Calibration, ...] = Field(default=(), description="At most one per backend and precision.")
 
+    @property
+    def prefixed(self) -> bool:
+        """Whether the weights serve with a prefix, and not without."""
+        return self.adapter is not None and self.adapter.kind == "prefix"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -251,6 +271,20 @@ class Checkpoint:
         """The metrics recorded in training: split → figures."""
         return dict(self.manifest.metrics) if self.manifest else {}
 
+    @property
+    def prefix(self) -> Path | None:
+        """The file with what the model attends to before a text; None for most."""
+        return self.path / PREFIX if self.manifest and self.manifest.prefixed else None
+
+    @property
+    def positions(self) -> int | None:
+        """Pieces that a window may have at most, its special tokens counted; None if the configuration does not say."""
+        positions = self.config.get("max_position_embeddings") or self.config.get("n_positions")  # as GPT-2 calls them
+        if not isinstance(positions, int) or positions < 1:
+            return None
+        taken = self.manifest.adapter.tokens if self.manifest and self.manifest.adapter else None
+        return positions - before_first(self.config.get("model_type")) - (taken or 0)
+
     @cached_property
     def digest(self) -> str:
         """Identify the content, so that a folder trained anew is never taken for the old one."""
@@ -261,9 +295,9 @@ class Checkpoint:
 
     @cached_property
     def weights_digest(self) -> str:
-        """SHA-256 of the weights: of the file, or of the names and digests of the files when there are shards."""
+        """SHA-256 of the weights: of the file, or of the names and digests of the files when there are several."""
         digests = self._loaded_digests()
-        if WEIGHTS in digests:
+        if WEIGHTS in digests and PREFIX not in digests:
             return digests[WEIGHTS]
         parts = sorted(name for name in digests if name.endswith(".safetensors") and name != SCOPE)
         shards = "".join(f"{name}={digests[name]}\n" for name in parts)
@@ -272,7 +306,7 @@ class Checkpoint:
     def _loaded_digests(self) -> Mapping[str, str]:
         if self.manifest and self.manifest.files:
             return {**self.manifest.files, MANIFEST: sha256(self.path / MANIFEST)}
-        return {name: sha256(self.path / name) for name in _loaded_files(self.path)}
+        return {name: sha256(self.path / name) for name in _loaded_files(self.path, None)}
 
     @classmethod
     def load(cls, source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
@@ -310,6 +344,11 @@ class Checkpoint:
             _check_per_label(folder, manifest, labels)
         tags = _tags(config.get("tag_names"), folder) if task == JOINT else None
         return cls(folder, manifest, config, task, labels, tags)
+
+
+def before_first(model_type: str | None) -> int:
+    """Say how many positions a family leaves free before its first piece: RoBERTa's start after the padding id."""
+    return 2 if model_type in ("roberta", "xlm-roberta", "camembert") else 0
 
 
 def example_of(task: Task) -> str:
@@ -368,7 +407,7 @@ def library_versions() -> dict[str, str]:
 def loaded_signature(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
     """Take sizes and times of the files that are loaded: equal signatures mean that nothing was written meanwhile."""
     exported = [f"{export}/{path.name}" for export in EXPORTS for path in sorted((folder / export).glob("*"))]
-    names = [*_loaded_files(folder), MANIFEST, *exported]
+    names = [*_loaded_files(folder, None), MANIFEST, PREFIX, *exported]
     stats = [(name, os.stat(folder / name)) for name in names if (folder / name).is_file()]
     return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in stats)
 
@@ -377,7 +416,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write `lc_finetune.json` with the present digests of the files and versions of the libraries."""
     complete = manifest.model_copy(
         update={
-            "files": {name: sha256(folder / name) for name in _loaded_files(folder)},
+            "files": {name: sha256(folder / name) for name in _loaded_files(folder, manifest)},
             "versions": manifest.versions or library_versions(),
         }
     )
@@ -505,9 +544,10 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     return content
 
 
-def _loaded_files(folder: Path) -> list[str]:
+def _loaded_files(folder: Path, manifest: Manifest | None) -> list[str]:
     shards = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
-    return [name for name in (*LOADED, SCOPE, *shards) if (folder / name).is_file()]
+    prefix = [PREFIX] if manifest and manifest.prefixed else []
+    return [name for name in (*LOADED, SCOPE, *shards, *prefix) if (folder / name).is_file()]
 
 
 def _check_weights(folder: Path) -> None:
@@ -570,7 +610,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         CheckpointError: Names the first.
     """
     for name, expected in manifest.files.items():
-        if Path(name).name != name:
+        if Path(name).name != name and not (manifest.prefixed and name == PREFIX):
             raise CheckpointError(f"{folder / MANIFEST}: expected plain file names, found the path {name!r}.")
         path = folder / name
         if not path.is_file():
@@ -580,7 +620,12 @@ def check_files(folder: Path, manifest: Manifest) -> None:
                 f"{path}: expected the SHA-256 recorded in {MANIFEST}, found another: the file was truncated or "
                 "altered. Copy the checkpoint again, or train it anew."
             )
-    unlisted = [name for name in _loaded_files(folder) if name not in manifest.files]
+    if manifest.prefixed and PREFIX not in manifest.files:
+        raise CheckpointError(
+            f"{folder}: expected {PREFIX}, the prefix without which the weights do not serve, found none named in "
+            f"{MANIFEST}. Copy the checkpoint again."
+        )
+    unlisted = [name for name in _loaded_files(folder, manifest) if name not in manifest.files]
     if unlisted:
         raise CheckpointError(
             f"{folder}: expected only the files named in {MANIFEST}, found {', '.join(unlisted)} as well, "

@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
 
-from lc_finetune.errors import ConfigError, LCFinetuneError, did_you_mean
+from lc_finetune.errors import ConfigError, LCFinetuneError, MissingDependencyError, did_you_mean
 
 if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
@@ -57,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0, 2 for a user's error, 130 after Ctrl-C."""
+    """Run a command; returns its exit status: 0, 2 for a user's error, 3 for drift asked about, 130 after Ctrl-C."""
     goes_on = "nothing was begun"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
         goes_on = arguments.goes_on
-        arguments.run(arguments)
-        return 0
+        status: int | None = arguments.run(arguments)
+        return status or 0
     except LCFinetuneError as error:
         print(f"lc-finetune: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
@@ -83,8 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_calibrate(commands)
     _add_evaluate(commands)
+    _add_inspect(commands)
     _add_predict(commands)
     _add_label(commands)
+    _add_explain(commands)
+    _add_serve(commands)
     return parser
 
 
@@ -101,7 +104,7 @@ def _add_train(commands: Any) -> None:
         if field.annotation is bool:
             train.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=field.description)
         elif name != "trainer":  # a mapping, for configuration files
-            default = "" if field.default in (None, ()) else f" Default: {field.default}."
+            default = "" if field.default in (None, (), {}) else f" Default: {field.default}."
             train.add_argument(flag, metavar="VALUE", help=f"{field.description}{default}")
     train.set_defaults(run=_train, goes_on="a training run goes on with the same command and --resume")
 
@@ -162,7 +165,10 @@ def _add_export(commands: Any) -> None:
         description="Write the model for another runtime into the checkpoint, if it gives the same answers.",
     )  # fmt: skip
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="The checkpoint folder.")
-    parser.add_argument("--format", required=True, choices=["onnx", "openvino", "torch"], help="The runtime.")
+    parser.add_argument(
+        "--format", required=True, choices=["onnx", "openvino", "torch", "saved-model"],
+        help="The runtime; saved-model is TensorFlow's.",
+    )  # fmt: skip
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="Default: fp32.")
     parser.add_argument(
         "--calibration-file", metavar="FILE",
@@ -180,17 +186,19 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
             f"--{name}", metavar="NAME", help="Of the file of labelled rows; recognised by name if left out."
         )
     parser.add_argument("--label-names", metavar="A,B,…", help="Names for integer labels, or a file of them.")
+    parser.add_argument("--label-map", metavar="FILE", help="New names of labels, as to train: old name: new name.")
     parser.add_argument("--label-delimiter", metavar="TEXT", help="What stands between the labels of a cell.")
 
 
 def _labelled(path: str, arguments: argparse.Namespace, checkpoint: Checkpoint) -> Loaded:
     """Read rows as the checkpoint's task has them; rows for a tagger are read as they are."""
-    from lc_finetune.data import ReadOptions, read_examples, read_label_names
+    from lc_finetune.data import ReadOptions, read_examples, read_label_map, read_label_names
 
     names = read_label_names(arguments.label_names) if arguments.label_names else ()
     options = ReadOptions(
         arguments.text_column, arguments.label_column, names, task=checkpoint.task,
         label_delimiter=arguments.label_delimiter, text_pair_column=arguments.text_pair_column,
+        label_map=read_label_map(arguments.label_map) if arguments.label_map else {},
     )  # fmt: skip
     return read_examples(path, options)
 
@@ -199,7 +207,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from lc_finetune.checkpoint import Checkpoint
     from lc_finetune.data import gold_of, inputs_of
     from lc_finetune.inference.export import export, parity_table
-    from lc_finetune.inference.exported import SHORT
+    from lc_finetune.inference.exported import SHORT, ExportedName
     from lc_finetune.remote import refuse_url
 
     refuse_url(arguments.checkpoint, "export")
@@ -217,7 +225,7 @@ def _export(arguments: argparse.Namespace) -> None:
         source=f"of {Path(arguments.calibration_file or '').name}", force=arguments.force,
     )  # fmt: skip
     print(f"Written to {made.folder}.\n\n{parity_table(made.manifest)}")
-    if arguments.format != "torch" and checkpoint.task != "regression":
+    if arguments.format in get_args(ExportedName) and checkpoint.task != "regression":
         print(f"\n{_confidence_of_export(checkpoint, arguments, precision, texts, gold)}")
 
 
@@ -279,6 +287,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     from lc_finetune.inference.acceptance import Aim
     from lc_finetune.inference.calibrate import calibrate, check_reached, record, served_ways
     from lc_finetune.inference.served import check_served
+    from lc_finetune.inspection import reference_of, write_reference
     from lc_finetune.remote import refuse_url
 
     aim = Aim.parse(arguments.accept)
@@ -295,13 +304,13 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     loaded = _labelled(arguments.file, arguments, checkpoint)
     if loaded.task != checkpoint.task:
         raise ConfigError(f"{arguments.file}: expected rows for {checkpoint.task}, found rows for {loaded.task}.")
-    texts, gold = inputs_of(loaded.examples), gold_of(loaded.examples)
-    made = [
-        calibrate(checkpoint, texts, gold, split=f"rows of {Path(arguments.file).name}", aim=aim, way=way)
-        for way in served_ways(checkpoint)
-    ]
+    texts, gold, split = inputs_of(loaded.examples), gold_of(loaded.examples), f"rows of {Path(arguments.file).name}"
+    made = [calibrate(checkpoint, texts, gold, split=split, aim=aim, way=way) for way in served_ways(checkpoint)]
     check_reached(made)
+    reference = reference_of(checkpoint, texts, source=split)
     record(checkpoint, made)
+    if reference is not None:
+        write_reference(checkpoint.path, reference)
     print("\n\n".join(calibration_table(one, diagram=i == 0) for i, one in enumerate(made)))
     print(f"\nRecorded in {checkpoint.path}.")
 
@@ -391,6 +400,60 @@ def _in_scope(loaded: Loaded, label: str | None, source: Path) -> tuple[Sequence
     return inside, outside
 
 
+DRIFTED = 3
+"""Exit status of `inspect --against FILE --fail-on-drift` if something moved."""
+
+
+def _add_inspect(commands: Any) -> None:
+    from lc_finetune.inspection import LEAST_EFFECT, MOST_ROWS, SIGNIFICANCE
+
+    parser = commands.add_parser(
+        "inspect", help="say what a checkpoint is, and whether texts have drifted", allow_abbrev=False,
+        description="Say what a checkpoint is; with --against, whether the texts of a file differ from those that it "
+        "was measured on: in scores, in-scope p-values, length, unknown pieces and labels given.",
+    )  # fmt: skip
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="A checkpoint folder, a URL, or a Hub id.")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="Texts of today, with labels or without.")
+    parser.add_argument(
+        "--reference", type=Path, metavar="FILE",
+        help="Texts to compare them with, in place of what the checkpoint recorded of its held-out rows.",
+    )  # fmt: skip
+    for name in ("text-column", "text-pair-column"):
+        parser.add_argument(f"--{name}", metavar="NAME", help="Of the files; recognised by name if left out.")
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help=f"Texts drawn from a file, at most. Default: {MOST_ROWS:,}."
+    )
+    parser.add_argument(
+        "--significance", type=float, metavar="P", help=f"Probability of any false alarm. Default: {SIGNIFICANCE}."
+    )
+    parser.add_argument(
+        "--least-effect", type=float, metavar="SIZE",
+        help=f"Effect size (D, w or h) below which a difference is none. Default: {LEAST_EFFECT}.",
+    )  # fmt: skip
+    parser.add_argument("--fail-on-drift", action="store_true", help=f"Exit with status {DRIFTED} if something moved.")
+    parser.add_argument("--json", action="store_true", help="Write JSON.")
+    parser.set_defaults(run=_inspect, goes_on="nothing was written")
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from lc_finetune.checkpoint import Checkpoint
+    from lc_finetune.inspection import describe, description_table, drift, drift_table
+
+    options = ("reference", "text_column", "text_pair_column", "rows", "significance", "least_effect", "fail_on_drift")
+    given = {name: value for name in options if (value := getattr(arguments, name)) is not None and value is not False}
+    if arguments.against is None:
+        if given:
+            named = " ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ConfigError(f"Expected --against FILE with {named}, found none. Name the file to compare.")
+        description = describe(Checkpoint.load(arguments.checkpoint))
+        print(description.model_dump_json(indent=2) if arguments.json else description_table(description))
+        return 0
+    given.pop("fail_on_drift", None)
+    found = drift(Checkpoint.load(arguments.checkpoint), arguments.against, **given)
+    print(found.model_dump_json(indent=2) if arguments.json else drift_table(found))
+    return DRIFTED if found.moved and arguments.fail_on_drift else 0
+
+
 def _add_predict(commands: Any) -> None:
     from lc_finetune.bulk.predict import PredictConfig
 
@@ -469,6 +532,78 @@ def _label(arguments: argparse.Namespace) -> None:
     resumed = f" ({done.resumed:,} rows by earlier runs)" if done.resumed else ""
     apart = f"{done.errors:,} without a label are in {unlabelled(config.output)}" if done.errors else "none is left out"
     print(f"{config.output}: {done.rows - done.errors:,} of {done.rows:,} rows labelled{resumed}; {apart}.")
+
+
+def _add_explain(commands: Any) -> None:
+    explain = commands.add_parser(
+        "explain", help="show what in a text speaks for a label", allow_abbrev=False,
+        description="Show which parts of a text speak for a classifier's label and which against it, and the training "
+        "rows most like it, if the checkpoint keeps some (--keep-neighbours). Needs the extra explain.",
+    )  # fmt: skip
+    explain.add_argument("checkpoint", metavar="CHECKPOINT", help="A folder, a URL, or a Hub id.")
+    explain.add_argument("text", metavar="TEXT", help="The text; - reads it from standard input.")
+    explain.add_argument("--target", metavar="LABEL", help="The label to explain. Default: the most probable one.")
+    explain.add_argument("--neighbours", metavar="N", type=int, default=5, help="Rows to show, at most. Default: 5.")
+    explain.set_defaults(run=_explain, goes_on="nothing was written")
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from lc_finetune import runnables
+    from lc_finetune.checkpoint import RUNNABLES, Checkpoint
+
+    try:
+        from rich.console import Console
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Expected the package rich to show explanations, found none. "
+            "Install it: pip install 'lc-finetune[explain]'."
+        ) from error
+    task = Checkpoint.load(arguments.checkpoint).task
+    model = getattr(runnables, RUNNABLES[task])(checkpoint=arguments.checkpoint)
+    try:
+        text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Expected a text in {error.encoding} on standard input, found other bytes.") from None
+    explanation = model.explain(text, target=arguments.target, neighbours=arguments.neighbours)
+    Console(file=sys.stdout).print(explanation)
+
+
+def _add_serve(commands: Any) -> None:
+    from lc_finetune.serving import ServeConfig
+
+    serve = commands.add_parser(
+        "serve", help="answer over HTTP", allow_abbrev=False,
+        description="Serve checkpoints over HTTP: POST /predict, and POST /v1/systemone in the System One format. "
+        "On this machine alone, unless there is a key in LC_FINETUNE_API_KEY. SIGTERM stops it in good order.",
+    )  # fmt: skip
+    for name, field in ServeConfig.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        if name == "checkpoints":
+            serve.add_argument(name, nargs="+", metavar="CHECKPOINT", help=field.description)
+        elif field.annotation is bool:
+            serve.add_argument(flag, action="store_true", help=field.description)
+        else:
+            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+            default = "" if field.default is None else f" Default: {field.default}."
+            serve.add_argument(
+                flag, default=field.default, choices=choices, metavar=None if choices else "VALUE",
+                type=int if field.annotation is int else str, help=f"{field.description}{default}",
+            )  # fmt: skip
+    serve.set_defaults(run=_serve, goes_on="requests under way were answered")
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from pydantic import ValidationError
+
+    from lc_finetune.serving import ServeConfig, serve
+
+    try:
+        config = ServeConfig.model_validate({name: getattr(arguments, name) for name in ServeConfig.model_fields})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{flag}: {first['msg']}, found {first['input']!r}.") from error
+    serve(config, say=lambda line: print(line, flush=True))
 
 
 class _Bar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -88,6 +89,25 @@ class LabelSet:
         return [self.id_of[label] for label in labels]
 
 
+LONGEST_NUMBER = 20
+"""Characters of a label that is taken for a number, and digits before its point, or noughts behind, at most."""
+
+
+def number_in(label: str) -> Decimal | None:
+    """Read a label that is a number.
+
+    Example:
+        >>> number_in("4.50"), number_in("high")
+        (Decimal('4.50'), None)
+    """
+    try:
+        number = Decimal(label)
+    except InvalidOperation:
+        return None
+    short = number.is_finite() and max(abs(number.adjusted()), len(label.strip()) - 1) < LONGEST_NUMBER
+    return number if short and "_" not in label else None
+
+
 def micro_f1(gold: Sequence[Collection[Hashable]], predicted: Sequence[Collection[Hashable]]) -> float:
     """F1 of what is in both of two sets, over all pairs; 0 when there is neither a right answer nor a found one."""
     right = sum(len(set(g) & set(p)) for g, p in zip(gold, predicted, strict=True))
@@ -98,6 +118,26 @@ def micro_f1(gold: Sequence[Collection[Hashable]], predicted: Sequence[Collectio
 def entity_f1(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> float:
     """Micro F1 of exactly matching spans."""
     return micro_f1(gold, predicted)
+
+
+def quadratic_weighted_kappa(counts: NDArray[np.floating]) -> float:
+    """Agreement beyond chance, a disagreement counting by its squared distance: 1 for none, 0 by chance.
+
+    Cohen 1968, "Weighted kappa: Nominal scale agreement with provision for scaled disagreement or partial credit".
+
+    Args:
+        counts: Of texts by right label and given label, in their order, shape `(labels, labels)`.
+
+    Returns:
+        0 also where both name nothing but one and the same label, so that no agreement is beyond chance.
+    """
+    import numpy as np
+
+    places = np.arange(len(counts))
+    distance = (places[:, None] - places[None, :]) ** 2
+    by_chance = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / max(counts.sum(), 1)
+    expected = float((distance * by_chance).sum())
+    return 1.0 - float((distance * counts).sum()) / expected if expected else 0.0
 
 
 def r_squared(gold: NDArray[np.floating], predicted: NDArray[np.floating]) -> float:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+
 Input = str | tuple[str, str]
 """What is answered: a text, or a pair of texts."""
 Source = Literal["model", "llm"]
+
+
+class _Shown:
+    """What shows itself: as HTML in a notebook, through rich in a terminal."""
+
+    def _repr_html_(self) -> str:
+        from lc_finetune.rendering import to_html
+
+        return to_html(self)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from lc_finetune.rendering import to_terminal
+
+        return to_terminal(self, console, options)
 
 
 class Scores(Mapping[str, float]):
@@ -21,6 +38,9 @@ class Scores(Mapping[str, float]):
     """
 
     __slots__ = ("_index", "_values")
+
+    _repr_html_ = _Shown._repr_html_  # a base class without slots would give each a dictionary
+    __rich_console__ = _Shown.__rich_console__
 
     def __init__(self, index: Mapping[str, int], values: Sequence[float]) -> None:
         """Pair an index label → position with the values in that order.
@@ -75,7 +95,7 @@ class Scores(Mapping[str, float]):
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class Result(BaseModel):
+class Result(_Shown, BaseModel):
     """What every result has: the text it speaks of and where the answer came from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,6 +137,26 @@ class PairClassification(Classification):
     text_pair: str = Field(repr=False, description="The second text as given, unchanged.")
 
 
+class OrdinalClassification(Classification):
+    """One of several labels that have an order, for a text; `scores` are in that order, the lowest first."""
+
+    expected_rank: float = Field(
+        ge=0,
+        description="Mean rank of the labels, each as often as its score says: 0 for the lowest, counted in labels.",
+    )
+
+    def at_least(self, label: str) -> float:
+        """Give the probability that the right label is this one or a higher one.
+
+        Raises:
+            KeyError: If there is no such label.
+        """
+        names = list(self.scores)
+        if label not in self.scores:
+            raise KeyError(label)
+        return min(1.0, sum(self.scores[name] for name in names[names.index(label) :]))
+
+
 class MultiLabelClassification(Result):
     """Any number of labels for a text."""
 
@@ -143,7 +183,7 @@ class Regression(Result):
     )
 
 
-class Entity(BaseModel):
+class Entity(_Shown, BaseModel):
     """A labelled span: `tagging.text[start:end] == text`, always."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -204,7 +244,7 @@ class QuestionAnswer(Result):
         return self.text
 
 
-class Mention(BaseModel):
+class Mention(_Shown, BaseModel):
     """A part of a text that stands in a relation: `result.text[start:end] == text`, always."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -215,7 +255,7 @@ class Mention(BaseModel):
     label: str | None = Field(default=None, description="Its entity type, where a tagger found it.")
 
 
-class Relation(BaseModel):
+class Relation(_Shown, BaseModel):
     """One label for two mentions of a text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -242,4 +282,48 @@ class Relations(Result):
     relations: tuple[Relation, ...] = Field(default=(), description="One of each couple asked about.")
     too_far_apart: int = Field(
         default=0, ge=0, description="Couples that are not among them, because no window holds both mentions."
+    )
+
+
+class Attribution(_Shown, BaseModel):
+    """What a part of a text adds to a label's logit: `explanation.text[start:end] == text`, always."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(repr=False, description="The characters of a piece, or of pieces that share a character.")
+    start: int = Field(ge=0, description="Offset of the first character.")
+    end: int = Field(ge=0, description="Offset after the last character.")
+    weight: float = Field(description="What it adds to the logit; below 0, it speaks against the label.")
+
+
+class Neighbour(_Shown, BaseModel):
+    """A training row that the model takes for similar."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(repr=False, description="The text of the row.")
+    label: str | None = Field(default=None, description="Its label; None of a row with several.")
+    labels: tuple[str, ...] | None = Field(default=None, description="Its labels; None of a row with one.")
+    similarity: float = Field(description="Cosine of the angle between the encoder's features, from -1 to 1.")
+
+
+class Explanation(Result):
+    """What in a text speaks for a label, and which training rows are most like it.
+
+    `logit` = `baseline_logit` + the sum of all weights - `convergence_delta`, where the baseline is the same text with
+    a padding piece in place of each piece.
+    """
+
+    label: str = Field(description="The label that is explained: the most probable one unless another was asked for.")
+    score: Probability | None = Field(default=None, description="Probability of `label`, as it is served.")
+    logit: float = Field(description="Of `label`, from the torch weights in float32.")
+    baseline_logit: float = Field(description="Of `label`, when nothing is known of the text but its length.")
+    convergence_delta: float = Field(
+        description="What the weights add up to beyond the difference of the logits: the error of the integral."
+    )
+    attributions: tuple[Attribution, ...] = Field(
+        repr=False, description="By position, without overlap; characters that are in no piece are in none."
+    )
+    neighbours: tuple[Neighbour, ...] | None = Field(
+        default=None, repr=False, description="The most similar first; None if the checkpoint keeps no rows for it."
     )

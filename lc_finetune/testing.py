@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from pydantic import ConfigDict, Field
@@ -20,6 +20,7 @@ from lc_finetune.checkpoint import (
     EDGES,
     JOINT,
     MULTI_LABEL,
+    ORDINAL,
     QUESTIONS,
     RELATIONS,
     TAGGED,
@@ -44,22 +45,33 @@ if TYPE_CHECKING:
 TokenizerKind = Literal["wordpiece", "bytelevel", "metaspace"]
 """BERT's (uncased, `##`), RoBERTa's (byte-level BPE, `Ġ`), and XLM-RoBERTa's (unigram, `▁`)."""
 
-Architecture = Literal["bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2", "modernbert"]
-"""Families of encoders, as transformers calls them."""
+EncoderName = Literal["bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta", "deberta-v2", "modernbert"]
+DecoderName = Literal["gpt2", "llama", "qwen2"]
+Architecture = EncoderName | DecoderName
+"""Families of models, as transformers calls them."""
+ENCODERS: tuple[EncoderName, ...] = get_args(EncoderName)
+DECODERS: tuple[DecoderName, ...] = get_args(DecoderName)
+"""Families whose pieces see only what is before them; a text is judged by the last one."""
 TOKENIZER_OF: dict[Architecture, TokenizerKind] = {
     "bert": "wordpiece",
     "roberta": "bytelevel",
     "xlm-roberta": "metaspace",
     "distilbert": "wordpiece",
     "electra": "wordpiece",
+    "deberta": "bytelevel",
     "deberta-v2": "metaspace",
     "modernbert": "bytelevel",
+    "gpt2": "bytelevel",
+    "llama": "metaspace",
+    "qwen2": "bytelevel",
 }
-"""The kind of tokenizer that each comes with."""
+"""The kind of tokenizer that each comes with; that of a decoder puts nothing behind a text, see `tiny_base_model`."""
 
 TOKENIZER_KINDS: tuple[TokenizerKind, ...] = ("wordpiece", "bytelevel", "metaspace")
 LABELS = ("card", "cash", "other")
 TYPES = ("LOC", "PER")
+RANKS = ("low", "medium", "high")
+"""Labels with an order."""
 SENTENCES = (
     "Where is my card? It has not arrived, and I ordered it two weeks ago.",
     "The cash machine kept my card and gave me no money.",
@@ -157,6 +169,7 @@ def tiny_checkpoint(
     labels: Sequence[str] | None = None,
     types: Sequence[str] = TYPES,
     tokenizer: TokenizerKind = "wordpiece",
+    architecture: Architecture | None = None,
     max_length: int = 32,
     stride: int = 8,
     tag_unit: TagUnit = "piece",
@@ -171,9 +184,10 @@ def tiny_checkpoint(
     Args:
         folder: Where the checkpoint goes; must not exist or be empty.
         task: What the checkpoint is for.
-        labels: Labels of a classifier, or entity types of a tagger.
+        labels: Labels of a classifier, in their order if they have one, or entity types of a tagger.
         types: Entity types of a classifier that tags as well.
         tokenizer: The family of tokenizer, and of the model around it.
+        architecture: Another family of the model, which brings its tokenizer.
         max_length: Pieces in one window, special tokens included; also all that the model has positions for.
         stride: Pieces shared by neighbouring windows.
         tag_unit: Which pieces of a word carry a tag; for a tagger, or a classifier that tags as well.
@@ -184,16 +198,20 @@ def tiny_checkpoint(
     final = Path(folder)
     tagger = task == "token-classification"
     names = _tags(labels or TYPES) if tagger else LabelSet.sorted(labels or LABELS)
+    if task == ORDINAL:
+        names = LabelSet(tuple(labels or RANKS))
     if task == "regression":
         names = LabelSet(("value",))
-    wrapped = tiny_tokenizer(tokenizer, max_length=max_length)
+    wrapped = tiny_tokenizer(TOKENIZER_OF[architecture] if architecture else tokenizer, max_length=max_length)
     if task == QUESTIONS:
         names = LabelSet(EDGES)
     if task == RELATIONS:
         add_markers(wrapped)
     with staged_folder(final) as staging:
         tags = _tags(types) if task == JOINT else None
-        model = tiny_model(wrapped, task=task, labels=names, tags=tags, max_length=max_length, seed=seed)
+        model = tiny_model(
+            wrapped, task=task, labels=names, tags=tags, architecture=architecture, max_length=max_length, seed=seed
+        )
         model.save_pretrained(staging)
         wrapped.save_pretrained(staging)
         write_manifest(
@@ -223,15 +241,19 @@ def tiny_base_model(
     max_length: int = 64,
     seed: int = 0,
 ) -> Path:
-    """Write a random encoder without a head, to fine-tune: what `--base-model` takes. Returns the folder.
+    """Write a random model without a head, to fine-tune: what `--base-model` takes. Returns the folder.
 
-    The tokenizer is that of the architecture, if one is given; else the architecture is that of the tokenizer.
+    The tokenizer is that of the architecture, if one is given; else the architecture is that of the tokenizer. As those
+    that decoders come with, GPT-2's puts no special tokens around a text, Llama's one before it, and neither has a
+    padding piece; Qwen's has one, and no other.
     """
     from transformers import AutoModel
 
     final = Path(folder)
     kind = TOKENIZER_OF[architecture] if architecture else tokenizer
     wrapped = tiny_tokenizer(kind, max_length=max_length)
+    if architecture in DECODERS:
+        _as_of_decoder(wrapped, architecture)
     model = _random(AutoModel, _config(wrapped, max_length=max_length, architecture=architecture), seed)
     with staged_folder(final) as staging:
         model.save_pretrained(staging)
@@ -240,9 +262,15 @@ def tiny_base_model(
 
 
 def tiny_model(
-    tokenizer: PreTrainedTokenizerFast, *, task: Task, labels: LabelSet, tags: LabelSet | None = None, max_length: int,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    task: Task,
+    labels: LabelSet,
+    tags: LabelSet | None = None,
+    architecture: Architecture | None = None,
+    max_length: int,
     seed: int = 0,
-) -> PreTrainedModel:  # fmt: skip
+) -> PreTrainedModel:
     """Build a random model with a head for the task, and a second one if there are tags beside labels."""
     from transformers import (
         AutoModelForQuestionAnswering,
@@ -252,7 +280,7 @@ def tiny_model(
 
     from lc_finetune.inference.two_heads import TwoHeadedModel
 
-    config = _config(tokenizer, max_length=max_length)
+    config = _config(tokenizer, max_length=max_length, architecture=architecture)
     config.id2label, config.label2id = labels.id2label, labels.label2id
     if task == "multi-label-classification":
         config.problem_type = MULTI_LABEL
@@ -293,6 +321,23 @@ def tiny_tokenizer(kind: TokenizerKind, *, max_length: int) -> PreTrainedTokeniz
     return wrapped
 
 
+def _as_of_decoder(tokenizer: PreTrainedTokenizerFast, architecture: DecoderName) -> None:
+    """Take away the special tokens that the tokenizer of a decoder has not."""
+    from tokenizers import processors
+
+    wrapped: Any = tokenizer
+    wrapped.backend_tokenizer.post_processor = (
+        processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])
+        if architecture == "llama"
+        else processors.ByteLevel(trim_offsets=False)
+    )
+    if architecture != "llama":
+        wrapped.bos_token = None
+    if architecture != "qwen2":
+        wrapped.pad_token = None
+    wrapped.cls_token = wrapped.sep_token = wrapped.mask_token = None
+
+
 def _tags(types: Sequence[str]) -> LabelSet:
     return LabelSet(("O", *(f"{prefix}-{name}" for name in sorted(set(types)) for prefix in "BI")))
 
@@ -317,6 +362,8 @@ def _config(tokenizer: PreTrainedTokenizerFast, *, max_length: int, architecture
         "roberta": {"max_position_embeddings": max_length + 2, "type_vocab_size": 1},
         "xlm-roberta": {"max_position_embeddings": max_length + 2, "type_vocab_size": 1},
         "electra": {"embedding_size": 16},
+        "deberta": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+                    "type_vocab_size": 0},
         "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "sinusoidal_pos_embds": False},
         "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
                        "type_vocab_size": 0},
@@ -336,6 +383,8 @@ def _config(tokenizer: PreTrainedTokenizerFast, *, max_length: int, architecture
         "eos_token_id": tokenizer.eos_token_id,
         **special.get(family, {}),
     }
+    if family in ("llama", "qwen2"):
+        values["num_key_value_heads"] = 1
     if family == "distilbert":
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
             del values[name]  # it has names of its own

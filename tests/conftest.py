@@ -58,6 +58,12 @@ def base_model(checkpoints: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_ordinal(checkpoints: Path) -> Checkpoint:
+    """A classifier of ordered labels: other, cash, card, from the lowest up; windows of 32 pieces."""
+    return tiny_checkpoint(checkpoints / "ordinal", task="ordinal-classification", labels=("other", "cash", "card"))
+
+
+@pytest.fixture(scope="session")
 def tiny_multi_label(checkpoints: Path) -> Checkpoint:
     """A multi-label classifier: labels card, cash, other; windows of 32 pieces; thresholds that differ."""
     return tiny_checkpoint(

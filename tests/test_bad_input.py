@@ -116,6 +116,7 @@ OPTIONS: list[tuple[list[str], str]] = [
     (["--task", "summarisation"], "task"),
     (["--task", "regression"], "good.csv:2: expected a number in 'label', found something else"),
     (["--task", "text-classification", "--label-delimiter", ";"], "label_delimiter: expected data for multi-label-"),
+    (["--task", "ordinal-classification"], "label_names: expected the order of the labels, found none"),
     (["--task", "token-classification"], "good.csv: expected data for token-classification"),
     (["--config", "{tmp}/typo.yaml"], "typo.yaml: Expected a field of TrainConfig, found 'epcohs' (did you mean "
      "'epochs'?)"),

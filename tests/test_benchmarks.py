@@ -20,6 +20,7 @@ from benchmarks import (
     quality,
     scope,
     service,
+    serving,
     training,
     tune,
 )
@@ -332,3 +333,16 @@ def test_going_on_is_measured_beside_training_on_all(base_model: Path, tmp_path:
     assert status == int(max(joint[part] - further[part] for part in joint) > continual.MOST_LOST)
     old, new = continual.divide([TextExample("a", label) for label in "abcde"], 3)
     assert (len(old), len(new), old & new) == (3, 2, set())
+
+
+@pytest.mark.slow
+def test_serving_compares_requests_with_a_batch(tiny_classifier: Checkpoint, tmp_path: Path) -> None:
+    """Each way answers all texts; the server is a process that ends with the run."""
+    output = tmp_path / "results.json"
+    status = serving.main(
+        f"{tiny_classifier.path} --texts {SUPPORT} --items 12 --connections 4 --rounds 1 --output {output}".split()
+    )
+
+    assert status == 0
+    assert len(measured(output)["serving"]) == 4
+    assert all(row["texts/s"] > 0 for row in measured(output)["serving"].values())

@@ -13,11 +13,12 @@ import pytest
 
 pytest.importorskip("langchain_core.decisions")
 
+from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain.agents.middleware import AutoModeMiddleware, ModelChoice, ModelRouterMiddleware
-from langchain_core.decisions import Box, Choice, Noul, Question, Score
+from langchain_core.decisions import Box, Choice, ClassifierResponse, Noul, Question, Score
 from langchain_core.language_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -34,9 +35,12 @@ from lc_finetune import (
     ConfigError,
     InputError,
     MultiLabelClassifier,
+    OrdinalClassifier,
     Scores,
     TextClassifier,
+    TextRegressor,
 )
+from lc_finetune.checkpoint import NumberInterval, NumberScale, write_manifest
 from lc_finetune.cli import main
 from lc_finetune.decisions import (
     AnsweredBy,
@@ -47,6 +51,7 @@ from lc_finetune.decisions import (
 )
 from lc_finetune.inference import predictor as predictors
 from lc_finetune.inference.predictor import Predictor
+from lc_finetune.serving import create_app
 from lc_finetune.testing import SENTENCES, tiny_checkpoint
 
 ALL = {"card": "Cards.", "cash": "Cash machines.", "other": None}
@@ -231,6 +236,160 @@ def test_confidence_is_that_of_the_system_one_api(masses: list[float]) -> None:
     assert reference("choice") == pytest.approx(choice_confidence(probabilities))
     if len(masses) > 1:
         assert reference("score") == pytest.approx(score_confidence(probabilities), abs=1e-12)
+
+
+def test_the_server_speaks_of_the_same_questions_and_answers(
+    decisions: FineTunedDecisionModel, tiny_classifier: Checkpoint, binary: Checkpoint
+) -> None:
+    """LangChain's questions, as JSON, are its requests; its responses are LangChain's."""
+    questions = {"topic": TOPIC, "is_risky": RISKY, "level": Score(instructions="?", criteria=["a", "b", {"c": 1}])}
+    app = create_app(
+        {"topic": tiny_classifier, "is_risky": binary}, device="cpu",
+        questions={name: how for name, how in decisions.questions.items() if name in ("is_risky", "level")},
+    )  # fmt: skip
+    body = {"state": "my card", "questions": {name: one.model_dump() for name, one in questions.items()}}
+    answered = TestClient(app).post("/v1/systemone", json=body).raise_for_status().json()
+    read, expected = ClassifierResponse.model_validate(answered), decisions.invoke(asked("my card", **questions))
+
+    assert read.answers.keys() == expected.answers.keys()
+    assert read.scores["level"].legend == expected.scores["level"].legend
+    assert read.scores["level"].score == pytest.approx(expected.scores["level"].score, abs=1e-5)
+    assert read.choices["topic"].confidence == pytest.approx(expected.choices["topic"].confidence, abs=1e-5)
+    assert read.nouls["is_risky"].noul == pytest.approx(expected.nouls["is_risky"].noul, abs=1e-5)
+    assert read.usage is not None
+    assert read.usage["total_tokens"] > 0
+
+
+# Scores of models whose answers have an order.
+
+
+@pytest.fixture(scope="module")
+def ordered(checkpoints: Path) -> Checkpoint:
+    """A classifier with the labels low, medium and high, in this order."""
+    return tiny_checkpoint(checkpoints / "ordered", task="ordinal-classification")
+
+
+@pytest.fixture(scope="module")
+def numbers(checkpoints: Path) -> Checkpoint:
+    """A regressor that answers about 5, within 2 for 90 % of the texts."""
+    interval = NumberInterval(half_width=2.0, coverage=0.9, split="given", rows=100)
+    return regressor(checkpoints / "numbers", NumberScale(centre=5.0, unit=0.1, interval=interval))
+
+
+def regressor(folder: Path, scale: NumberScale) -> Checkpoint:
+    """A tiny one with a scale."""
+    made = tiny_checkpoint(folder, task="regression")
+    assert made.manifest is not None
+    write_manifest(folder, made.manifest.model_copy(update={"scale": scale}))
+    return Checkpoint.load(folder)
+
+
+def score_of(model: FineTunedDecisionModel, criteria: list[Any]) -> Any:
+    """The answer to a Score of a text."""
+    return model.invoke(asked("my card", q=Score(instructions="?", criteria=criteria))).scores["q"]
+
+
+def test_ordered_labels_answer_a_score(ordered: Checkpoint) -> None:
+    """The expected level is the expected rank, or counts down from it."""
+    model = FineTunedDecisionModel.from_checkpoints({"q": ordered}, device="cpu")
+    result = OrdinalClassifier.from_checkpoint(ordered, device="cpu").invoke("my card")
+
+    assert isinstance(model.classifiers["q"], OrdinalClassifier)
+    assert score_of(model, ["low", "medium", "high"]).score == pytest.approx(result.expected_rank)
+    assert score_of(model, ["high", "medium", "low"]).score == pytest.approx(2 - result.expected_rank)
+
+
+def test_a_level_may_stand_for_neighbouring_labels(ordered: Checkpoint) -> None:
+    """Its probability is theirs together; a Choice is answered as by any classifier."""
+    how = {"q": AnsweredBy(labels={"0": ("medium", "low"), "1": "high"})}
+    model = FineTunedDecisionModel.from_checkpoints({"q": ordered}, questions=how, device="cpu")
+    result = OrdinalClassifier.from_checkpoint(ordered, device="cpu").invoke("my card")
+    choice = Choice(instructions="?", criteria={"low": None, "high": None})
+    chosen = FineTunedDecisionModel.from_checkpoints({"q": ordered}, device="cpu").invoke(asked("my card", q=choice))
+
+    assert score_of(model, ["Can wait.", "Cannot."]).score == pytest.approx(result.at_least("high"))
+    assert chosen.choices["q"].choice in ("low", "high")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"0": "low", "1": "high", "2": "medium"}, {"0": ("low", "high"), "1": "medium"}],
+    ids=["levels", "groups"],
+)
+def test_levels_that_go_up_and_down_are_refused(labels: dict[str, Any], ordered: Checkpoint) -> None:
+    """Nothing would mean the score between them."""
+    how = {"q": AnsweredBy(labels=labels)}
+    model = FineTunedDecisionModel.from_checkpoints({"q": ordered}, questions=how, device="cpu")
+
+    with pytest.raises(InputError, match=r"in the order of the model's labels \(low, medium, high\)"):
+        score_of(model, ["a", "b", "c"][: len(labels)])
+
+
+def test_numbers_answer_a_score(numbers: Checkpoint) -> None:
+    """Each level has what a normal error, as wide as the interval, gives to the numbers nearest to its own."""
+    from scipy.stats import norm
+
+    model = FineTunedDecisionModel.from_checkpoints({"q": numbers}, device="cpu")
+    value = TextRegressor.from_checkpoint(numbers, device="cpu").invoke("my card").value
+    answer = score_of(model, ["0", "5", "10"])
+    up, down = score_of(model, ["4.5", "5.5"]), score_of(model, ["5.5", "4.5"])
+
+    spread = 2.0 / norm.ppf(0.95)
+    cuts = norm.cdf([2.5, 7.5], loc=value, scale=spread)
+    assert [cuts[0], cuts[1] - cuts[0], 1 - cuts[1]] == pytest.approx(list(answer.probabilities.values()))
+    assert answer.score == pytest.approx(1.0, abs=0.2)
+    assert up.score + down.score == pytest.approx(1.0)
+
+
+def test_levels_may_be_mapped_to_numbers(numbers: Checkpoint) -> None:
+    """Where their criteria are words; what is no number is refused when the mapping is made."""
+    how = {"q": AnsweredBy(labels={"0": "0", "1": "5", "2": "10"})}
+    mapped = FineTunedDecisionModel.from_checkpoints({"q": numbers}, questions=how, device="cpu")
+    plain = FineTunedDecisionModel.from_checkpoints({"q": numbers}, device="cpu")
+
+    assert score_of(mapped, ["calm", "so-so", "angry"]).score == pytest.approx(score_of(plain, ["0", "5", "10"]).score)
+    with pytest.raises(ConfigError, match="expected a number of the regressor"):
+        FineTunedDecisionModel.from_checkpoints({"q": numbers}, questions={"q": AnsweredBy(labels={"0": "calm"})})
+
+
+def test_an_interval_without_width_gives_the_nearest_level(tmp_path: Path) -> None:
+    """A model that was always right on the held-out rows."""
+    interval = NumberInterval(half_width=0.0, coverage=0.9, split="given", rows=100)
+    sure = regressor(tmp_path / "sure", NumberScale(centre=5.0, unit=0.1, interval=interval))
+
+    answer = score_of(FineTunedDecisionModel.from_checkpoints({"q": sure}, device="cpu"), ["0", "5", "10"])
+    assert list(answer.probabilities.values()) == pytest.approx([0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        (Score(instructions="?", criteria=["0", "10", "5"]), "numbers go up, or down"),
+        (Score(instructions="?", criteria=["5", "5.0"]), "numbers go up, or down"),
+        (Score(instructions="?", criteria=["0", "very"]), "found none for 1"),
+        (Score(instructions="?", criteria=["0", {"a": 1}]), "found none for 1"),
+        (TOPIC, "Ask it a Score"),
+        (RISKY, "Ask it a Score"),
+    ],
+)
+def test_what_a_number_cannot_answer_is_refused(
+    question: Any, says: str, numbers: Checkpoint, forwards: list[Predictor]
+) -> None:
+    """Before inference."""
+    model = FineTunedDecisionModel.from_checkpoints({"q": numbers}, device="cpu")
+    forwards.clear()
+
+    with pytest.raises(InputError, match=says):
+        model.invoke(asked("my card", q=question))
+    assert not forwards
+
+
+def test_numbers_without_an_interval_have_no_levels(tmp_path: Path) -> None:
+    """Nothing tells how likely each is."""
+    unknown = regressor(tmp_path / "unknown", NumberScale(centre=5.0, unit=0.1))
+
+    with pytest.raises(InputError, match="expected a regressor with an interval"):
+        score_of(FineTunedDecisionModel.from_checkpoints({"q": unknown}, device="cpu"), ["0", "5"])
 
 
 # What is refused, each item alone.
@@ -629,12 +788,15 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "refund_request", "track_order"))
     tiny_checkpoint(tmp_path / "runs" / "urgent", labels=("no", "yes"))
     tiny_checkpoint(tmp_path / "runs" / "mood", labels=("angry", "calm", "concerned"))
+    interval = NumberInterval(half_width=2.0, coverage=0.9, split="given", rows=100)
+    regressor(tmp_path / "runs" / "ratings", NumberScale(centre=5.0, unit=0.1, interval=interval))
     namespace: dict[str, Any] = {}
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
     for snippet in snippets("docs/decisions.md"):
         exec(snippet, namespace)
 
     assert list(namespace["response"].answers) == ["intent", "urgent", "mood"]
+    assert namespace["rated"].scores["urgency"].score == pytest.approx(1.0, abs=0.2)
     assert namespace["routed"]["messages"][-1].content in ("From the small model.", "From the large model.")
 
 

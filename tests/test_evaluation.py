@@ -41,7 +41,7 @@ from lc_finetune.labels import Span
 from lc_finetune.schemas import Classification, Entity, MultiLabelClassification, Scores, Tagging
 from lc_finetune.testing import LABELS, SENTENCES, tiny_checkpoint
 from lc_finetune.train import TrainConfig, fine_tune
-from lc_finetune.train.metrics import classification_figures, entity_figures, multi_label_figures
+from lc_finetune.train.metrics import classification_figures, entity_figures, multi_label_figures, ordinal_figures
 
 WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
 HISTORY = [
@@ -91,7 +91,7 @@ def written(checkpoint: Checkpoint, path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=["tiny_classifier", "tiny_multi_label", "tiny_tagger"])
+@pytest.fixture(params=["tiny_classifier", "tiny_ordinal", "tiny_multi_label", "tiny_tagger"])
 def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     """A checkpoint for each task in turn."""
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
@@ -255,7 +255,13 @@ def test_the_compared_figures_are_those_of_the_table(checkpoint: Checkpoint) -> 
     results = evaluation.results
     if checkpoint.task == "text-classification":
         figures = classification_figures([e.label for e in examples], [r.label for r in results])
-        names = ("accuracy", "macro_f1")
+        names: tuple[str, ...] = ("accuracy", "macro_f1")
+    elif checkpoint.task == "ordinal-classification":
+        figures = ordinal_figures(
+            [e.label for e in examples], [r.label for r in results], [r.expected_rank for r in results],
+            checkpoint.labels,
+        )  # fmt: skip
+        names = ("accuracy", "mae", "qwk")
     elif checkpoint.task == "multi-label-classification":
         figures = multi_label_figures([e.labels for e in examples], [r.labels for r in results])
         names = ("micro_f1", "macro_f1")
@@ -368,6 +374,8 @@ class Page(HTMLParser):
 SECTIONS = {
     "text-classification": ["figures", "comparison", "training", "labels", "confusion", "reliability", "mistakes",
                             "suspects", "lengths"],
+    "ordinal-classification": ["figures", "comparison", "training", "labels", "ranks", "confusion", "reliability",
+                               "mistakes", "suspects", "lengths"],
     "multi-label-classification": ["figures", "comparison", "training", "labels", "confusion", "reliability",
                                    "mistakes", "suspects", "lengths"],
     "token-classification": ["figures", "comparison", "training", "labels", "errors", "confusion", "reliability",
@@ -375,6 +383,8 @@ SECTIONS = {
 }  # fmt: skip
 PLOTS = {
     "text-classification": ["loss-plot", "metric-plot", "confusion-plot", "reliability-plot", "lengths-plot"],
+    "ordinal-classification": ["loss-plot", "metric-plot", "ranks-plot", "confusion-plot", "reliability-plot",
+                               "lengths-plot"],
     "multi-label-classification": ["loss-plot", "metric-plot", "confusion-plot", "reliability-plot", "lengths-plot"],
     "token-classification": ["loss-plot", "metric-plot", "errors-plot", "confusion-plot", "reliability-plot",
                              "lengths-plot"],
@@ -623,7 +633,8 @@ def test_a_plain_folder_is_measured_as_well(checkpoint: Checkpoint, tmp_path: Pa
 
     assert main(["evaluate", str(folder), str(file), "--report", str(tmp_path / "out.html")]) == 0
     sections = Page((tmp_path / "out.html").read_text()).ids("section")
-    assert sections == [one for one in SECTIONS[checkpoint.task] if one not in ("comparison", "training")]
+    taken_for = Checkpoint.load(folder).task  # without a word of an order
+    assert sections == [one for one in SECTIONS[taken_for] if one not in ("comparison", "training")]
 
 
 @pytest.mark.parametrize(

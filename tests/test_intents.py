@@ -180,7 +180,7 @@ def test_the_benchmark_is_read_whole() -> None:
 
 def test_transformers_loads_each_head(checkpoint: Checkpoint) -> None:
     """The folder is a sequence classifier's; a tagger takes the second head's weights under its own names."""
-    both = load_model(checkpoint.path, "intent-and-entities")
+    both = load_model(checkpoint)
     classifier: Any = AutoModelForSequenceClassification.from_pretrained(checkpoint.path)
     names = dict(enumerate(checkpoint.config["tag_names"]))
     tagger: Any = AutoModelForTokenClassification.from_config(
@@ -201,7 +201,7 @@ def test_transformers_loads_each_head(checkpoint: Checkpoint) -> None:
 
 def test_both_heads_learn_from_one_loss(checkpoint: Checkpoint) -> None:
     """Its gradient reaches both, and the encoder; pieces without a tag do not count, and need not be there."""
-    model = load_model(checkpoint.path, "intent-and-entities")
+    model = load_model(checkpoint)
     ids = torch.arange(5, 13).reshape(2, 4)
     tags = torch.tensor([[-100, 1, 2, -100], [-100, 0, -100, -100]])
     outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.tensor([0, 1]), tag_labels=tags)

@@ -22,6 +22,7 @@ from lc_finetune.checkpoint import Checkpoint
 from lc_finetune.cli import main
 from lc_finetune.data import read_examples
 from lc_finetune.errors import ConfigError
+from lc_finetune.testing import tiny_checkpoint
 
 MODELS = """
 import json, os
@@ -208,6 +209,9 @@ def test_labels_come_from_a_checkpoint_too(label: Label, tiny_classifier: Checkp
     label(str(table(Path("a.csv"))), "b.csv", labels=(), checkpoint=str(tiny_classifier.path))
 
     assert [row["label"] for row in read(Path("b.csv"))] == ["card", "cash", "cash"]
+    ordered = tiny_checkpoint(Path("ordered"), task="ordinal-classification", labels=("cash", "card"))
+    label("a.csv", "d.csv", labels=(), checkpoint=str(ordered.path))
+    assert [row["label"] for row in read(Path("d.csv"))] == ["card", "cash", "cash"]
     for options in ({"labels": ()}, {"checkpoint": str(tiny_classifier.path)}):
         with pytest.raises(ConfigError, match="--labels or from --checkpoint"):
             label("a.csv", "c.csv", **options)

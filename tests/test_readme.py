@@ -35,6 +35,7 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tiny_checkpoint(tmp_path / "runs" / "questions", task="question-answering")
     tiny_checkpoint(tmp_path / "runs" / "assistant", task="intent-and-entities")
     tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
+    tiny_checkpoint(tmp_path / "runs" / "stars", task="ordinal-classification", labels=("1", "2", "3", "4", "5"))
     tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
     tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
     base = tiny_base_model(tmp_path / "base")
@@ -112,6 +113,17 @@ def test_the_page_on_intents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert namespace["booking"] == "a person" or isinstance(namespace["booking"], dict)
     assert namespace["left"].missing_keys == []
     assert namespace["classifier"].config.id2label == {0: "book_table", 1: "call"}
+
+
+def test_the_page_on_explaining_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "refund", "track_order"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/explaining.md"):
+        exec(snippet, namespace)
+
+    assert namespace["part"].text == "."
 
 
 def test_the_page_on_langchain_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from lc_finetune.schemas import (
     Classification,
     IntentAndEntities,
     MultiLabelClassification,
+    OrdinalClassification,
     QuestionAnswer,
     Regression,
     Tagging,
@@ -22,6 +23,7 @@ COLUMNS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("label", "score", "accepted", "in_scope", "error"),
     "text-pair-classification": ("label", "score", "accepted", "in_scope", "error"),
     "multi-label-classification": ("labels", "accepted", "in_scope", "error"),
+    "ordinal-classification": ("label", "score", "expected_rank", "accepted", "in_scope", "error"),
     "regression": ("value", "low", "high", "error"),
     "token-classification": ("entities", "error"),
     "relation-classification": ("label", "score", "accepted", "error"),
@@ -34,10 +36,12 @@ COLUMNS: dict[Task, tuple[str, ...]] = {
 def columns_of(task: Task, *, scores: bool) -> tuple[str, ...]:
     """Name what a checkpoint adds.
 
-    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; one that tags as well adds
-    `entities` too; a multi-label classifier adds `labels` in place of `label` and `score`; a classifier of relations
-    has no `in_scope`; a regressor adds `value`, `low` and `high`; a tagger adds `entities`; a question answerer
-    `answer`, `start`, `end`, `score` and `accepted`. All end with `error`: None, or why this row has no answer.
+    A classifier adds `label`, `score`, `accepted`, `in_scope` and, if asked for, `scores`; one that tags
+    as well adds `entities` too; a multi-label classifier
+    adds `labels` in place of `label` and `score`; one of ordered labels adds `expected_rank` behind `score`; a
+    classifier of relations has no `in_scope`; a regressor adds `value`, `low` and `high`; a tagger adds `entities`; a
+    question answerer `answer`, `start`, `end`, `score` and `accepted`. All end with `error`: None, or why this row has
+    no answer.
 
     Raises:
         ConfigError: If scores are asked of a regressor, a tagger or a question answerer.
@@ -93,6 +97,8 @@ class Answers:
                 found = {"label": outcome.label, "score": outcome.score}
             else:
                 found = {"labels": list(outcome.labels)}
+            if isinstance(outcome, OrdinalClassification):
+                found["expected_rank"] = outcome.expected_rank
             found |= {"accepted": outcome.accepted, "in_scope": outcome.in_scope}
             if isinstance(outcome, IntentAndEntities):
                 found["entities"] = [entity.model_dump() for entity in outcome.entities]
@@ -112,6 +118,7 @@ class Answers:
         types = {
             "label": text,
             "score": probability,
+            "expected_rank": number,
             "labels": pa.list_(text),
             "value": number,
             "low": number,

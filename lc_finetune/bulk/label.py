@@ -18,7 +18,7 @@ from lc_finetune.bulk.predict import Answered, Progress, Report, carry_out, chec
 from lc_finetune.bulk.sink import SplitSink, open_sink
 from lc_finetune.bulk.source import Chunk, Source, TextColumns, open_source
 from lc_finetune.bulk.work import Work
-from lc_finetune.checkpoint import Checkpoint
+from lc_finetune.checkpoint import ORDINAL, Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError, InputError, did_you_mean
 from lc_finetune.labels import LabelSet
 
@@ -106,7 +106,7 @@ def _labels(config: LabelConfig) -> LabelSet:
             raise ConfigError("Expected labels separated by commas, found a blank one. Write --labels a,b,c.")
         return LabelSet(config.labels)
     checkpoint = Checkpoint.load(config.checkpoint)
-    if checkpoint.task != "text-classification":
+    if checkpoint.task not in ("text-classification", ORDINAL):
         raise CheckpointError(f"{checkpoint.path}: expected a text classifier, found {checkpoint.task}. Give --labels.")
     return checkpoint.labels
 

@@ -15,18 +15,9 @@ from pydantic import BaseModel, ConfigDict
 
 from lc_finetune.bulk.cells import JSON, json_text
 from lc_finetune.checkpoint import sha256
+from lc_finetune.data.columns import TEXT_COLUMNS, find_column, find_couple
 from lc_finetune.data.questions import CONTEXT_COLUMNS, QUESTION_COLUMNS
-from lc_finetune.data.readers import (
-    TEXT_COLUMNS,
-    check_file,
-    check_header,
-    check_width,
-    csv_records,
-    decoded,
-    find_column,
-    find_couple,
-    json_object,
-)
+from lc_finetune.data.rows import check_file, check_header, check_width, csv_records, decoded, json_object
 from lc_finetune.errors import ConfigError, DataError
 
 KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}

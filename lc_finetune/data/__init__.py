@@ -4,6 +4,7 @@ from lc_finetune.data.bundled import sample_file
 from lc_finetune.data.examples import (
     Example,
     IntentExample,
+    Loaded,
     MultiLabelExample,
     PairExample,
     QuestionExample,
@@ -14,7 +15,8 @@ from lc_finetune.data.examples import (
     gold_of,
     inputs_of,
 )
-from lc_finetune.data.readers import Loaded, ReadOptions, read_examples, read_label_names
+from lc_finetune.data.label_map import read_label_map
+from lc_finetune.data.readers import ReadOptions, read_examples, read_label_names
 from lc_finetune.data.split import Splits, set_apart, split_examples
 from lc_finetune.data.summary import Summary, fingerprint, summarize
 from lc_finetune.data.texts import Texts, read_texts
@@ -38,6 +40,7 @@ __all__ = [
     "gold_of",
     "inputs_of",
     "read_examples",
+    "read_label_map",
     "read_label_names",
     "read_texts",
     "sample_file",

@@ -11,6 +11,7 @@ SUFFIX = {
     "entities": "jsonl",
     "multilabel": "jsonl",
     "pairs": "csv",
+    "stars": "csv",
     "urgency": "csv",
     "relations": "jsonl",
     "questions": "json",

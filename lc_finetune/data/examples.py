@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lc_finetune.checkpoint import Task
 from lc_finetune.labels import Span
 from lc_finetune.markers import Range, mark
 from lc_finetune.schemas import Input
@@ -95,6 +96,16 @@ class QuestionExample:
 
 
 Example = TextExample | MultiLabelExample | RegressionExample | TaggedExample | QuestionExample
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The examples of one source, what was noticed while reading, and what stood between the labels of a cell."""
+
+    examples: tuple[Example, ...]
+    task: Task
+    notes: tuple[str, ...] = ()
+    label_delimiter: str | None = None
 
 
 def inputs_of(examples: Sequence[Example]) -> list[Input]:

@@ -19,6 +19,13 @@ def intent_in(comment: str) -> str | None:
     return found[1] if found else None
 
 
+def read_as_joint(source: str, asked: str) -> list[str]:
+    """Say how a file was read of which nobody said how."""
+    if asked != "auto":
+        return []
+    return [f"{source}: read as a label with entities. For entities alone: --task token-classification."]
+
+
 def hold_snips(content: Any) -> bool:
     """Say whether JSON is laid out as in the SNIPS benchmark: intent → utterances, each with its chunks in `data`."""
     return (

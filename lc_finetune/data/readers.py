@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-import json
 import math
 import re
-import stat
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
-from lc_finetune.checkpoint import JOINT, QUESTIONS, RELATIONS, Task
+from lc_finetune.checkpoint import JOINT, ORDINAL, QUESTIONS, RELATIONS, Task
+from lc_finetune.data.annotations import Wanted, read_export
+from lc_finetune.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, find_column, find_couple
+from lc_finetune.data.conll import CONLL, read_conll
 from lc_finetune.data.delimiters import evident, held, listed, parts_of, separating
 from lc_finetune.data.examples import (
-    Example,
     IntentExample,
+    Loaded,
     MultiLabelExample,
     PairExample,
     RegressionExample,
     TaggedExample,
     TextExample,
 )
-from lc_finetune.data.intents import INTENT_COLUMNS, hold_snips, intent_in, snips_rows
+from lc_finetune.data.intents import INTENT_COLUMNS, read_as_joint
+from lc_finetune.data.label_map import with_label_map
 from lc_finetune.data.questions import (
     ANSWER_COLUMNS,
     CONTEXT_COLUMNS,
@@ -46,31 +43,23 @@ from lc_finetune.data.relations import (
     semeval_records,
     span_columns,
 )
-from lc_finetune.errors import DataError, did_you_mean, shown
-from lc_finetune.labels import Span
-from lc_finetune.schemes import OUTSIDE, SchemeConflict, detect_scheme, parse_tag, tags_to_spans
+from lc_finetune.data.rows import (
+    Row,
+    check_content,
+    check_file,
+    hub_rows,
+    is_hub_id,
+    is_missing,
+    kind_of,
+    read_text,
+    rows_of,
+    text_in,
+)
+from lc_finetune.errors import DataError, shown
+from lc_finetune.labels import Span, number_in
 
-TEXT_COLUMNS = (
-    "text", "sentence", "query", "utterance", "content", "tweet", "review", "message", "question", "body", "title",
-)  # fmt: skip
-COUPLES = (
-    ("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
-    ("text1", "text2"), ("text_a", "text_b"), ("sentence_a", "sentence_b"),
-)  # fmt: skip
-"""Columns that are a pair of texts and nothing else."""
-MAYBE_COUPLES = (
-    ("question", "answer"), ("query", "answer"), ("query", "passage"), ("query", "document"), ("question", "sentence"),
-    ("question", "context"), ("claim", "evidence"), ("profile", "item"), ("history", "item"),
-)  # fmt: skip
-"""Columns that are a pair only where pairs are asked for: in a table of texts, the second may be a mere remark."""
-LABEL_COLUMNS = ("label", "category", "intent", "class", "target", "sentiment", "topic", "tag", "labels")
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".conll", ".iob", ".bio", ".txt")
-CONLL = (".conll", ".iob", ".bio", ".txt")
 PATTERN = "*?["
 """Marks by which the name of a file stands for several."""
-LF = b"\n"
-DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -88,6 +77,8 @@ class ReadOptions:
         label_delimiter: What stands between the labels of a cell; recognised if None.
         text_pair_column: Column of the second text of a pair; if None, recognised where it is unmistakable (`COUPLES`)
             or where the task says that there is one.
+        label_map: New names of labels, or of types of entities: old name → new name.
+        whole_map: Whether each old name must occur in the file.
     """
 
     text_column: str | None = None
@@ -97,24 +88,8 @@ class ReadOptions:
     task: Task | Literal["auto"] = "auto"
     label_delimiter: str | None = None
     text_pair_column: str | None = None
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The examples of one source, what was noticed while reading, and what stood between the labels of a cell."""
-
-    examples: tuple[Example, ...]
-    task: Task
-    notes: tuple[str, ...] = ()
-    label_delimiter: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row, and where it stands."""
-
-    where: str
-    fields: Mapping[str, Any]
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    whole_map: bool = False
 
 
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
@@ -128,8 +103,8 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
     `.iob`, `.bio` and `.txt` hold one word and tag a line. Two mentions with a relation are marked in the text, or
     given as two columns of spans; a `.txt` of SemEval-2010 task 8 is recognised. Questions about contexts are read as
     SQuAD has them, or one a row. A label beside `entities`, as rows, as the SNIPS benchmark nests them, or in a comment
-    above each sentence of CoNLL columns, is read with them. Texts are not changed in any way, but
-    for such marks, which are taken out.
+    above each sentence of CoNLL columns, is read with them. Exports of Label Studio, doccano and Prodigy are told by
+    their content. Texts are not changed in any way, but for such marks, which are taken out.
 
     Args:
         source: A file, a pattern of several (`"snips/train_*.json"`), which are read as one in the order of their
@@ -139,13 +114,17 @@ def read_examples(source: str | Path, options: ReadOptions | None = None) -> Loa
     Raises:
         DataError: If anything in the source cannot be used; names file and line.
     """
+    options = options or ReadOptions()
     try:
-        return _read(source, options or ReadOptions())
+        loaded = _read(source, options)
     except OSError as error:
         raise DataError(
             f"{source}: expected a file that can be read, found one that cannot ({error.strerror}). "
             "Check its path and its permissions."
         ) from error
+    if not options.label_map:
+        return loaded
+    return with_label_map(str(source), loaded, options.label_map, every=options.whole_map)
 
 
 def files_of(source: str | Path) -> list[Path]:
@@ -186,249 +165,6 @@ def _read(source: str | Path, options: ReadOptions) -> Loaded:
     return _from_rows(str(path), rows_of(path, (options.text_column, options.label_column, *pair)), options)
 
 
-def rows_of(path: Path, columns: Sequence[str | None]) -> list[Row]:
-    """Read the rows of a CSV, TSV, JSON, JSONL or Parquet file.
-
-    Args:
-        path: The file.
-        columns: The columns that were given, of the text and, of labelled rows, of the label. Numbers for all, from 0,
-            tell that a table has no header.
-
-    Raises:
-        DataError: If it is no such file, or cannot be read; names the line.
-    """
-    check_content(path)
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return list(_table_rows(path, "," if suffix == ".csv" else "\t", columns))
-    if suffix == ".parquet":
-        return list(_parquet_rows(path))
-    if suffix in (".jsonl", ".ndjson"):
-        return list(_jsonl_rows(path))
-    if suffix == ".json":
-        return list(_json_rows(path))
-    raise DataError(f"{path}: expected one of {', '.join(SUFFIXES)}, found {suffix or 'no suffix'}. Rename it.")
-
-
-def check_content(path: Path) -> None:
-    """Refuse a path that is no file, and an empty file."""
-    check_file(path)
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: expected rows, found an empty file. Was it written to the end?")
-
-
-def check_file(path: Path) -> None:
-    """Refuse a path that is no file."""
-    if path.is_dir():
-        raise DataError(f"{path}: expected a file, found a folder. Name the file in it.")
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        raise DataError(f"{path}: expected a file, found a pipe or a device. Write its content to a file first.")
-    if not path.exists():
-        siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"{path}: expected a file, found none there{did_you_mean(path.name, siblings)}.")
-
-
-# Tables.
-
-
-def read_text(path: Path) -> str:
-    """Read a whole file as UTF-8."""
-    raw = path.read_bytes()
-    text = decoded(path, raw.removeprefix(codecs.BOM_UTF8))
-    if not text or text.isspace():
-        raise DataError(f"{path}: expected rows, found an empty file. Was it written to the end?")
-    return text
-
-
-def decoded(path: Path, raw: bytes, *, line: int = 1) -> str:
-    """Decode bytes of a file, of which the first belongs to the given line; refuse NUL and what is not UTF-8."""
-    if line == 1 and raw.startswith(UTF_16):
-        raise DataError(f"{path}:1: expected UTF-8, found UTF-16. Convert the file: iconv -f UTF-16 -t UTF-8.")
-    if (at := raw.find(b"\0")) >= 0:
-        raise DataError(
-            f"{path}:{line + raw.count(LF, 0, at)}: expected text, found a NUL byte. Is it a text file in UTF-8? "
-            "Remove the byte, or convert the file."
-        )
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}:{line + raw.count(LF, 0, error.start)}: expected UTF-8, found the byte 0x{raw[error.start]:02x}. "
-            "Convert the file, for example: iconv -f WINDOWS-1252 -t UTF-8."
-        ) from None
-
-
-def _table_rows(path: Path, delimiter: str, columns: Sequence[str | None]) -> Iterator[Row]:
-    records = csv_records(path, io.StringIO(read_text(path), newline=""), delimiter)
-    at, header = next((record for record in records if not _is_blank(record[1])), (1, []))
-    if _are_numbered(path, at, header, columns):
-        _refuse_header(path, at, header, [int(column or 0) for column in columns])
-        records = chain([(at, header)], records)
-        header = [str(column) for column in range(len(header))]
-    check_header(path, header, line=at, delimiter=delimiter)
-    for line, fields in records:
-        if fields and (len(header) == 1 or not _is_blank(fields)):
-            check_width(path, line, header, fields)
-            yield Row(f"{path}:{line}", dict(zip(header, fields, strict=True)))
-
-
-def _are_numbered(path: Path, line: int, header: Sequence[str], columns: Sequence[str | None]) -> bool:
-    """Say whether columns are given by numbers that are no names: such a table has no header.
-
-    A label of the first row may be such a number, so that a header of numbers is one in which nothing else stands.
-    """
-    given = [column or "" for column in columns]
-    if not all(column.isdecimal() for column in given):
-        return False
-    if not set(given) <= set(header):
-        return True
-    if not all(field.isdecimal() for field in header if field):
-        raise DataError(
-            f"{path}:{line}: expected to see whether this is a header, found {' and '.join(given)} in it, as the "
-            "columns are called. Add a line above that names the columns."
-        )
-    return False
-
-
-def _refuse_header(path: Path, line: int, fields: Sequence[str], columns: Sequence[int]) -> None:
-    options = ("--text-column", "--label-column", "--text-pair-column")[: len(columns)]
-    if max(columns) >= len(fields):
-        raise DataError(
-            f"{path}:{line}: expected the columns {' and '.join(map(str, columns))}, counted from 0, found "
-            f"{len(fields)} columns. Correct {' and '.join(options)}."
-        )
-    names = [fields[column] for column in columns]
-    if all(name.strip().casefold() in known for name, known in zip(names, (TEXT_COLUMNS, LABEL_COLUMNS), strict=False)):
-        named = " ".join(f"{option} {name}" for option, name in zip(options, names, strict=True))
-        raise DataError(
-            f"{path}:{line}: expected no header, since columns are given by number, found one. Name them: {named}."
-        )
-
-
-def csv_records(
-    path: Path, lines: Iterable[str], delimiter: str, *, first_line: int = 1
-) -> Iterator[tuple[int, list[str]]]:
-    """Read records with the line each starts on; a blank line has no fields. Reads no line ahead of its record.
-
-    With a comma, quotes work as in RFC 4180; with a tab, they are characters like any other.
-    """
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
-    line = first_line
-    try:
-        for fields in reader:
-            yield line, fields
-            line = first_line + reader.line_num
-    except csv.Error as error:
-        raise DataError(f"{path}:{line}: expected a well-formed row, found: {error}. Check the quotes.") from None
-
-
-def _is_blank(fields: Sequence[str]) -> bool:
-    """Say whether a line is empty but for spaces; a row of empty fields is not."""
-    return len(fields) <= 1 and not "".join(fields).strip()
-
-
-def check_header(path: Path, header: Sequence[str], *, line: int = 1, delimiter: str | None = None) -> None:
-    """Refuse a header that names a column twice, or whose columns are separated by another delimiter."""
-    where = f"{path}:{line}"
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if twice:
-        raise DataError(f"{where}: expected every column once, found {shown(twice)} more than once. Rename one.")
-    others = [other for other in DELIMITERS if len(header) == 1 and other in header[0]]
-    if delimiter is not None and others:
-        likely = max(others, key=header[0].count)
-        raise DataError(
-            f"{where}: expected columns separated by a {DELIMITERS[delimiter]}, found a {DELIMITERS[likely]} between "
-            f"them. {'Name the file .tsv' if likely == chr(9) else 'Save it with commas'}."
-        )
-
-
-def check_width(path: Path, line: int, header: Sequence[str], fields: Sequence[str]) -> None:
-    """Refuse a ragged row."""
-    if len(fields) != len(header):
-        raise DataError(
-            f"{path}:{line}: expected {len(header)} fields as in the header, found {len(fields)}. "
-            "Quote fields that hold the delimiter or a line break."
-        )
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError):
-        raise DataError(
-            f"{path}: expected a Parquet file, found one that cannot be read as such. Write it again."
-        ) from None
-    for number, fields in enumerate(table.to_pylist(), start=1):
-        yield Row(f"{path}:row {number}", fields)
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(io.StringIO(read_text(path), newline="\n"), start=1):
-        if line.strip():
-            yield Row(f"{path}:{number}", json_object(path, number, line))
-
-
-def json_object(path: Path, number: int, line: str, decoder: json.JSONDecoder | None = None) -> Mapping[str, Any]:
-    """Read one line of JSONL, with a decoder of one's own if need be."""
-    return _object(_json(line.rstrip("\r\n"), path, number, decoder), f"{path}:{number}")
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    content = _json(read_text(path), path, 1)
-    if isinstance(content, dict) and isinstance(content.get("data"), list):
-        content = content["data"]
-    if hold_snips(content):
-        yield from (Row(where, fields) for where, fields in snips_rows(str(path), content))
-        return
-    if not isinstance(content, list):
-        raise DataError(
-            f"{path}: expected an array of objects, found {_kind(content)}. Write one object for each text."
-        )
-    for number, fields in enumerate(content, start=1):
-        yield Row(f"{path}:item {number}", _object(fields, f"{path}:item {number}"))
-
-
-def _json(content: str, path: Path, line: int, decoder: json.JSONDecoder | None = None) -> Any:
-    """Parse JSON that begins at a line of a file."""
-    try:
-        return (decoder or _DECODER).decode(content)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}:{line + error.lineno - 1}: expected JSON, found none (column {error.colno}: {error.msg}). "
-            "Write it with a JSON library, one object a line in .jsonl."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        found = "nesting too deep to read" if isinstance(error, RecursionError) else str(error).partition(";")[0]
-        raise DataError(f"{path}:{line}: expected plain JSON rows, found {found}. Write them flat.") from None
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a key more than once in one object")
-    return fields
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_pairs)
-
-
-def _object(fields: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(fields, dict):
-        raise DataError(f"{where}: expected a JSON object, found {_kind(fields)}. Write one object for each text.")
-    return fields
-
-
-def _kind(value: Any) -> str:
-    """Name the type of a value that stands where another was expected."""
-    names = {type(None): "nothing", str: "a text", dict: "an object", list: "a list", bool: "true or false"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
-
-
 def read_label_names(given: str) -> tuple[str, ...]:
     """Read names of integer labels: `a,b,c`, or a file with one a line.
 
@@ -446,6 +182,15 @@ def read_label_names(given: str) -> tuple[str, ...]:
 
 
 def _from_rows(source: str, rows: Sequence[Row], options: ReadOptions) -> Loaded:
+    wanted = Wanted(options.text_column, options.label_column, options.task)
+    found = read_export(source, rows, wanted) if options.task != QUESTIONS else None
+    if found is None:
+        return _examples_of(source, rows, options)
+    loaded = _examples_of(source, found.rows, replace(options, label_column=found.label_column, task=found.task))
+    return replace(loaded, notes=(*found.notes, *loaded.notes))
+
+
+def _examples_of(source: str, rows: Sequence[Row], options: ReadOptions) -> Loaded:
     if not rows:
         raise DataError(f"{source}: expected labelled rows, found a header alone or nothing. Add rows.")
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
@@ -467,62 +212,13 @@ def _from_rows(source: str, rows: Sequence[Row], options: ReadOptions) -> Loaded
     label = find_column(source, columns, options.label_column, LABEL_COLUMNS, "label")
     if options.task == "regression":
         return _numbered(source, rows, text, label, options)
+    if options.task == ORDINAL:
+        return _ranked(source, rows, text, label, options)
     if options.task == "multi-label-classification" or (
         options.task != "text-classification" and _are_several(rows, label, options)
     ):
         return _multi_labelled(source, rows, text, label, options)
     return _labelled(source, rows, (text,), label, options)
-
-
-def find_couple(
-    source: str, columns: Sequence[str], text: str | None, pair: str | None, task: Task | Literal["auto"]
-) -> tuple[str, str] | None:
-    """Choose the columns of a pair of texts; None if there are no pairs.
-
-    Args:
-        source: For messages.
-        columns: All there are.
-        text: The first column, if it is given.
-        pair: The second column, if it is given.
-        task: Pairs are looked for if it is `"auto"`, and must be there if it is that of pairs.
-
-    Raises:
-        DataError: If a column is missing, or both are one.
-    """
-    asked = task == "text-pair-classification"
-    if pair is None and not asked and (task != "auto" or text is not None or "entities" in columns):
-        return None
-    folded = {name.strip().casefold(): name for name in reversed(columns)}
-    known = [tuple(folded.get(name.casefold()) for name in couple) for couple in (*COUPLES, *MAYBE_COUPLES)]
-    certain = len(known) if asked or pair is not None else len(COUPLES)
-    for first, second in known[:certain]:
-        if first and second and text in (None, first) and pair in (None, second):
-            return first, second
-    if pair is None and not asked:
-        return None
-    second = find_column(source, columns, pair, [names[1] for names in (*COUPLES, *MAYBE_COUPLES)], "text-pair")
-    first = find_column(source, [name for name in columns if name != second], text, TEXT_COLUMNS, "text")
-    return first, second
-
-
-def find_column(source: str, columns: Sequence[str], given: str | None, known: Sequence[str], kind: str) -> str:
-    """Choose the column that is named, or else the first of the known names, whatever its case."""
-    found = shown(columns)
-    if given is not None:
-        if given in columns:
-            return given
-        raise DataError(
-            f"{source}: expected the column {given!r}, found {found}. Name yours with --{kind}-column"
-            f"{did_you_mean(given, columns)}."
-        )
-    folded = {name.strip().casefold(): name for name in reversed(columns)}
-    for name in known:
-        if name in folded:
-            return folded[name]
-    raise DataError(
-        f"{source}: expected a {kind} column ({', '.join(known[:4])}, …), found {found}. "
-        f"Name yours with --{kind}-column; the first line of a table names the columns."
-    )
 
 
 def _are_several(rows: Sequence[Row], label: str, options: ReadOptions) -> bool:
@@ -532,7 +228,7 @@ def _are_several(rows: Sequence[Row], label: str, options: ReadOptions) -> bool:
 
 
 def _cells(values: Iterable[Any]) -> list[str]:
-    return [value for value in values if isinstance(value, str) and not _is_missing(value)]
+    return [value for value in values if isinstance(value, str) and not is_missing(value)]
 
 
 def _labelled(source: str, rows: Sequence[Row], columns: tuple[str, ...], label: str, options: ReadOptions) -> Loaded:
@@ -542,7 +238,7 @@ def _labelled(source: str, rows: Sequence[Row], columns: tuple[str, ...], label:
     unlabelled: list[str] = []
     numbers = _are_numbers(raw)
     for row, value in zip(rows, raw, strict=True):
-        if _is_missing(value):
+        if is_missing(value):
             unlabelled.append(row.where)
             continue
         name = _label(row, value, numbers, options.label_names)
@@ -576,7 +272,7 @@ def _related(
 ) -> Loaded:
     """Read rows with a relation between two mentions: of two columns of spans, or else marked in the text."""
     loaded = _labelled(source, rows, (text,), label, options)
-    kept = (row for row in rows if not _is_missing(row.fields.get(label)))
+    kept = (row for row in rows if not is_missing(row.fields.get(label)))
     examples = [
         from_spans(row.where, example, [row.fields.get(name) for name in couple], couple)
         if couple
@@ -584,6 +280,21 @@ def _related(
         for row, example in zip(kept, cast("Sequence[TextExample]", loaded.examples), strict=True)
     ]
     return Loaded(tuple(examples), RELATIONS, loaded.notes)
+
+
+def _ranked(source: str, rows: Sequence[Row], text: str, label: str, options: ReadOptions) -> Loaded:
+    """Read rows with a label that has a place in an order; a number is one label, however it is written."""
+    if not options.label_names:
+        rows = [Row(row.where, {**row.fields, label: _as_written_plainly(row.fields.get(label))}) for row in rows]
+    return replace(_labelled(source, rows, (text,), label, options), task=ORDINAL)
+
+
+def _as_written_plainly(value: Any) -> Any:
+    """Write a number without zeros that say nothing: 4, "4.0" and "04" are "4". All else stays."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value
+    number = number_in(str(value))
+    return value if number is None else format(number.normalize() + 0, "f")
 
 
 def _asked(source: str, rows: Sequence[Row], columns: Sequence[str], options: ReadOptions) -> Loaded:
@@ -613,7 +324,7 @@ def _read_semeval(path: Path, lines: Sequence[str], options: ReadOptions) -> Loa
 def _numbered(source: str, rows: Sequence[Row], text: str, label: str, options: ReadOptions) -> Loaded:
     if options.label_names:
         raise DataError(f"{source}: expected numbers as they are, found --label-names as well. Leave them out.")
-    kept = [row for row in rows if not (options.drop_unlabelled and _is_missing(row.fields.get(label)))]
+    kept = [row for row in rows if not (options.drop_unlabelled and is_missing(row.fields.get(label)))]
     if not kept:
         raise DataError(f"{source}: expected labelled rows, found none with a number. Is {label!r} the label column?")
     dropped = len(rows) - len(kept)
@@ -629,7 +340,7 @@ def _number(row: Row, column: str) -> float:
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        found = "none" if _is_missing(value) else "something else"
+        found = "none" if is_missing(value) else "something else"
         raise DataError(
             f"{row.where}: expected a number in {column!r}, found {found}. Numbers are written as in 3, -0.5 or 1e3; "
             "rows without one are dropped with --drop-unlabelled."
@@ -639,7 +350,7 @@ def _number(row: Row, column: str) -> float:
 
 def _hold_lists(values: Sequence[Any]) -> bool:
     """Say whether the labels are lists, or all of them are written as pandas writes lists."""
-    present = [value for value in values if not _is_missing(value)]
+    present = [value for value in values if not is_missing(value)]
     written = bool(present) and all(isinstance(value, str) and listed(value) is not None for value in present)
     return written or any(isinstance(value, list) for value in present)
 
@@ -655,7 +366,7 @@ def _multi_labelled(source: str, rows: Sequence[Row], text: str, label: str, opt
     examples: list[MultiLabelExample] = []
     dropped = 0
     for row, given, values in zip(rows, raw, several, strict=True):
-        if options.drop_unlabelled and _is_missing(given):
+        if options.drop_unlabelled and is_missing(given):
             dropped += 1
             continue
         names = {_label(row, value, numbers, options.label_names) for value in values}
@@ -699,36 +410,18 @@ def _check_names_whole(source: str, cells: Sequence[str], delimiter: str | None,
 
 def _values(value: Any, delimiter: str | None, lists: bool) -> list[Any]:
     """Take the labels out of a cell, of whatever type they are."""
-    if _is_missing(value):
+    if is_missing(value):
         return []
     if isinstance(value, list):
-        return [one for one in value if not _is_missing(one)]
+        return [one for one in value if not is_missing(one)]
     if isinstance(value, str) and lists and (inner := listed(value)) is not None:
         return list(inner)
     return list(parts_of(value, delimiter)) if isinstance(value, str) and delimiter is not None else [value]
 
 
-def text_in(row: Row, column: str) -> str:
-    """Take the text out of a row."""
-    text = row.fields.get(column)
-    if not isinstance(text, str):
-        raise DataError(
-            f"{row.where}: expected a text in {column!r}, found {_kind(text)}. Fill it, or leave the row out."
-        )
-    return text
-
-
-def _is_missing(value: Any) -> bool:
-    return (
-        value is None
-        or (isinstance(value, str) and not value.strip())
-        or (isinstance(value, float) and math.isnan(value))  # what pandas writes for none
-    )
-
-
 def _are_numbers(values: Iterable[Any]) -> bool:
     """Say whether every label is a whole number, and one of them is written as pandas does, `1.0`, or is a number."""
-    present = [value for value in values if not _is_missing(value)]
+    present = [value for value in values if not is_missing(value)]
     whole = all(_WHOLE.fullmatch(str(value).strip()) or isinstance(value, bool) for value in present)
     return whole and any(not isinstance(value, str) or "." in value for value in present)
 
@@ -736,7 +429,7 @@ def _are_numbers(values: Iterable[Any]) -> bool:
 def _label(row: Row, value: Any, numbers: bool, names: Sequence[str]) -> str:
     if isinstance(value, list | dict):
         raise DataError(
-            f"{row.where}: expected one label, found {_kind(value)}: is this multi-label data? Then give "
+            f"{row.where}: expected one label, found {kind_of(value)}: is this multi-label data? Then give "
             "--task multi-label-classification, and the labels as a flat list of names or numbers."
         )
     if isinstance(value, float) and not value.is_integer():
@@ -782,7 +475,7 @@ def _spans(source: str, rows: Sequence[Row], column: str) -> Loaded:
         entities = row.fields.get("entities")
         if not isinstance(entities, list):
             raise DataError(
-                f"{row.where}: expected 'entities' as a list, found {_kind(entities)}. Write [] for a text without; "
+                f"{row.where}: expected 'entities' as a list, found {kind_of(entities)}. Write [] for a text without; "
                 "for data with one label a text, name its column with --label-column."
             )
         given = [_span(row, entity, len(text)) for entity in entities]
@@ -811,19 +504,13 @@ def _intents(source: str, rows: Sequence[Row], columns: Sequence[str], text: str
     known = (*INTENT_COLUMNS, *LABEL_COLUMNS)
     label = find_column(source, columns, options.label_column, known, "label")
     labelled = _labelled(source, rows, (text,), label, replace(options, task="text-classification"))
-    kept = [row for row in rows if not _is_missing(row.fields.get(label))]
+    kept = [row for row in rows if not is_missing(row.fields.get(label))]
     tagged = _spans(source, kept, text)
     examples = tuple(
         IntentExample(one.text, cast(TextExample, one).label, cast(TaggedExample, other).spans)
         for one, other in zip(labelled.examples, tagged.examples, strict=True)
     )
-    return Loaded(examples, JOINT, (*labelled.notes, *tagged.notes, *_read_as_joint(source, options.task)))
-
-
-def _read_as_joint(source: str, asked: str) -> list[str]:
-    if asked != "auto":
-        return []
-    return [f"{source}: read as a label with entities. For entities alone: --task token-classification."]
+    return Loaded(examples, JOINT, (*labelled.notes, *tagged.notes, *read_as_joint(source, options.task)))
 
 
 def _tight(text: str, span: Span) -> Span:
@@ -842,7 +529,7 @@ def _span(row: Row, entity: Any, length: int) -> Span:
     if type(start) is not int or type(end) is not int:
         raise DataError(f"{row.where}: expected whole numbers as 'start' and 'end', found others. Count characters.")
     if not isinstance(label, str) or not label.strip():
-        raise DataError(f"{row.where}: expected a name as the 'label' of an entity, found {_kind(label)}. Name it.")
+        raise DataError(f"{row.where}: expected a name as the 'label' of an entity, found {kind_of(label)}. Name it.")
     if not 0 <= start < end <= length:
         raise DataError(
             f"{row.where}: expected an entity within the text (0 to {length}), found {start} to {end}. "
@@ -858,147 +545,3 @@ def disjoint(spans: Iterable[Span]) -> list[Span]:
         if all(span.end <= other.start or other.end <= span.start for other in kept):
             kept.append(span)
     return sorted(kept)
-
-
-# CoNLL columns.
-
-
-class _Token(NamedTuple):
-    word: str
-    tag: str
-    line: int
-
-
-def read_conll(path: Path, task: Task | Literal["auto"] = "auto") -> Loaded:
-    """Read sentences of one word and tag a line; words are joined with single spaces.
-
-    Where a comment above each sentence names its label, `# intent: book_table`, that is read with the entities, unless
-    the task is another.
-    """
-    sentences, intents, comments = _conll_sentences(path)
-    if not any(is_tag(token.tag) for tokens in sentences for token in tokens):
-        raise DataError(
-            f"{path}: expected a tag such as O or B-PER in the last column, found none. "
-            "Write a word and its tag on each line."
-        )
-    try:
-        scheme = detect_scheme([[token.tag for token in tokens] for tokens in sentences])
-    except SchemeConflict as conflict:
-        line = sentences[conflict.sequence][conflict.position].line
-        raise DataError(
-            f"{path}:{line}: expected one tagging scheme (IOB1, IOB2, BIOES, BILUO), found a mixture: "
-            f"{conflict.reason}. Convert the file to one scheme."
-        ) from None
-    examples = tuple(
-        _sentence([token.word for token in tokens], tags_to_spans([token.tag for token in tokens], scheme))
-        for tokens in sentences
-    )
-    notes = [f"{path}: {len(examples)} sentences in {scheme}."]
-    without = next((tokens[0].line for tokens, intent in zip(sentences, intents, strict=True) if intent is None), None)
-    if task == JOINT and without is not None:
-        raise DataError(
-            f"{path}:{without}: expected a label for each sentence, found one without. Write it on a line above, as in "
-            "# intent: book_table."
-        )
-    if task in ("auto", JOINT) and without is None:
-        comments -= len(sentences)
-        labelled = tuple(
-            IntentExample(one.text, str(intent), one.spans) for one, intent in zip(examples, intents, strict=True)
-        )
-        notes += [*_left_out(path, comments), *_read_as_joint(str(path), task)]
-        return Loaded(labelled, JOINT, tuple(notes))
-    return Loaded(examples, "token-classification", (*notes, *_left_out(path, comments)))
-
-
-def _left_out(path: Path, comments: int) -> list[str]:
-    return [f"{path}: {comments} comment lines left out."] if comments else []
-
-
-def _conll_sentences(path: Path) -> tuple[list[list[_Token]], list[str | None], int]:
-    """Read the sentences and the label that a comment gives each, and count the comment lines."""
-    sentences: list[list[_Token]] = []
-    intents: list[str | None] = []
-    intent: str | None = None
-    comments = width = 0
-    inside = False
-    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), start=1):
-        columns = _conll_columns(line)
-        if not line.strip() or columns[0] == "-DOCSTART-":
-            inside = False
-        elif line.startswith("# ") and (len(columns) != (width or len(columns)) or not (inside or is_tag(columns[-1]))):
-            comments += 1
-            intent = intent_in(line) or intent
-        else:
-            width = width or len(columns)
-            if len(columns) < 2 or len(columns) != width or not columns[0] or not columns[-1]:
-                raise DataError(
-                    f"{path}:{number}: expected {max(2, width)} columns, the word first and the tag last, found "
-                    f"{sum(map(bool, columns))}. Separate them with a tab or a space."
-                )
-            if not inside:
-                sentences.append([])
-                intents.append(intent)
-                intent = None
-            sentences[-1].append(_Token(columns[0], columns[-1], number))
-            inside = True
-    return sentences, intents, comments
-
-
-def _conll_columns(line: str) -> list[str]:
-    """Cut at tabs, or else at spaces and at nothing else: words may hold any other white space of Unicode."""
-    if "\t" in line:
-        return [column.strip(" ") for column in line.split("\t")]
-    return [column for column in line.split(" ") if column]
-
-
-def is_tag(tag: str) -> bool:
-    """Say whether this can be an entity's tag."""
-    return tag == OUTSIDE or (tag[1:2] == "-" and parse_tag(tag)[0] == tag[0])
-
-
-def _sentence(words: Sequence[str], spans: Sequence[Span]) -> TaggedExample:
-    """Join the words with single spaces and move the spans to characters."""
-    starts: list[int] = []
-    position = 0
-    for word in words:
-        starts.append(position)
-        position += len(word) + 1
-    return TaggedExample(
-        " ".join(words),
-        tuple(Span(starts[s.start], starts[s.end - 1] + len(words[s.end - 1]), s.label) for s in spans),
-    )
-
-
-# The Hub.
-
-
-def is_hub_id(source: str) -> bool:
-    """Say whether this may name a data set of the Hub."""
-    name = source.partition(":")[0]
-    return Path(name).suffix not in SUFFIXES and name.count("/") == 1 and not name.startswith((".", "/", "~"))
-
-
-def hub_rows(source: str) -> Iterator[Row]:
-    """Get the rows of a data set of the Hub; classes by their names."""
-    import datasets
-
-    name, _, split = source.partition(":")
-    try:
-        data = datasets.load_dataset(name, split=split or "train")
-    except Exception as error:  # the library's network, name and split errors share no base class
-        raise DataError(
-            f"{source}: expected a file or a data set of the Hugging Face Hub, could not get it "
-            f"({type(error).__name__}). Check the name, the split and your network, or give a file."
-        ) from error
-    inner = {column: getattr(feature, "feature", feature) for column, feature in data.features.items()}
-    names = {column: feature.names for column, feature in inner.items() if isinstance(feature, datasets.ClassLabel)}
-    for number, fields in enumerate(data, start=1):
-        named = {column: _named(value, names[column]) if column in names else value for column, value in fields.items()}
-        yield Row(f"{source}:row {number}", named)
-
-
-def _named(value: Any, names: Sequence[str]) -> Any:
-    """Name a class, or each of a list; -1 is how a data set says that a label is not given."""
-    if isinstance(value, list):
-        return [_named(one, names) for one in value]
-    return None if value is None or value < 0 else names[value]

@@ -6,21 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lc_finetune.data.readers import (
-    CONLL,
-    TEXT_COLUMNS,
-    Row,
-    check_file,
-    files_of,
-    find_column,
-    hub_rows,
-    is_hub_id,
-    is_tag,
-    read_conll,
-    read_text,
-    rows_of,
-    text_in,
-)
+from lc_finetune.data.annotations import texts_of_tasks
+from lc_finetune.data.columns import TEXT_COLUMNS, find_column
+from lc_finetune.data.conll import CONLL, is_tag, read_conll
+from lc_finetune.data.readers import files_of
+from lc_finetune.data.rows import Row, check_file, hub_rows, is_hub_id, read_text, rows_of, text_in
 from lc_finetune.errors import DataError, shown
 
 LINES = ".txt"
@@ -38,7 +28,7 @@ def read_texts(source: str | Path, *, text_column: str | None = None) -> Texts:
     """Read texts from a file, or from a data set of the Hugging Face Hub.
 
     A `.txt` file holds one text a line. Of CSV, TSV, JSON, JSONL and Parquet the column of the text is read and nothing
-    else; of CoNLL the words, joined with single spaces. Texts are not changed; blank ones are left out, and counted.
+    else; of CoNLL the words, joined. Texts are not changed; blank ones are left out, and counted.
 
     Args:
         source: A file, a pattern of several (`"texts/*.txt"`), or a Hub id with an optional split.
@@ -95,6 +85,7 @@ def _lines(path: Path) -> list[str]:
 def _texts_of(source: str, rows: Sequence[Row], text_column: str | None) -> tuple[list[str], list[str]]:
     if not rows:
         raise DataError(f"{source}: expected rows, found a header alone or nothing. Add rows.")
+    rows = texts_of_tasks(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row.fields))
     column = find_column(source, columns, text_column, TEXT_COLUMNS, "text")
     others = [name for name in columns if name != column]

@@ -14,7 +14,15 @@ from lc_finetune.confidence import Interval
 from lc_finetune.data import gold_of
 from lc_finetune.evaluation.answering import Evaluation
 from lc_finetune.evaluation.judging import Answer
-from lc_finetune.schemas import Classification, IntentAndEntities, QuestionAnswer, Regression, Tagging
+from lc_finetune.labels import LabelSet, quadratic_weighted_kappa
+from lc_finetune.schemas import (
+    Classification,
+    IntentAndEntities,
+    OrdinalClassification,
+    QuestionAnswer,
+    Regression,
+    Tagging,
+)
 
 DRAWS = 2000
 """Resamples behind an interval."""
@@ -91,6 +99,9 @@ def compare(this: Evaluation, other: Evaluation, *, name: str) -> Comparison:
     elif frames:
         names, measure = ("all right", "accuracy", "entity F1"), _shares
         counts = [_frames(one) for one in (this, other)]
+    elif isinstance(this.results[0], OrdinalClassification):
+        names, measure = ("accuracy", "MAE", "QWK"), _rank_metrics
+        counts = [_ranks(one) for one in (this, other)]
     else:
         # F1 over all answers is the accuracy where each text has one.
         names = ("accuracy" if isinstance(this.results[0], Classification) else "micro F1", "macro F1")
@@ -175,6 +186,33 @@ def _errors(evaluation: Evaluation) -> NDArray[np.float64]:
     found = np.array([result.value for result in evaluation.results])
     error = np.abs(found - np.array(gold_of(evaluation.examples)))
     return np.stack([np.ones(len(error)), error, error**2], axis=1)
+
+
+def _ranks(evaluation: Evaluation) -> Any:
+    """Count by text: 1, and the cell of right and given label, shape `(rows, 1 + labels * labels)`, sparse.
+
+    A right label without a place in the order is in no cell.
+    """
+    from scipy.sparse import csr_array
+
+    results, labels = evaluation.results, LabelSet(tuple(evaluation.results[0].scores))
+    cells = [
+        (row, 1 + len(labels) * labels.id_of[wanted] + labels.id_of[result.label])
+        for row, (wanted, result) in enumerate(zip(gold_of(evaluation.examples), results, strict=True))
+        if wanted in labels.id_of
+    ]
+    where = np.array([*((row, 0) for row in range(len(results))), *cells], dtype=np.intp).T
+    shape = (len(results), 1 + len(labels) ** 2)
+    return csr_array((np.ones(where.shape[1]), (where[0], where[1])), shape=shape)
+
+
+def _rank_metrics(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Accuracy, mean distance in ranks and quadratic weighted kappa; sums as `_ranks` has them, over texts."""
+    labels = round((len(sums) - 1) ** 0.5)
+    counts = sums[1:].reshape(labels, labels)
+    distance = np.abs(np.subtract.outer(np.arange(labels), np.arange(labels)))
+    known = max(counts.sum(), 1.0)
+    return np.array([np.trace(counts) / sums[0], (distance * counts).sum() / known, quadratic_weighted_kappa(counts)])
 
 
 def _answers(evaluation: Evaluation) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ SUFFIXES: dict[Task, str] = {
     "text-classification": ".csv",
     "text-pair-classification": ".csv",
     "multi-label-classification": ".csv",
+    "ordinal-classification": ".csv",
     "regression": ".csv",
     "relation-classification": ".jsonl",
     "token-classification": ".jsonl",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +30,15 @@ class Matrix:
     left_out: int = 0
 
 
-def matrix_of(counts: Mapping[Pair, int]) -> Matrix:
-    """Order the labels so that those taken for each other stand together.
+def matrix_of(counts: Mapping[Pair, int], order: Sequence[str] = ()) -> Matrix:
+    """Order the labels as they are ordered or, where they are not, so that those taken for each other stand together.
 
     By the leaves of an average-linkage tree over the shares of mistakes between two labels, put in the order of least
     distance between neighbours: Bar-Joseph et al. 2001, "Fast optimal leaf ordering for hierarchical clustering".
+
+    Args:
+        counts: By what was wanted and what was found.
+        order: The labels in theirs, if they have one; others come after them.
     """
     totals: Counter[str | None] = Counter()
     mistakes: Counter[str | None] = Counter()
@@ -45,7 +49,9 @@ def matrix_of(counts: Mapping[Pair, int]) -> Matrix:
             mistakes[found] += count
     labels = sorted({label for pair in counts for label in pair if label is not None})
     drawn = sorted(sorted(labels, key=lambda label: -mistakes[label])[:MOST_LABELS])
-    ordered: list[str | None] = [*_by_confusion(drawn, counts, totals)]
+    place = {label: i for i, label in enumerate(order)}
+    by_place = sorted(drawn, key=lambda label: place.get(label, len(place)))
+    ordered: list[str | None] = [*(by_place if order else _by_confusion(drawn, counts, totals))]
     if any(None in pair for pair in counts):
         ordered.append(None)
     kept = set(ordered)

@@ -40,13 +40,15 @@ from lc_finetune.evaluation.plots import (
     scatter_plot,
 )
 from lc_finetune.inference.reliability import reliability_bins
-from lc_finetune.schemas import MultiLabelClassification, QuestionAnswer, Regression, Tagging
+from lc_finetune.schemas import MultiLabelClassification, OrdinalClassification, QuestionAnswer, Regression, Tagging
 
 REPORT = "report.html"
 MOST_SHOWN = 50
 """Mistakes, likely label errors and pairs of labels that are listed."""
 MOST_POINTS = 1500
 """Numbers that are drawn; more are chosen from with a seed."""
+DISTANCES = ("two or more below", "one below", "one above", "two or more above")
+"""Where a given label lies from the right one, in the order of the labels."""
 HIDDEN = "Their texts are not on this page: lc-finetune evaluate CHECKPOINT FILE --show-texts shows them."
 Cell = str | int | float | None
 
@@ -156,6 +158,8 @@ def _of_answers(
         of_mistakes = _error_types
     elif isinstance(evaluation.results[0], MultiLabelClassification):
         of_mistakes = _joint
+    elif isinstance(evaluation.results[0], OrdinalClassification):
+        of_mistakes = _ranks
     return [
         _labels(checkpoint, evaluation, figures),
         *of_mistakes(evaluation),
@@ -319,6 +323,41 @@ def _confusion(evaluation: Evaluation) -> list[Section]:
     ]  # fmt: skip
 
 
+def _ranks(evaluation: Evaluation) -> list[Section]:
+    """Show how far off answers are, in the order of the labels."""
+    labels = tuple(evaluation.results[0].scores)
+    place = {label: i for i, label in enumerate(labels)}
+    counts = confusions(evaluation.answers)
+    far: dict[str, Counter[str]] = {label: Counter() for label in labels}
+    for (wanted, found), count in counts.items():
+        if wanted and found and {wanted, found} <= place.keys():
+            far[wanted][_distance_kind(place[found] - place[wanted])] += count
+    words = [
+        "By right label, from the lowest to the highest: how many places in the order the given label lies from it."
+    ]
+    rows: list[list[Cell]] = [[label, *(one[kind] for kind in ("right", *DISTANCES))] for label, one in far.items()]
+    ranks = Section(
+        "ranks", "Distance from the right label", words,
+        plots=[bar_plot("ranks-plot", "Texts by right label and distance", far, DISTANCES, counted="texts")],
+        tables=[Table("ranks-table", "Texts by right label and distance", ["label", "right", *DISTANCES], rows)],
+    )  # fmt: skip
+    words = [
+        "A row is a right label, a column a label that was given, both from the lowest to the highest. What is right "
+        "lies on the diagonal, what is nearly right beside it; a cell is the stronger the larger its share of the row."
+    ]
+    confusion = _matrix_section(
+        "confusion", "Confusion", words, counts, rows="wanted", columns="given", order=labels,
+        tables=[_pairs_table("confusion-pairs", "Labels most often taken for others", counts, "wanted", "given")],
+    )  # fmt: skip
+    return [ranks, confusion]
+
+
+def _distance_kind(places: int) -> str:
+    if places == 0:
+        return "right"
+    return f"{'one' if abs(places) == 1 else 'two or more'} {'above' if places > 0 else 'below'}"
+
+
 def _joint(evaluation: Evaluation) -> list[Section]:
     counts = joint_mistakes(evaluation.answers)
     words = [
@@ -354,7 +393,7 @@ def _error_types(evaluation: Evaluation, *, name: str = "confusion") -> list[Sec
     }
     errors = Section(
         "errors", "Kinds of errors", words,
-        plots=[bar_plot("errors-plot", "Errors by type and kind", mistakes, SPAN_ERRORS)],
+        plots=[bar_plot("errors-plot", "Errors by type and kind", mistakes, SPAN_ERRORS, counted="entities")],
         tables=[Table("errors-table", "Entities by type and kind of error", ["type", *kinds], rows)],
     )  # fmt: skip
     counts = confusions(evaluation.answers)
@@ -382,7 +421,7 @@ def _questions(evaluation: Evaluation) -> Section:
     }
     return Section(
         "errors", "Kinds of errors", words,
-        plots=[bar_plot("errors-plot", "Errors by what was wanted and kind", mistakes, kinds)],
+        plots=[bar_plot("errors-plot", "Errors by what was wanted and kind", mistakes, kinds, counted="questions")],
         tables=[Table("errors-table", "Questions by what was wanted and kind", ["wanted", "right", *kinds], rows)],
     )  # fmt: skip
 
@@ -396,8 +435,9 @@ def _matrix_section(
     rows: str,
     columns: str,
     tables: Sequence[Table],
+    order: Sequence[str] = (),
 ) -> Section:
-    matrix = matrix_of(counts)
+    matrix = matrix_of(counts, order)
     if matrix.left_out:
         words = [*words, f"{matrix.left_out:,} labels in fewer mistakes are left out of the matrix, not of the tables."]
     return Section(

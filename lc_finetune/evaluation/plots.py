@@ -151,15 +151,17 @@ def length_plot(name: str, title: str, bins: Sequence[LengthBin]) -> Markup:
     return frame.markup()
 
 
-def bar_plot(name: str, title: str, rows: Mapping[str, Mapping[str, int]], kinds: Sequence[str]) -> Markup:
-    """Draw a bar for each row, cut by kind, as long as its count."""
+def bar_plot(
+    name: str, title: str, rows: Mapping[str, Mapping[str, int]], kinds: Sequence[str], *, counted: str
+) -> Markup:
+    """Draw a bar for each row, cut by kind, as long as its count of what is `counted`."""
     longest = max(1, *(sum(counts.get(kind, 0) for kind in kinds) for counts in rows.values()))
     left = MARGIN["left"] + CHARACTER * max(len(_cut(row)) for row in rows)
     height = MARGIN["top"] + MARGIN["bottom"] + 26 * len(rows)
     frame = _Frame.over(
         name, title, (0.0, longest * 1.02), (0.0, float(len(rows))), width=720, height=height, left=int(left)
     )
-    frame.axes("entities", "", y_ticks=False)
+    frame.axes(counted, "", y_ticks=False)
     for place, (row, counts) in enumerate(rows.items()):
         y = MARGIN["top"] + 26 * place + 4
         label = _node(frame.root, "text", _cut(row), x=left - 8, y=y + 13, class_="tick end")

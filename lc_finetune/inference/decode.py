@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from lc_finetune.schemas import (
     Input,
     IntentAndEntities,
     MultiLabelClassification,
+    OrdinalClassification,
     PairClassification,
     QuestionAnswer,
     Regression,
@@ -114,16 +115,39 @@ def decode_label(
     in_scope: float | None = None,
 ) -> Classification:
     """Turn the merged logits of one text or pair, shape `(labels,)`, and its p-value, into its result."""
-    probabilities = confidence.map.of_labels(logits).tolist()
-    best = int(logits.argmax())
-    label, score = labels[best], min(1.0, probabilities[best])
-    scores = Scores(labels.id_of, probabilities)
-    accepted = confidence.accepts(text, label, score, in_scope)
+    answer = _best_label(text, confidence.map.of_labels(logits), logits, labels, confidence, in_scope)
     if isinstance(text, str):
-        return Classification(text=text, label=label, score=score, scores=scores, accepted=accepted, in_scope=in_scope)
-    return PairClassification(
-        text=text[0], text_pair=text[1], label=label, score=score, scores=scores, accepted=accepted, in_scope=in_scope
-    )
+        return Classification(text=text, **answer)
+    return PairClassification(text=text[0], text_pair=text[1], **answer)
+
+
+def decode_rank(
+    text: str,
+    logits: NDArray[np.floating],
+    labels: LabelSet,
+    confidence: Confidence = Confidence(),
+    in_scope: float | None = None,
+) -> OrdinalClassification:
+    """Turn the merged logits of one text, shape `(labels,)`, lowest label first, and its p-value, into its result."""
+    probabilities = confidence.map.of_labels(logits)
+    answer = _best_label(text, probabilities, logits, labels, confidence, in_scope)
+    return OrdinalClassification(text=text, expected_rank=float(probabilities @ np.arange(len(labels))), **answer)
+
+
+def _best_label(
+    text: Input,
+    probabilities: NDArray[np.floating],
+    logits: NDArray[np.floating],
+    labels: LabelSet,
+    confidence: Confidence,
+    in_scope: float | None,
+) -> dict[str, Any]:
+    """Give the fields that results of one label share."""
+    best = int(logits.argmax())
+    label, score = labels[best], min(1.0, float(probabilities[best]))
+    scores = Scores(labels.id_of, probabilities.tolist())
+    accepted = confidence.accepts(text, label, score, in_scope)
+    return {"label": label, "score": score, "scores": scores, "accepted": accepted, "in_scope": in_scope}
 
 
 def prediction_set(logits: NDArray[np.floating], labels: LabelSet, level: SetLevel | None) -> tuple[str, ...]:

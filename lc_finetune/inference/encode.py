@@ -89,7 +89,8 @@ class Encoder:
         self._tokenizer.no_padding()
         self._offsets = offsets
         self._lock = threading.Lock()
-        self.pad_id: int = loaded.pad_token_id or 0
+        self.pad_id = padding_id(folder, loaded)
+        self.unknown_id: int | None = loaded.unk_token_id
         self.frame = self._probed()
 
     def _probed(self) -> Frame:
@@ -180,9 +181,16 @@ class Encoder:
 
     def _encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         if not self._offsets:
-            return [Encoding(e.ids) for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            return [self._present(Encoding(e.ids)) for e in encoded]
         encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [Encoding(e.ids, e.offsets, e.word_ids) for e in encoded]
+        return [self._present(Encoding(e.ids, e.offsets, e.word_ids)) for e in encoded]
+
+    def _present(self, encoding: Encoding) -> Encoding:
+        """Give a text without pieces one of padding, if nothing else would stand in its window."""
+        if encoding.ids or len(self.frame):
+            return encoding
+        return Encoding([self.pad_id], *([(0, 0)], [None]) if self._offsets else ())
 
     def _encode_alone(self, text: str) -> Encoding | InputError:
         try:
@@ -194,6 +202,19 @@ class Encoder:
             )
             refusal.__cause__ = None if isinstance(error, UnicodeError) else error
             return refusal
+
+
+def padding_id(folder: Path, tokenizer: Any) -> int:
+    """Say what pads the windows of a folder's model.
+
+    A decoder judges a text by its last piece that is not the padding of its configuration, so that this comes first,
+    then the tokenizer's. Without either, as for GPT-2 and Llama, it is what ends a text.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for found in (config.get("pad_token_id"), tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(found, int) and 0 <= found < len(tokenizer):
+            return found
+    return 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,13 +15,14 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from lc_finetune.checkpoint import JOINT, PAIRS, Checkpoint, sha256, staged_folder, write_text_atomically
-from lc_finetune.errors import ConfigError
+from lc_finetune.errors import CheckpointError, ConfigError, EngineError, LCFinetuneError
 from lc_finetune.inference.backends import Backend, Batch, Outputs, open_backend
 from lc_finetune.inference.backends.torch import Headed, load_model
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.inference.exported import (
     EXPORT_MANIFEST,
     OUTPUTS,
+    SHORT,
     ExportManifest,
     Format,
     Precision,
@@ -31,6 +32,7 @@ from lc_finetune.inference.exported import (
 )
 from lc_finetune.inference.parity import BelowParity, Gold, measure_parity, sample_texts, shortfall
 from lc_finetune.inference.quantize import quantize_onnx
+from lc_finetune.inference.saved_model import SavedModel, convert, environment_python
 from lc_finetune.remote import refuse_url
 from lc_finetune.schemas import Input
 
@@ -38,8 +40,14 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_TEXTS = 128
 """Texts that set the scales of an int8 export; of fewer than twice as many, half."""
+CONVERTIBLE = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
+"""Families whose every layer attends to the whole window, so that one mask serves all: what `plain` graphs need."""
 FEW_TEXTS = 100
 """With fewer, the table says that they show little."""
+
+
+class NotExportable(CheckpointError):
+    """A format has no words for what a model computes."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,8 @@ def export(
 
     Args:
         checkpoint: The folder.
-        format: `"onnx"` and `"openvino"` serve; `"torch"` (a state dict and a `torch.export` program) is for other
-            programs.
+        format: `"onnx"` and `"openvino"` serve; `"torch"` (a state dict and a `torch.export` program) and
+            `"saved-model"` (TensorFlow's) are for other programs.
         precision: `"float16"` halves the file; `"int8"`, for ONNX, is faster on CPU.
         texts: Held-out texts, or pairs, to measure parity on; the bundled samples' if there are none. For int8, some of
             them set the scales and the others measure.
@@ -75,9 +83,10 @@ def export(
 
     Raises:
         BelowParity: If the export misses the least parity (`parity.LEAST`) and is not forced; a `CheckpointError`.
-        CheckpointError: If the folder is no valid checkpoint, or its model cannot be exported.
+        CheckpointError: If the folder is no valid checkpoint.
         ConfigError: If there is no such format or precision, or int8 lacks texts.
-        MissingDependencyError: If the format's package is not installed.
+        MissingDependencyError: If the format's package, or TensorFlow's environment, is not installed.
+        NotExportable: If the format has no words for the model; a `CheckpointError`.
     """
     _check_choice(format, precision)
     if not isinstance(checkpoint, Checkpoint):
@@ -90,8 +99,11 @@ def export(
         texts, source = sample_texts(checkpoint.task), "bundled samples"
     final = export_folder(checkpoint.path, format, precision)
     with staged_folder(final, overwrite=True) as staging:
-        backend = _WRITERS[format](checkpoint, staging, precision, calibration)
-        parity = measure_parity(checkpoint, backend, texts, gold=gold, source=source)
+        with (
+            _refusing(checkpoint, format, precision),
+            _WRITERS[format](checkpoint, staging, precision, calibration) as backend,
+        ):
+            parity = measure_parity(checkpoint, backend, texts, gold=gold, source=source)
         missed = shortfall(parity, precision)
         if missed and not force:
             raise BelowParity(
@@ -102,13 +114,30 @@ def export(
             format=format,
             precision=precision,
             weights=checkpoint.weights_digest,
-            files={path.name: sha256(path) for path in sorted(staging.iterdir())},
+            files={path.relative_to(staging).as_posix(): sha256(path) for path in _files(staging)},
             calibration_texts=scales or None,
             parity=parity,
             forced=missed is not None,
         )
         write_text_atomically(staging / EXPORT_MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     return Export(final, manifest)
+
+
+@contextmanager
+def _refusing(checkpoint: Checkpoint, format: Format, precision: Precision) -> Iterator[None]:
+    """Say of a model that cannot be traced, converted or run what can be done; what is said already stays."""
+    try:
+        yield
+    except OSError:  # no room on the disk
+        raise
+    except Exception as error:  # of many libraries
+        if isinstance(error, LCFinetuneError) and not isinstance(error, EngineError):
+            raise
+        raise NotExportable(
+            f"{checkpoint.path}: expected a model that can be exported to {format} in {precision}, found a "
+            f"{checkpoint.config.get('model_type')} that cannot ({type(error).__name__}). Serve it with "
+            "backend='torch'."
+        ) from error
 
 
 def parity_table(manifest: ExportManifest) -> str:
@@ -135,9 +164,12 @@ def parity_table(manifest: ExportManifest) -> str:
 
 def _check_choice(format: str, precision: str) -> None:
     if format not in get_args(Format):
-        raise ConfigError(f"Expected format 'onnx', 'openvino' or 'torch', found {format!r}.")
+        raise ConfigError(f"Expected format 'onnx', 'openvino', 'torch' or 'saved-model', found {format!r}.")
     if precision not in get_args(Precision):
         raise ConfigError(f"Expected precision 'float32', 'float16' or 'int8', found {precision!r}.")
+    if format == "saved-model" and precision != "float32":
+        found = SHORT[cast(Precision, precision)]
+        raise ConfigError(f"Expected precision fp32 for format 'saved-model', found {found}.")
     if precision == "int8" and format != "onnx":
         raise ConfigError(
             f"Expected precision fp32 or fp16 for format {format!r}, found int8. int8 is for format 'onnx', where it "
@@ -163,10 +195,17 @@ def _shuffled(texts: Sequence[Input], gold: Gold | None) -> tuple[list[Input], G
     return [texts[i] for i in order], None if gold is None else cast(Gold, [gold[i] for i in order])
 
 
-# One writer for each format: files into the staging folder, the model opened for the measurement.
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _write_onnx(checkpoint: Checkpoint, staging: Path, precision: Precision, calibration: Sequence[Input]) -> Backend:
+# One writer for each format: files into the staging folder, the model open for as long as it is measured.
+
+
+@contextmanager
+def _write_onnx(
+    checkpoint: Checkpoint, staging: Path, precision: Precision, calibration: Sequence[Input]
+) -> Iterator[Backend]:
     file = staging / "model.onnx"
     if precision == "float32":
         _trace_onnx(checkpoint, file)
@@ -176,10 +215,13 @@ def _write_onnx(checkpoint: Checkpoint, staging: Path, precision: Precision, cal
                 quantize_onnx(checkpoint, source, file, calibration)
             else:
                 _halve_onnx(source, file)
-    return open_backend("onnx", file, device="cpu", precision=precision)
+    yield open_backend("onnx", file, device="cpu", precision=precision)
 
 
-def _write_openvino(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]) -> Backend:
+@contextmanager
+def _write_openvino(
+    checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]
+) -> Iterator[Backend]:
     from lc_finetune.inference.backends.openvino import import_openvino
 
     openvino = import_openvino()
@@ -187,24 +229,46 @@ def _write_openvino(checkpoint: Checkpoint, staging: Path, precision: Precision,
     with _fp32_onnx(checkpoint) as source:
         model = openvino.Core().read_model(os.fspath(source))
         openvino.save_model(model, os.fspath(file), compress_to_fp16=precision == "float16")
-    return open_backend("openvino", file, device="cpu", precision=precision)
+    yield open_backend("openvino", file, device="cpu", precision=precision)
 
 
-def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]) -> Backend:
+@contextmanager
+def _write_torch(checkpoint: Checkpoint, staging: Path, precision: Precision, _: Sequence[Input]) -> Iterator[Backend]:
     import torch
 
-    model = load_model(checkpoint.path, checkpoint.task, getattr(torch, precision))
+    model = load_model(checkpoint, getattr(torch, precision))
     graph, inputs, shapes = _traceable(checkpoint, model)
     torch.save(model.state_dict(), staging / "model.pth")
     program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=shapes)
     torch.export.save(program, staging / "model.pt2")
-    return _Program(torch.export.load(staging / "model.pt2").module(), precision)
+    yield _Program(torch.export.load(staging / "model.pt2").module(), precision)
 
 
-_WRITERS: dict[Format, Callable[[Checkpoint, Path, Precision, Sequence[Input]], Backend]] = {
+@contextmanager
+def _write_saved_model(checkpoint: Checkpoint, staging: Path, _: Precision, __: Sequence[Input]) -> Iterator[Backend]:
+    family = checkpoint.config.get("model_type")
+    if family not in CONVERTIBLE:
+        raise CheckpointError(
+            f"{checkpoint.path}: expected a model that converts to a SavedModel ({', '.join(CONVERTIBLE)}), found "
+            f"{family!r}. Use another format."
+        )
+    python = environment_python()
+    with TemporaryDirectory(prefix="lc_finetune-") as folder:
+        source = Path(folder) / "model.onnx"
+        _trace_onnx(checkpoint, source, plain=True)
+        convert(python, source, staging)
+    with SavedModel(python, staging) as backend:
+        try:
+            yield backend
+        except EngineError as error:
+            raise error.__cause__ or error from None  # what TensorFlow said
+
+
+_WRITERS: dict[Format, Callable[[Checkpoint, Path, Precision, Sequence[Input]], AbstractContextManager[Backend]]] = {
     "onnx": _write_onnx,
     "openvino": _write_openvino,
     "torch": _write_torch,
+    "saved-model": _write_saved_model,
 }
 
 
@@ -245,7 +309,7 @@ def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, dict[str, Any],
         ) -> Any:
             return headed(input_ids, attention_mask, token_type_ids=token_type_ids)
 
-    positions = int(checkpoint.config.get("max_position_embeddings") or 8192)
+    positions = checkpoint.positions or 8192
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("pieces", max=positions)}
     ids = torch.ones(2, 8, dtype=torch.int64)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -255,7 +319,20 @@ def _traceable(checkpoint: Checkpoint, model: Any) -> tuple[Any, dict[str, Any],
     return graph.eval(), inputs, dict.fromkeys(inputs, sizes)
 
 
-def _trace_onnx(checkpoint: Checkpoint, file: Path) -> None:
+def _make_plain(model: Any) -> None:
+    """Have attention computed by matrix products and its mask as one sum, in operators that every converter knows."""
+    import torch
+
+    def add_mask(module: Any, inputs: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        rows, pieces = named["attention_mask"].shape
+        padding = 1.0 - named["attention_mask"].reshape(rows, 1, 1, pieces).float()
+        return inputs, named | {"attention_mask": padding * torch.finfo(torch.float32).min}
+
+    model.set_attn_implementation("eager")
+    model.base_model.register_forward_pre_hook(add_mask, with_kwargs=True)
+
+
+def _trace_onnx(checkpoint: Checkpoint, file: Path, *, plain: bool = False) -> None:
     """Write the fp32 model: `input_ids`, `attention_mask` → `logits`, `features`; batch and length dynamic.
 
     A model that tells the texts of a pair apart by them takes `token_type_ids` as well; one with two heads gives
@@ -263,7 +340,10 @@ def _trace_onnx(checkpoint: Checkpoint, file: Path) -> None:
     """
     import torch
 
-    graph, inputs, shapes = _traceable(checkpoint, load_model(checkpoint.path, checkpoint.task))
+    model = load_model(checkpoint)
+    if plain:
+        _make_plain(model)
+    graph, inputs, shapes = _traceable(checkpoint, model)
     with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -12,9 +12,9 @@ from lc_finetune.errors import CheckpointError
 
 EXPORT_MANIFEST = "export.json"
 
-Format = Literal["onnx", "openvino", "torch"]
+Format = Literal["onnx", "openvino", "torch", "saved-model"]
 ExportedName = Literal["onnx", "openvino"]
-"""Formats that a backend reads; `torch` is for others."""
+"""Formats that a backend reads; the others are for other programs."""
 Precision = Literal["float32", "float16", "int8"]
 
 OUTPUTS = ("logits", "features", "tag_logits")
@@ -63,7 +63,7 @@ class ExportManifest(BaseModel):
     format: Format
     precision: Precision
     weights: str = Field(description="Digest of the weights it was made from; see `Checkpoint.weights_digest`.")
-    files: dict[str, str] = Field(description="SHA-256 of each file.")
+    files: dict[str, str] = Field(description="SHA-256 of each file, by its path in the folder.")
     calibration_texts: int | None = Field(default=None, description="Texts that set the scales of an int8 export.")
     parity: Parity | None = Field(default=None, description="None for exports made before it was measured.")
     forced: bool = Field(default=False, description="Whether it was kept although it is below the least parity.")

@@ -40,6 +40,7 @@ METRICS: dict[Task, Literal["accuracy", "micro_f1", "r2", "entity_f1", "exact_ma
     "text-classification": "accuracy",
     "text-pair-classification": "accuracy",
     "multi-label-classification": "micro_f1",
+    "ordinal-classification": "accuracy",
     "regression": "r2",
     "token-classification": "entity_f1",
     "relation-classification": "accuracy",

@@ -75,3 +75,14 @@ def cores(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     middles = [(left[1] + right[0]) // 2 for left, right in pairwise(ranges)]
     edges = [ranges[0][0], *middles, ranges[-1][1]]
     return list(pairwise(edges))
+
+
+def shares(ranges: Sequence[tuple[int, int]]) -> list[float]:
+    """Weigh the windows of a text by the pieces that are each one's own; the weights add up to 1.
+
+    Example:
+        >>> shares([(0, 6), (4, 10)])
+        [0.5, 0.5]
+    """
+    owned = [end - start for start, end in cores(ranges)]
+    return [1.0] if len(owned) == 1 else [pieces / sum(owned) for pieces in owned]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import (
+    ORDINAL,
     PAIRS,
     QUESTIONS,
     RELATIONS,
@@ -50,6 +51,7 @@ from lc_finetune.inference.decode import (
     decode_label,
     decode_labels,
     decode_number,
+    decode_rank,
     prediction_set,
 )
 from lc_finetune.inference.encode import Encoder, Encoding, Frame
@@ -185,8 +187,8 @@ class Predictor:
         return replace(unknown, map=record.map, thresholds=record.acceptance) if record else unknown
 
     @cached_property
-    def _scale(self) -> NumberScale:
-        """A regressor's; without its interval where rounding of another precision may be wider than it."""
+    def scale(self) -> NumberScale:
+        """What a regressor's logit means; without an interval where another precision's rounding may exceed it."""
         manifest = self.checkpoint.manifest
         scale = (manifest.scale if manifest else None) or PLAIN_SCALE
         forced = self.export and is_forced(self.checkpoint, self.backend.name, self.backend.precision)  # type: ignore[arg-type]
@@ -331,11 +333,13 @@ class Predictor:
             question = cast("tuple[str, str]", text)
             return decode_answer(question, encoding, logits, self.answer_rule, self.confidence)
         if self.checkpoint.task == "regression":
-            return decode_number(cast(str, text), logits, self._scale)
+            return decode_number(cast(str, text), logits, self.scale)
         if self._thresholds is not None:
             return decode_labels(cast(str, text), logits, self.checkpoint.labels, self._thresholds, self.confidence)
         in_scope = float(self.scope.p_values(features)) if self.scope else None
         if self._tags is None:
+            if self.checkpoint.task == ORDINAL:
+                return decode_rank(cast(str, text), logits, self.checkpoint.labels, self.confidence, in_scope)
             return decode_label(text, logits, self.checkpoint.labels, self.confidence, in_scope)
         manifest = self.checkpoint.manifest
         tag_unit = (manifest.tag_unit if manifest else None) or "first"
@@ -420,11 +424,7 @@ def window_of(checkpoint: Checkpoint) -> tuple[int, int]:
     manifest = checkpoint.manifest
     if manifest is not None:
         return manifest.max_length, manifest.stride
-    config = checkpoint.config
-    positions = config.get("max_position_embeddings") or PLAIN_MAX_LENGTH
-    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
-        positions -= 2  # their positions start after the padding id
-    length = min(int(positions), PLAIN_MAX_LENGTH)
+    length = min(checkpoint.positions or PLAIN_MAX_LENGTH, PLAIN_MAX_LENGTH)
     return length, length // 4
 
 

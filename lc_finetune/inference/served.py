@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lc_finetune.checkpoint import MULTI_LABEL, RUNNABLES, Checkpoint, Task
+from lc_finetune.checkpoint import MULTI_LABEL, ORDINAL, RUNNABLES, Checkpoint, Task
 from lc_finetune.errors import CheckpointError
 
 _EXPECTED: dict[Task, str] = {
     "text-classification": "a text classifier",
     "text-pair-classification": "a classifier of text pairs",
     "multi-label-classification": "a multi-label classifier",
+    "ordinal-classification": "a classifier of ordered labels",
     "regression": "a regressor",
     "token-classification": "a tagger",
     "relation-classification": "a classifier of relations",
@@ -18,14 +19,19 @@ _EXPECTED: dict[Task, str] = {
     "intent-and-entities": "a model of intents and entities",
 }
 
+_SOFTMAX: tuple[Task, ...] = ("text-classification", "text-pair-classification", ORDINAL, "intent-and-entities")
+"""Tasks of one label a text, or a pair."""
 _MAY_BE_MEANT = ("text-classification", "multi-label-classification")
 """What a plain folder is taken for, and what it may be if its configuration is silent."""
 
 
 def as_asked(checkpoint: Checkpoint, task: Task) -> Checkpoint:
-    """Take a plain folder's classifier for one of pairs if it is asked for pairs: its configuration names neither."""
+    """Take a plain folder's classifier for one of pairs, or of ordered labels, if it is asked for as such.
+
+    Its configuration says neither.
+    """
     plain = checkpoint.manifest is None and checkpoint.task == "text-classification"
-    return replace(checkpoint, task=task) if plain and task == "text-pair-classification" else checkpoint
+    return replace(checkpoint, task=task) if plain and task in _SOFTMAX else checkpoint
 
 
 def check_served(checkpoint: Checkpoint, task: Task) -> None:
@@ -41,7 +47,7 @@ def check_served(checkpoint: Checkpoint, task: Task) -> None:
             f"{checkpoint.path}: expected {_EXPECTED[task]}, found a checkpoint for {checkpoint.task}. "
             f"Load it with {RUNNABLES[checkpoint.task]}.{hint}"
         )
-    if task not in ("text-classification", "text-pair-classification", "intent-and-entities"):
+    if task not in _SOFTMAX:
         return
     problem = checkpoint.config.get("problem_type")
     if problem not in (None, "single_label_classification") or len(checkpoint.labels) < 2:

@@ -57,10 +57,10 @@ def tag_units(text: str, encoding: Encoding, unit: TagUnit) -> list[tuple[int, i
 
 
 def _cores(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Find the words of what stands between two spaces; marks alone are one."""
+    """Find the words of what stands between two spaces; marks alone are one, Chinese and Japanese alone have none."""
     first = next((i for i in range(start, end) if not _surrounds(text[i])), end)
     if first == end:
-        return [(start, end)]
+        return [] if any(map(is_word_alone, text[start:end])) else [(start, end)]
     if _ADDRESS.match(text, first, end):
         return [_stripped(text, first, end)]
     cores: list[tuple[int, int]] = []

@@ -311,14 +311,13 @@ def merge(
     """
     if len(ranges) == 1:
         return logits[0], features[0]
-    owned = plan.cores(ranges)
-    weights = np.array([end - start for start, end in owned], dtype=np.float64)
-    weights /= weights.sum()
+    weights = np.array(plan.shares(ranges))
     feature = np.tensordot(weights, np.stack(features), axes=1)
     if not per_piece:
         return np.tensordot(weights, np.stack(logits), axes=1), feature
     parts = [
-        rows[start - begin : end - begin] for rows, (begin, _), (start, end) in zip(logits, ranges, owned, strict=True)
+        rows[start - begin : end - begin]
+        for rows, (begin, _), (start, end) in zip(logits, ranges, plan.cores(ranges), strict=True)
     ]
     return np.concatenate(parts), feature
 

@@ -12,17 +12,17 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, create_model, field_validator
 
-from lc_finetune.checkpoint import Checkpoint, Task
+from lc_finetune.checkpoint import EXPLAINED, RUNNABLES, Checkpoint, Task
 from lc_finetune.composition import ResultRunnable
 from lc_finetune.confidence import Thresholds
-from lc_finetune.errors import ConfigError
+from lc_finetune.errors import ConfigError, did_you_mean
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
 from lc_finetune.inference.served import as_asked, check_served
 from lc_finetune.inference.worker import Completion
 from lc_finetune.runnables.fanout import FanOut
 from lc_finetune.runnables.inputs import awhole, text_of, whole
-from lc_finetune.schemas import Input, Result
+from lc_finetune.schemas import Explanation, Input, MultiLabelClassification, Result
 
 R = TypeVar("R", bound=Result)
 
@@ -180,16 +180,52 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         async for result in self._atransform_stream_with_config(input, self._aeach, described, **kwargs):
             yield result
 
+    # Explaining.
+
+    def explain(self, input: Any, *, target: str | None = None, neighbours: int = 5) -> Explanation:
+        """Say which parts of a text speak for a label, and which training rows are most like it.
+
+        Needs the torch weights, in float32, whatever serves the checkpoint: they are loaded at the first call, and stay
+        as long as the model does. Takes some hundred times as long as an answer. See `docs/explaining.md`.
+
+        Args:
+            input: As `invoke` takes it.
+            target: The label that is explained; None for the most probable one.
+            neighbours: Training rows that are given, at most, of those that `--keep-neighbours` kept in the checkpoint.
+
+        Raises:
+            CheckpointError: If the weights, or the rows that were kept, cannot be read.
+            ConfigError: If this is no classifier of single texts, or has no such label.
+            InputError: If the input cannot be read.
+            MissingDependencyError: If captum is not installed: the extra `explain`.
+        """
+        if self._task not in EXPLAINED:
+            able = " or ".join(RUNNABLES[task] for task in EXPLAINED)
+            raise ConfigError(f"Expected a {able} to explain answers of, found a {type(self).__name__}.")
+        if neighbours < 0:
+            raise ConfigError(f"neighbours: expected 0 or more, found {neighbours}.")
+        if target is not None and target not in self.labels:
+            raise ConfigError(
+                f"target: expected a label of the checkpoint, found {target!r}{did_you_mean(target, self.labels)}."
+            )
+        from lc_finetune.inference.explain import explainer_of
+        from lc_finetune.inference.neighbours import read_neighbourhood
+
+        explainer = explainer_of(self._loaded())
+        neighbourhood = read_neighbourhood(validated(self.checkpoint, self.revision))  # of this folder, not of an equal
+        answered: Any = self._one(input)
+        likeliest = max(answered.scores, key=answered.scores.__getitem__)
+        label = target or (likeliest if isinstance(answered, MultiLabelClassification) else answered.label)
+        return explainer.explain(
+            answered.text, label, score=answered.scores[label], neighbourhood=neighbourhood, neighbours=neighbours
+        )
+
     def _described(self, config: RunnableConfig | None) -> RunnableConfig:
         """Say in the run's metadata which model answers, as LangChain's own models do."""
-        described = ensure_config(config)
-        described["metadata"] = {
-            **described.get("metadata", {}),
-            "ls_provider": "lc_finetune",
-            "ls_model_name": self.checkpoint,
-            "ls_model_type": self._task,
-        }
-        return described
+        if config is None or config.get("metadata") is None:  # then those of the surrounding run count
+            config = ensure_config(config)
+        own = {"ls_provider": "lc_finetune", "ls_model_name": self.checkpoint, "ls_model_type": self._task}
+        return {**config, "metadata": {**config["metadata"], **own}}
 
     def _each_described(
         self, config: RunnableConfig | list[RunnableConfig] | None

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Union
 
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable, patch_config
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 from pydantic import BaseModel, RootModel, create_model
 
@@ -126,8 +126,8 @@ class Dispatcher(WholeBatches, RunnableSerializable[Any, Any]):
 
 
 def child(config: RunnableConfig, run_manager: Any, tag: str | None = None) -> RunnableConfig:
-    """Make the configuration of a run within a run."""
-    return patch_config(config, callbacks=run_manager.get_child(tag))
+    """Make the configuration of a run within a run, of one that LangChain has completed and will copy again."""
+    return {**config, "callbacks": run_manager.get_child(tag)}
 
 
 def children(

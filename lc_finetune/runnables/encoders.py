@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
-from lc_finetune.checkpoint import JOINT, Task
+from lc_finetune.checkpoint import JOINT, ORDINAL, Task
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.inference.worker import Completion
@@ -18,6 +18,7 @@ from lc_finetune.schemas import (
     Input,
     IntentAndEntities,
     MultiLabelClassification,
+    OrdinalClassification,
     PairClassification,
     Regression,
     Tagging,
@@ -178,6 +179,27 @@ class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):
     def OutputType(self) -> type[MultiLabelClassification]:
         """The result."""
         return MultiLabelClassification
+
+
+class OrdinalClassifier(EncoderRunnable[OrdinalClassification]):
+    """Classify a text by labels that have an order, such as low, medium, high: one label, with the probability of each.
+
+    The order is that of training. A plain Hugging Face classifier is taken to number its labels from the lowest up.
+
+    Example:
+        ```python
+        stars = OrdinalClassifier.from_checkpoint("runs/stars")
+        answer = stars.invoke("Arrived late, but it works.")
+        answer.label, answer.expected_rank, answer.at_least("4")
+        ```
+    """
+
+    _task: ClassVar[Task] = ORDINAL
+
+    @property
+    def OutputType(self) -> type[OrdinalClassification]:
+        """The result."""
+        return OrdinalClassification
 
 
 class TextRegressor(EncoderRunnable[Regression]):

@@ -2,7 +2,7 @@
 
 LoRA: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models". AdaLoRA: Zhang et al. 2023, "Adaptive
 Budget Allocation for Parameter-Efficient Fine-Tuning". IA3: Liu et al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning
-is Better and Cheaper than In-Context Learning".
+is Better and Cheaper than In-Context Learning". Prefix tuning: see `lc_finetune.inference.prefix`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import TrainerCallback
 
-from lc_finetune.checkpoint import AdapterRecord, Task, sha256, write_text_atomically
+from lc_finetune.checkpoint import PREFIX, AdapterRecord, Task, sha256, write_text_atomically
 from lc_finetune.errors import CheckpointError, ConfigError, MissingDependencyError, did_you_mean, shown
+from lc_finetune.inference.prefix import PREFIXED, put_prefix
 from lc_finetune.labels import LabelSet
 from lc_finetune.train import recipe
 from lc_finetune.train.base_model import BaseModel as Base
@@ -70,15 +71,34 @@ def adapt(model: Any, config: TrainConfig, base: Base) -> Adapted:
         base: Where the model comes from.
 
     Raises:
-        ConfigError: If no layer of the model goes by the names that are asked for.
+        ConfigError: If no layer of the model goes by the names that are asked for, or it takes no prefix.
         MissingDependencyError: If peft is not installed.
     """
     peft = _peft()
     kind = config.adapter
     assert kind is not None, "asked for"
-    assert kind != "prefix", "refused by the configuration"
-    targets = _targets(model, config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    described: dict[str, Any]
+    if kind == "prefix":
+        described = {"tokens": prefix_tokens(config)}
+        settings = _prefix_settings(peft, model, base, **described)
+    else:
+        settings, described = _layer_settings(peft, model, config, base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of settings that peft corrects by itself
+        model = peft.get_peft_model(model, settings)
+    record = AdapterRecord(
+        kind=kind,
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters=parameters,
+        **described,
+    )
+    return Adapted(model, record)
+
+
+def _layer_settings(peft: Any, model: Any, config: TrainConfig, base: Base) -> tuple[Any, dict[str, Any]]:
+    """Decide on an adapter beside layers; returns peft's settings, and what the record says of it."""
+    kind, targets = config.adapter, _targets(model, config)
     # No task_type: with one, peft wraps a whole head, which IA3 then cannot merge, around what is named here.
     values: dict[str, Any] = {
         "target_modules": targets.names,
@@ -86,31 +106,46 @@ def adapt(model: Any, config: TrainConfig, base: Base) -> Adapted:
         "fan_in_fan_out": targets.transposed,
         "base_model_name_or_path": str(base.folder),  # peft looks for its config.json, and on a hub if there is none
     }
+    described: dict[str, Any] = {
+        "targets": (targets.names,) if isinstance(targets.names, str) else tuple(targets.names)
+    }
+    if kind == "ia3":
+        return peft.IA3Config(feedforward_modules=targets.feed_forward, **values), described
     rank = config.adapter_rank or recipe.ADAPTER_RANK
     alpha = config.adapter_alpha or 2.0 * rank
     dropout = recipe.ADAPTER_DROPOUT if config.adapter_dropout is None else config.adapter_dropout
+    described |= {"rank": rank, "alpha": alpha, "dropout": dropout}
     low_rank = {"lora_alpha": alpha, "lora_dropout": dropout}
     if kind == "lora":
-        settings: Any = peft.LoraConfig(r=rank, **low_rank, **values)
-    elif kind == "adalora":
-        settings = peft.AdaLoraConfig(
-            target_r=rank, init_r=-(-rank * 3 // 2), total_step=recipe.UNKNOWN_STEPS, **low_rank, **values
-        )
-    else:
-        settings = peft.IA3Config(feedforward_modules=targets.feed_forward, **values)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of settings that peft corrects by itself
-        model = peft.get_peft_model(model, settings)
-    record = AdapterRecord(
-        kind=kind,
-        rank=None if kind == "ia3" else rank,
-        alpha=None if kind == "ia3" else alpha,
-        dropout=None if kind == "ia3" else dropout,
-        targets=(targets.names,) if isinstance(targets.names, str) else tuple(targets.names),
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        parameters=parameters,
+        return peft.LoraConfig(r=rank, **low_rank, **values), described
+    settings = peft.AdaLoraConfig(
+        target_r=rank, init_r=-(-rank * 3 // 2), total_step=recipe.UNKNOWN_STEPS, **low_rank, **values
     )
-    return Adapted(model, record)
+    return settings, described
+
+
+def prefix_tokens(config: TrainConfig) -> int:
+    """Say how many positions a prefix takes; 0 without one."""
+    return (config.adapter_tokens or recipe.ADAPTER_TOKENS) if config.adapter == "prefix" else 0
+
+
+def _prefix_settings(peft: Any, model: Any, base: Base, *, tokens: int) -> Any:
+    family = model.config.model_type
+    if family not in PREFIXED:
+        raise ConfigError(
+            f"adapter: expected a base model whose layers take a prefix ({', '.join(PREFIXED)}), found {family}, whose "
+            "layers take none from outside or are not tested with one. Use --adapter lora, or another base model."
+        )
+    head = type(model).__name__.partition("For")[2]
+    kinds = {"TokenClassification": "TOKEN_CLS", "QuestionAnswering": "QUESTION_ANS"}
+    poolers = [name for name in head_modules(model) if name.startswith(f"{model.base_model_prefix}.")]
+    return peft.PrefixTuningConfig(
+        task_type=kinds.get(head, "SEQ_CLS"),  # by which peft knows the head, and that it learns
+        num_virtual_tokens=tokens,
+        modules_to_save=poolers,
+        init_weights="zero",
+        base_model_name_or_path=str(base.folder),
+    )
 
 
 def head_modules(model: Any) -> list[str]:
@@ -296,13 +331,28 @@ def write_adapter(folder: Path, adapted: Adapted, task: TrainingTask, base: Base
 
 
 def merged(adapted: Adapted) -> Any:
-    """Add the adapter to the weights of the encoder, if there is one; returns a plain model, on CPU in fp32."""
+    """Add the adapter to the weights of the encoder, if there is one; returns a plain model, on CPU in fp32.
+
+    Of a prefix, which cannot be added to them, the head alone is taken over.
+    """
     model = adapted.model.to("cpu").float()
-    return model.merge_and_unload() if adapted.record else model
+    if adapted.record is None:
+        return model
+    return _without_prefix(model) if adapted.record.kind == "prefix" else model.merge_and_unload()
+
+
+def _without_prefix(model: Any) -> Any:
+    from peft.utils import ModulesToSaveWrapper
+
+    plain = model.get_base_model()
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            plain.set_submodule(name, module.modules_to_save[NAME])
+    return plain
 
 
 def load_adapted(folder: str | Path, *, base_model: str | None = None) -> Any:
-    """Put an adapter that training left onto its base model, and merge the two.
+    """Put an adapter that training left onto its base model, and merge the two, or let the model attend to a prefix.
 
     Args:
         folder: The subfolder `adapter/` of a checkpoint, or a copy of it.
@@ -338,7 +388,10 @@ def load_adapted(folder: str | Path, *, base_model: str | None = None) -> Any:
             base.folder, use_safetensors=True, trust_remote_code=False, dtype="float32", ignore_mismatched_sizes=True,
             id2label=labels.id2label, label2id=labels.label2id,
         )  # fmt: skip
-        return peft.PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
+        adapted = merged(Adapted(peft.PeftModel.from_pretrained(model, folder), manifest.adapter))
+    if manifest.adapter.kind == "prefix":
+        put_prefix(adapted, folder / Path(PREFIX).name)
+    return adapted.eval()
 
 
 def _architecture(name: str, folder: Path) -> Any:

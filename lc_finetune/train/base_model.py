@@ -65,6 +65,11 @@ def lineage_of(folder: Path, name: str) -> tuple[Ancestor, ...]:
     if manifest is None:
         return ()
     check_files(folder, manifest)
+    if manifest.prefixed:
+        raise CheckpointError(
+            f"{folder}: expected a base model, found a checkpoint that was tuned by a prefix, without which its "
+            "weights are those of its own base model. Take that, or train it again with another adapter."
+        )
     last = Ancestor(
         name=name,
         task=manifest.task,

@@ -20,6 +20,7 @@ from lc_finetune.data import (
     RelationExample,
     TaggedExample,
     TextExample,
+    gold_of,
 )
 from lc_finetune.inference.backends.torch import quiet
 from lc_finetune.inference.decode import best_path
@@ -34,6 +35,7 @@ from lc_finetune.train.metrics import (
     entity_figures,
     intent_figures,
     multi_label_figures,
+    ordinal_figures,
     regression_figures,
     relation_figures,
 )
@@ -48,8 +50,26 @@ UNITS = 20_000
 
 def classification_baseline(base: Path, train: Sequence[Example], test: Sequence[Example], max_length: int) -> Figures:
     """Fit mean-pooled features of the untouched base model to the labels, and score the test rows."""
-    tested = cast("Sequence[TextExample]", test)
-    return classification_figures([e.label for e in tested], _labels(base, train, test, max_length))
+    model, features = _fitted(base, train, test, max_length)
+    return classification_figures(gold_of(test), list(map(str, model.predict(features))))
+
+
+def ordinal_baseline(
+    base: Path, train: Sequence[Example], test: Sequence[Example], labels: LabelSet, max_length: int
+) -> Figures:
+    """As `classification_baseline`, measured by how far labels are off in their order."""
+    model, features = _fitted(base, train, test, max_length)
+    expected = model.predict_proba(features) @ labels.ids(list(map(str, model.classes_)))
+    return ordinal_figures(gold_of(test), list(map(str, model.predict(features))), expected.tolist(), labels)
+
+
+def _fitted(
+    base: Path, train: Sequence[Example], test: Sequence[Example], max_length: int
+) -> tuple[Any, NDArray[np.float32]]:
+    """Fit a logistic regression to the labels of the training rows; gives it, and the features of the test rows."""
+    rows = cast("Sequence[TextExample]", train[:ROWS])
+    features = _both_pooled(base, [*rows, *cast("Sequence[TextExample]", test)], max_length)
+    return _regression().fit(features[: len(rows)], gold_of(rows)), features[len(rows) :]
 
 
 def intent_baseline(
@@ -61,18 +81,12 @@ def intent_baseline(
     tag_unit: TagUnit,
 ) -> Figures:
     """Fit labels as `classification_baseline` does, and tags as `tagging_baseline` does."""
-    labels = _labels(base, train, test, max_length)
+    model, features = _fitted(base, train, test, max_length)
+    labels = list(map(str, model.predict(features)))
     spans = _spans(base, [e.tagged for e in train], [e.tagged for e in test], tags, max_length, tag_unit)
     figures = intent_figures([e.label for e in test], labels, [e.spans for e in test], spans)
     entities = {name: value for name, value in figures["entities"].items() if name != "per_label"}
     return {**figures, "entities": entities}
-
-
-def _labels(base: Path, train: Sequence[Example], test: Sequence[Example], max_length: int) -> list[str]:
-    rows, tested = (cast("Sequence[TextExample]", part) for part in (train[:ROWS], test))
-    features = _both_pooled(base, [*rows, *tested], max_length)
-    model = _regression().fit(features[: len(rows)], [e.label for e in rows])
-    return list(map(str, model.predict(features[len(rows) :])))
 
 
 def relation_baseline(

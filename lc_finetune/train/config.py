@@ -64,7 +64,14 @@ class TrainConfig(BaseModel):
     )
     label_column: str | None = Field(default=None, description="Column of the label, likewise.")
     label_names: tuple[str, ...] = Field(
-        default=(), description="Names of integer labels 0, 1, …, comma-separated, or a file with one a line."
+        default=(),
+        description="Names of integer labels 0, 1, …, comma-separated, or a file with one a line; labels with an "
+        "order, from the lowest up.",
+    )
+    label_map: dict[str, str] = Field(
+        default={},
+        description="New names of labels as they are read: a YAML or JSON file of old name: new name; several may have "
+        "one.",
     )
     label_delimiter: str | None = Field(
         default=None, min_length=1, description="What stands between the labels of a cell; recognised if omitted."
@@ -87,6 +94,12 @@ class TrainConfig(BaseModel):
         ge=0,
         description="Training rows to keep in private/, balanced by class, so that --continue-from does not forget "
         "them. Default: none; with --continue-from, as many as before.",
+    )
+    keep_neighbours: int | None = Field(
+        default=None,
+        ge=0,
+        description="Training rows to keep in private/, balanced by class, so that `explain` shows those most like a "
+        "text. Default: none.",
     )
     distillation: float | None = Field(
         default=None,
@@ -119,7 +132,7 @@ class TrainConfig(BaseModel):
     )
     baseline: bool = Field(default=True, description="Report the frozen encoder with logistic regression beside.")
     adapter: Literal["lora", "adalora", "ia3", "prefix"] | None = Field(
-        default=None, description="Tune a small adapter instead of the whole model: lora, adalora or ia3."
+        default=None, description="Tune a small adapter instead of the whole model: lora, adalora, ia3 or prefix."
     )
     adapter_rank: int | None = Field(
         default=None, ge=1, le=1024, description="Rank of LoRA, mean rank of AdaLoRA. Default: 16."
@@ -129,6 +142,9 @@ class TrainConfig(BaseModel):
     )
     adapter_dropout: float | None = Field(
         default=None, ge=0, lt=1, description="Share of the adapter's inputs left out in training. Default: 0.05."
+    )
+    adapter_tokens: int | None = Field(
+        default=None, ge=1, le=1024, description="Length of a prefix, in pieces that no text has. Default: 16."
     )
     adapter_targets: str = Field(
         default="auto", description="Layers that get an adapter: auto, all-linear, or names, comma-separated."
@@ -151,7 +167,7 @@ class TrainConfig(BaseModel):
         default=False, description="Compute activations twice instead of keeping them: less memory, more time."
     )
     few_shot: bool = Field(
-        default=False, description="For 8 to 64 rows a class: bring the rows of a class together before fine-tuning."
+        default=False, description="For 8 to 64 rows a class: bring the rows of each together, then fit the head alone."
     )
     trainer: dict[str, Any] = Field(default_factory=dict, description="Further fields of TrainingArguments.")
 
@@ -162,6 +178,19 @@ class TrainConfig(BaseModel):
 
         try:
             return read_label_names(value) if isinstance(value, str) else value
+        except DataError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _mapped(cls, value: Any) -> Any:
+        from lc_finetune.data.label_map import check_label_map, read_label_map
+
+        try:
+            if isinstance(value, str):
+                return read_label_map(value)
+            named = isinstance(value, Mapping) and all(isinstance(one, str) for pair in value.items() for one in pair)
+            return check_label_map(value) if named and value else value
         except DataError as error:
             raise ValueError(str(error).rstrip(".")) from None
 

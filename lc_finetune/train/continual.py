@@ -108,6 +108,11 @@ def _check_labels_stay(config: TrainConfig, checkpoint: Checkpoint) -> None:
             f"({shown(lost, most=5)}). A label is never lost by going on: name them too, or train anew with "
             "--base-model."
         )
+    if TASKS[checkpoint.task].has_order and config.label_names and config.label_names != tuple(known):
+        raise ConfigError(
+            f"label_names: expected the labels of {config.continue_from} in its order ({shown(known)}), found another. "
+            "Leave them out, or train anew with --base-model."
+        )
     if config.out_of_scope_label in known:
         raise ConfigError(
             f"out_of_scope_label: expected a label that {config.continue_from} does not have, found one that it has. "

@@ -1,4 +1,4 @@
-"""Few rows a class: bring the rows of each class together before the head learns.
+"""Few rows a class: bring the rows of each class together before the head is fitted.
 
 The contrastive stage of SetFit (Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts"), through
 sentence-transformers; every pair of a batch counts, by the loss of Khosla et al. 2020, "Supervised Contrastive
@@ -6,7 +6,7 @@ Learning".
 
 A classifier's head reads the state of the first piece. Most sentence encoders were trained on the mean of all states,
 and know little by the first. So one more layer, which attends to all pieces alike and changes nothing else, puts that
-mean in the first piece's place: the head begins with what the encoder is good at, and the model stays an ordinary one.
+mean in the first piece's place: the head reads what the encoder is good at, and the model stays an ordinary one.
 
 The name of a label is one more text of its class, if it has words.
 """
@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
     from lc_finetune.train.preparation import Plan
 
 WARM = "warmed-base"
-"""The folder of the warmed encoder, beside the Trainer's states."""
+"""The folder of the warmed encoder, in that of the run's state."""
 STACKS = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 """Architectures whose blocks are BERT's, so that a layer can be put on top."""
 MODULES = "modules.json"
@@ -83,30 +80,28 @@ def advice(base: BaseModel, task: Task, rows: Sequence[Example]) -> str | None:
     return f"about {mean:.0f} rows a class: --few-shot brings them together first, which helps with so few."
 
 
-def warm_up(plan: Plan, work: Path, arguments: Any, say: Callable[[str], None]) -> Plan:
-    """Warm the encoder on the training rows; returns the plan with the warmed encoder as its base, and more rows.
+def warm_up(
+    plan: Plan, work: Path, arguments: Any, say: Callable[[str], None], trackers: Sequence[Any] = ()
+) -> tuple[Plan, list[dict[str, Any]]]:
+    """Warm the encoder on the training rows; returns the plan with it as its base, and more rows, and the log.
 
-    A warm-up that an earlier run finished in `work` is taken up. Texts are cut at one window here.
+    Texts are cut at one window here.
 
     Args:
         plan: Of a classifier.
         work: The private folder beside the output.
-        arguments: The `TrainingArguments` of the fine-tuning that follows: its device, precision and learning rate.
+        arguments: The `TrainingArguments` of the run: its device, precision and learning rate.
         say: Receives a line.
+        trackers: Callbacks of the Trainer.
     """
     named = with_names(cast("Sequence[TextExample]", plan.splits.train))
     plan = replace(plan, splits=replace(plan.splits, train=named))
     folder = work / WARM
-    if not folder.is_dir():
-        say("Warm-up")
-        staging = Path(mkdtemp(dir=work, prefix=f"{WARM}-"))
-        try:
-            loss = _warm(plan, staging, arguments)
-            os.rename(staging, folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        say(f"  {recipe.WARM_UP_STEPS} steps  loss {loss:.4f}")
-    return replace(plan, base=replace(plan.base, folder=folder))
+    folder.mkdir()
+    say("Warm-up")
+    history = _warm(plan, folder, arguments, trackers)
+    say(f"  {history[-1]['step']} steps  mean loss {history[-1]['train_loss']:.4f}")
+    return replace(plan, base=replace(plan.base, folder=folder)), history
 
 
 def with_names(rows: Sequence[TextExample]) -> tuple[TextExample, ...]:
@@ -120,8 +115,8 @@ def with_names(rows: Sequence[TextExample]) -> tuple[TextExample, ...]:
     return (*rows, *(TextExample(text, label) for label, text in words.items() if text))
 
 
-def _warm(plan: Plan, folder: Path, arguments: Any) -> float:
-    """Train the encoder and save it to `folder`; returns the mean loss of the last steps."""
+def _warm(plan: Plan, folder: Path, arguments: Any, trackers: Sequence[Any]) -> list[dict[str, Any]]:
+    """Train the encoder and save it to `folder`; returns the log."""
     from datasets import Dataset
     from transformers import AutoModel, AutoTokenizer, set_seed
 
@@ -158,13 +153,13 @@ def _warm(plan: Plan, folder: Path, arguments: Any) -> float:
             {"text": [row.text for row in rows], "label": [plan.task.labels.id_of[row.label] for row in rows]}
         ),
         loss=PairLoss(model, temperature=recipe.WARM_UP_TEMPERATURE),
+        callbacks=list(trackers),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     encoder.load_state_dict(layers.auto_model.float().state_dict())
     encoder.save_pretrained(folder)
-    return float(losses[-1])
+    return list(trainer.state.log_history)
 
 
 def averages(folder: Path) -> bool:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lc_finetune.errors import ConfigError
+from lc_finetune.checkpoint import EXPLAINED
+from lc_finetune.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from lc_finetune.train.config import TrainConfig
     from lc_finetune.train.tasks import TrainingTask
+
+
+OF_EPOCHS = (
+    "epochs", "batch_size", "patience", "focal_gamma", "label_smoothing", "balanced_sampling", "layer_decay",
+    "gradient_accumulation", "gradient_checkpointing",
+)  # fmt: skip
+"""Fields of a fine-tuning in epochs, which few rows do not get."""
+OF_WARM_UP = ("use_cpu", "bf16", "dataloader_pin_memory")
+"""Fields of TrainingArguments that the warm-up takes."""
 
 
 def check_together(config: TrainConfig) -> None:
@@ -26,8 +36,25 @@ def check_together(config: TrainConfig) -> None:
             "focal_gamma and label_smoothing: expected one of them, found both; the one trusts the labels, the other "
             "does not"
         )
-    if config.few_shot and config.adapter:
+    _check_few_shot(config)
+
+
+def _check_few_shot(config: TrainConfig) -> None:
+    if not config.few_shot:
+        return
+    if config.adapter:
         raise ValueError("few_shot and adapter: expected one of them, found both; the warm-up tunes the whole encoder")
+    for name in OF_EPOCHS:
+        if getattr(config, name) != type(config).model_fields[name].default:
+            raise ValueError(
+                f"few_shot and {name}: expected one of them, found both; after the warm-up the head is fitted at once, "
+                "without epochs"
+            )
+    if others := sorted(set(config.trainer) - set(OF_WARM_UP)):
+        raise ValueError(
+            f"few_shot and trainer: expected none but {', '.join(OF_WARM_UP)} beside few_shot, found {shown(others)}. "
+            "Leave it out"
+        )
 
 
 def _check_continued(config: TrainConfig) -> None:
@@ -51,23 +78,33 @@ def _check_continued(config: TrainConfig) -> None:
         raise ValueError("continue_from: expected a training file with the new rows, found none. Add --train-file")
 
 
+ADAPTER_FIELDS: dict[str, tuple[str, ...]] = {
+    "adapter_rank": ("lora", "adalora"),
+    "adapter_alpha": ("lora", "adalora"),
+    "adapter_dropout": ("lora", "adalora"),
+    "adapter_targets": ("lora", "adalora", "ia3"),
+    "adapter_tokens": ("prefix",),
+}
+"""Kinds of adapters that have each field."""
+
+
 def _check_adapter(config: TrainConfig) -> None:
     kind = config.adapter
-    low_rank = ("adapter_rank", "adapter_alpha", "adapter_dropout")
-    for name in (*low_rank, "adapter_targets"):
-        if getattr(config, name) == type(config).model_fields[name].default:
+    for name, kinds in ADAPTER_FIELDS.items():
+        if getattr(config, name) == type(config).model_fields[name].default or kind in kinds:
             continue
         if kind is None:
-            raise ValueError(f"{name}: expected it beside adapter, found none. Add --adapter lora, or leave it out")
-        if kind == "ia3" and name in low_rank:
-            raise ValueError(f"{name}: expected adapter lora or adalora, found ia3, which has none")
-    if kind == "prefix":
-        raise ValueError(
-            "adapter: expected lora, adalora or ia3, found prefix. A prefix cannot be merged into the weights, so that "
-            "no export and no other program could serve the checkpoint"
-        )
+            raise ValueError(
+                f"{name}: expected it beside adapter, found none. Add --adapter {kinds[0]}, or leave it out"
+            )
+        raise ValueError(f"{name}: expected adapter {' or '.join(kinds)}, found {kind}, which has none")
     if kind is not None and config.layer_decay is not None:
         raise ValueError("layer_decay: expected a model that is tuned whole, found an adapter. Leave one of them out")
+    if kind == "prefix" and config.gradient_checkpointing:
+        raise ValueError(
+            "adapter and gradient_checkpointing: expected one of them, found both; a prefix is kept where "
+            "checkpointing would throw it away"
+        )
 
 
 def check_task(config: TrainConfig, task: type[TrainingTask]) -> None:
@@ -88,9 +125,14 @@ def check_task(config: TrainConfig, task: type[TrainingTask]) -> None:
         raise ConfigError(
             f"keep_replay: expected a task that can be trained further, found data for {task.name}. Leave it out."
         )
+    if config.keep_neighbours and task.name not in EXPLAINED:
+        raise ConfigError(
+            f"keep_neighbours: expected a task whose answers can be explained ({' or '.join(EXPLAINED)}), found data "
+            f"for {task.name}. Leave it out."
+        )
     if config.few_shot and task.name != "text-classification":
         raise ConfigError(f"few_shot: expected data for text-classification, found data for {task.name}. Leave it out.")
-    if config.label_smoothing and task.loss != "softmax":
+    if config.label_smoothing and task.loss not in ("softmax", "cumulative"):
         raise ConfigError(
             f"label_smoothing: expected a task with one right answer, found data for {task.name}. Leave it out."
         )

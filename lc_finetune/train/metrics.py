@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lc_finetune.answers import answer_f1, exact_match
 from lc_finetune.inference.reliability import expected_calibration_error, judged_pairs, perfect_error
 from lc_finetune.inference.scope import ScopeDetector
-from lc_finetune.labels import Span, micro_f1, r_squared
+from lc_finetune.labels import LabelSet, Span, micro_f1, quadratic_weighted_kappa, r_squared
 from lc_finetune.markers import NO_RELATION, relation_of
 from lc_finetune.schemas import MultiLabelClassification
 
@@ -41,6 +41,50 @@ def classification_figures(gold: Sequence[str], predicted: Sequence[str]) -> Fig
             if name.startswith("=")
         },
     }
+
+
+def ordinal_figures(
+    gold: Sequence[str], predicted: Sequence[str], expected_ranks: Sequence[float], labels: LabelSet
+) -> Figures:
+    """Accuracy and F1 as `classification_figures`, and how far answers are off, in ranks: places in the order.
+
+    `within_one` is the share of labels that are right or next to the right one; `mae` the mean distance of the label,
+    `qwk` its quadratic weighted kappa; `pearson` and `spearman` correlate the expected rank with the right one. A right
+    label that has no place in the order is never met: it counts against accuracy and `within_one`, and is left out of
+    the others.
+
+    Args:
+        gold: The right labels.
+        predicted: The labels given.
+        expected_ranks: Mean rank under each answer's scores.
+        labels: The labels in their order.
+    """
+    from scipy.stats import rankdata
+
+    figures = classification_figures(gold, predicted)
+    of_each = figures["per_label"]
+    in_order = [name for name in labels.names if name in of_each]
+    figures["per_label"] = {name: of_each[name] for name in dict.fromkeys([*in_order, *of_each])}
+    known = [i for i, label in enumerate(gold) if label in labels.id_of]
+    wanted = np.array(labels.ids([gold[i] for i in known]), dtype=np.intp)
+    found = np.array(labels.ids([predicted[i] for i in known]), dtype=np.intp)
+    expected = np.array([expected_ranks[i] for i in known], dtype=np.float64)
+    distance = np.abs(wanted - found)
+    return {
+        **figures,
+        "within_one": float((distance <= 1).sum()) / len(gold),
+        "mae": float(distance.mean()) if known else None,
+        "qwk": quadratic_weighted_kappa(confusion_counts(wanted, found, len(labels))),
+        "pearson": _correlation(wanted.astype(np.float64), expected),
+        "spearman": _correlation(rankdata(wanted), rankdata(expected)),
+    }
+
+
+def confusion_counts(wanted: NDArray[np.intp], found: NDArray[np.intp], labels: int) -> NDArray[np.float64]:
+    """Count by right and by given label, shape `(labels, labels)`, from label numbers of shape `(texts,)`."""
+    counts = np.zeros((labels, labels))
+    np.add.at(counts, (wanted, found), 1.0)
+    return counts
 
 
 def relation_figures(gold: Sequence[str], predicted: Sequence[str]) -> Figures:
@@ -158,7 +202,7 @@ def regression_figures(gold: Sequence[float], predicted: Sequence[float]) -> Fig
 
 
 def _correlation(left: NDArray[np.floating], right: NDArray[np.floating]) -> float:
-    if np.ptp(left) == 0 or np.ptp(right) == 0:
+    if not len(left) or np.ptp(left) == 0 or np.ptp(right) == 0:
         return 0.0
     return float(np.corrcoef(left, right)[0, 1])
 

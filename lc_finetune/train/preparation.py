@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import Task, before_first
 from lc_finetune.data import (
     Example,
     ReadOptions,
@@ -26,6 +26,7 @@ from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputErr
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.encode import Encoder, Encoding
 from lc_finetune.train import recipe
+from lc_finetune.train.adapters import prefix_tokens
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.continual import Continued, go_on, label_notes
@@ -39,6 +40,10 @@ from lc_finetune.train.tokenization import Windowing, encoded, windows_of
 
 LONGEST_NAME = 200
 """Bytes of an output folder's name; file systems allow 255, of which the names of temporary siblings take some."""
+
+
+LEAST_LENGTH = 8
+"""Pieces in one window, at least, as `max_length` has it."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     base = continued.base if continued else resolve_base_model(config.base_model, config.revision)
     options = ReadOptions(
         config.text_column, config.label_column, config.label_names, config.drop_unlabelled, config.task_of_rows,
-        config.label_delimiter, config.text_pair_column,
+        config.label_delimiter, config.text_pair_column, config.label_map, whole_map=True,
     )  # fmt: skip
     tokenizer: Any = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     lengths = windowing(config, encoder_config(base, pieces=len(tokenizer)))
@@ -117,7 +122,9 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         if loaded:
             notes += loaded.notes
             tasks[source] = loaded.task
-            options = replace(options, task=loaded.task, label_delimiter=loaded.label_delimiter)  # of the next file too
+            options = replace(  # of the next file too
+                options, task=loaded.task, label_delimiter=loaded.label_delimiter, whole_map=False
+            )
             extended = TASKS[loaded.task].extend(base)
             if extended is not base:
                 base, encoder = extended, Encoder(extended.folder, offsets=False)
@@ -145,6 +152,8 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     if continued:
         training = training.after(continued.checkpoint)
         notes += label_notes(continued, training)
+    else:
+        training = training.ordered([name for name in config.label_names if name != config.out_of_scope_label])
     Aim.parse(config.accept).check_labels(training.answers)
     all_examples = [
         *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,
@@ -241,10 +250,19 @@ def _check_fields(config: TrainConfig, task: Task) -> None:
 def windowing(config: TrainConfig, encoder: Any) -> Windowing:
     """Choose how long texts are read, by what the base model has positions for."""
     positions = int(getattr(encoder, "max_position_embeddings", 0) or recipe.MAX_LENGTH)
-    if encoder.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions -= 2  # their positions start after the padding id
+    positions -= before_first(encoder.model_type)
+    prefix = prefix_tokens(config)
+    if prefix and positions - prefix < LEAST_LENGTH:
+        raise ConfigError(
+            f"adapter_tokens: expected at most {positions - LEAST_LENGTH}, which leave {LEAST_LENGTH} of the base "
+            f"model's {positions} positions to a text, found {prefix}."
+        )
+    positions -= prefix
     if config.max_length is not None and config.max_length > positions:
-        raise ConfigError(f"max_length: expected at most {positions}, the base model's, found {config.max_length}.")
+        beside = f" beside a prefix of {prefix}" if prefix else ""
+        raise ConfigError(
+            f"max_length: expected at most {positions}, the base model's{beside}, found {config.max_length}."
+        )
     length = config.max_length or min(positions, recipe.MAX_LENGTH)
     return Windowing(length, length // 4)
 
@@ -258,6 +276,4 @@ def count_windows(plan: Plan) -> int:
 
 def epochs_of(plan: Plan) -> int:
     """Say how many passes over the training rows there will be at most."""
-    if plan.config.few_shot and plan.config.epochs is None:
-        return recipe.FEW_EPOCHS
     return plan.config.epochs or recipe.epochs(plan.task.name, len(plan.splits.train), plan.config.batch_size)

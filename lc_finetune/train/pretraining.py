@@ -44,10 +44,11 @@ from lc_finetune.train.trainer import collate, training_arguments
 logger = logging.getLogger(__name__)
 
 NOT_TAKEN = (
-    "text_pair_column", "label_column", "label_names", "label_delimiter", "out_of_scope_label", "drop_unlabelled",
-    "accept", "baseline", "class_weights", "focal_gamma", "label_smoothing", "balanced_sampling", "few_shot", "adapter",
-    "adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_targets", "report_to", "push_to_hub", "upload_private",
-    "continue_from", "earlier_test_file", "keep_replay", "distillation",
+    "text_pair_column", "label_column", "label_names", "label_map", "label_delimiter", "out_of_scope_label",
+    "drop_unlabelled", "accept", "baseline", "class_weights", "focal_gamma", "label_smoothing", "balanced_sampling",
+    "few_shot", "adapter", "adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_tokens", "adapter_targets",
+    "report_to", "push_to_hub", "upload_private", "continue_from", "earlier_test_file", "keep_replay",
+    "keep_neighbours", "distillation",
 )  # fmt: skip
 """Options that pre-training does not take: of labels and answers, adapters, trackers and uploads."""
 HELD_OUT = ("validation", "test")

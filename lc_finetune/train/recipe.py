@@ -15,7 +15,9 @@ OUTSIDE_BIASES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """What is taken off a tagger's logit of `O`, as tried on the validation rows."""
 ADAPTER_RANK = 16
 ADAPTER_DROPOUT = 0.05
-ADAPTER_RATES = {"lora": 10.0, "adalora": 10.0, "ia3": 25.0}
+ADAPTER_TOKENS = 16
+"""Length of a prefix."""
+ADAPTER_RATES = {"lora": 10.0, "adalora": 10.0, "ia3": 25.0, "prefix": 25.0}
 """Learning rate of an adapter, and of the head beside it, in times of the encoder's when all of it is tuned."""
 UNKNOWN_STEPS = 1_000_000
 """Stands for the steps of a training, which AdaLoRA's schedule wants, until they are known."""
@@ -32,8 +34,11 @@ WARM_UP_TEMPERATURE = 0.1
 DISTILLATION = 1.0
 """Weight of staying near the answers of the checkpoint that is trained further, beside the loss of the labels."""
 DISTILLATION_TEMPERATURE = 2.0
-FEW_EPOCHS = 8
-"""Most passes over few rows, once the encoder is warm."""
+PASSED_ON = 1e-3
+"""What the layers before the last one multiply a state by, where a regression reads it."""
+REGRESSION_C = 10.0
+"""Inverse of the penalty of a regression on states of length 1."""
+REGRESSION_ITERATIONS = 300
 MEAN_SCALE = 10.0
 """How much more the mean of the states counts than a state itself, in the layer that averages."""
 MAX_LENGTH = 256
@@ -42,6 +47,7 @@ STEPS = {
     "text-classification": 1_400,
     "text-pair-classification": 1_400,
     "multi-label-classification": 1_400,
+    "ordinal-classification": 1_400,
     "regression": 1_400,
     "token-classification": 430,
     "question-answering": 1_400,

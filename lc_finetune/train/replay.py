@@ -53,18 +53,21 @@ class _Row(BaseModel):
 
 
 def choose_replay(splits: Splits, rows: int) -> Replay:
-    """Choose rows to keep, as many of each class as there are; of several classes of a row, its rarest counts.
+    """Choose rows to keep, as many of each class as there are.
 
     Args:
         splits: What was trained on.
         rows: Of the training rows, at most; of those held out, a quarter as many.
     """
     held_out = (*splits.validation, *splits.calibration)
-    return Replay(_in_turn(splits.train, rows), _in_turn(held_out, int(rows * HELD_OUT_SHARE)))
+    return Replay(balanced(splits.train, rows), balanced(held_out, int(rows * HELD_OUT_SHARE)))
 
 
-def _in_turn(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
-    """Choose at random one row of each class, then another of each, until there are enough; in their own order."""
+def balanced(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
+    """Choose at random one row of each class, then another of each, until there are enough; in their own order.
+
+    Of several classes of a row, its rarest counts.
+    """
     frequency = Counter(name for example in examples for name in classes(example))
     seen: Counter[str] = Counter()
     turns: list[tuple[int, int]] = []

@@ -97,9 +97,9 @@ def model_card(name: str, manifest: Manifest, labels: Sequence[str], types: Sequ
         f'model = {runnable}.from_checkpoint("path/to/{name}")\n'
         f"model.invoke({example_of(task)})\n"
         "```",
-        *([f"Trained: {manifest.adapter}. The adapter is in `adapter/`."] if manifest.adapter else []),
+        *([_adapter_in_words(manifest)] if manifest.adapter else []),
         *([_continued_in_words(manifest)] if manifest.continued else []),
-        *(["## Labels", ", ".join(f"`{label}`" for label in labels)] if manifest.answering is None else []),
+        *(["## Labels", _labels_in_words(task, labels)] if manifest.answering is None else []),
         *(["Entities: " + ", ".join(f"`{one}`" for one in types)] if types else []),
         *([_rule_in_words(manifest.answering)] if manifest.answering else []),
         *([_thresholds_in_words(manifest.thresholds)] if manifest.thresholds else []),
@@ -111,6 +111,17 @@ def model_card(name: str, manifest: Manifest, labels: Sequence[str], types: Sequ
         *([confidence_section(manifest.calibration).rstrip()] if manifest.calibration else []),
     ]
     return "\n".join(header) + "\n\n" + "\n\n".join(body) + "\n"
+
+
+def _adapter_in_words(manifest: Manifest) -> str:
+    said = f"Trained: {manifest.adapter}. The adapter is in `adapter/`."
+    return f"{said} A prefix is no part of the weights: do not serve them without it." if manifest.prefixed else said
+
+
+def _labels_in_words(task: Task, labels: Sequence[str]) -> str:
+    """List the labels, and say so where they have an order."""
+    named = ", ".join(f"`{label}`" for label in labels)
+    return f"From the lowest to the highest: {named}" if TASKS[task].has_order else named
 
 
 def _continued_in_words(manifest: Manifest) -> str:

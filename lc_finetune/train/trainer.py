@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from lc_finetune.train.config import TrainConfig
 from lc_finetune.train.few_shot import warm_up
 from lc_finetune.train.losses import Loss, class_weights
 from lc_finetune.train.preparation import Plan, count_windows, epochs_of, output_folder, prepare
+from lc_finetune.train.regression_head import fit_last_layer, pass_states_on
 from lc_finetune.train.resuming import (
     open_work,
     ordered_fingerprint,
@@ -82,8 +83,11 @@ def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) ->
             say(str(replace(summary, estimated_seconds=seconds, learns=str(adapter) if adapter else None)))
             resume_from = open_work(work, plan.config, plan.base, ordered_fingerprint(plan.splits), say)
             with tracking(config, output.name, say) as trackers:
-                warmed = _warmed(plan, work, arguments, say)
-                tuned, history = train_model(warmed, work, resume_from, say, [tracker.callback for tracker in trackers])
+                callbacks = [tracker.callback for tracker in trackers]
+                if config.few_shot:
+                    tuned, history = train_on_few(plan, work, arguments, say, callbacks)
+                else:
+                    tuned, history = train_model(plan, work, resume_from, say, callbacks)
                 with staged_folder(output, overwrite=config.overwrite) as staging:
                     write_checkpoint(staging, output.name, plan, tuned, history)
                 checkpoint = Checkpoint.load(output)
@@ -95,21 +99,18 @@ def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) ->
     return checkpoint
 
 
-def _warmed(plan: Plan, work: Path, arguments: Any, say: Callable[[str], None]) -> Plan:
-    return warm_up(plan, work, arguments, say) if plan.config.few_shot else plan
-
-
 def _estimate(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
-    """Time two steps of a throw-away model and scale up to all epochs, in seconds; say what of it learns.
+    """Time two steps of a throw-away model and scale up to all steps, in seconds; say what of it learns.
 
     Raises:
         CheckpointError: If the base model cannot take such a step.
     """
     try:
         seconds, adapter = _timed_step(plan, arguments)
-        steps = epochs_of(plan) * -(-count_windows(plan) // plan.config.batch_size)
         if plan.config.few_shot:
-            steps += recipe.WARM_UP_STEPS * recipe.WARM_UP_BATCH // plan.config.batch_size
+            steps = recipe.WARM_UP_STEPS * recipe.WARM_UP_BATCH // plan.config.batch_size
+        else:
+            steps = epochs_of(plan) * -(-count_windows(plan) // plan.config.batch_size)
         return seconds * steps, adapter
     except LCFinetuneError:
         raise
@@ -150,6 +151,7 @@ def _new_model(plan: Plan) -> Any:
     import torch
     from transformers import set_seed
 
+    from lc_finetune.inference.backends.torch import set_padding
     from lc_finetune.train.distillation import keep_columns
     from lc_finetune.train.optimizer import head_parameters
 
@@ -165,6 +167,7 @@ def _new_model(plan: Plan) -> Any:
         raise CheckpointError(
             f"{plan.base.folder}: the base model cannot be loaded ({type(error).__name__}). Copy it again."
         ) from error
+    set_padding(model, plan.base.folder)
     head = head_parameters(model)
     encoder = {name for name, parameter in model.named_parameters() if id(parameter) not in head}
     random = sorted(encoder & {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
@@ -211,13 +214,16 @@ def _adapted(plan: Plan) -> Adapted:
 def _loss(plan: Plan, features: Sequence[Feature]) -> Loss | None:
     """Choose the loss; None is the model's own, or the Trainer's with label smoothing."""
     config = plan.config
-    if config.class_weights is None and config.focal_gamma is None:
+    # The Trainer's own smoothing looks for the model where peft keeps none beside a prefix.
+    smoothed = config.adapter == "prefix" and _smoothing(plan)
+    plain = config.class_weights is None and config.focal_gamma is None and plan.task.loss != "cumulative"
+    if plain and not smoothed:
         return None
     return Loss(
         weights=class_weights(config.class_weights, features, plan.task.weighed) if config.class_weights else None,
         gamma=config.focal_gamma or 0.0,
         smoothing=_smoothing(plan),
-        independent=plan.task.loss == "sigmoid",
+        kind=plan.task.loss or "softmax",
     )
 
 
@@ -298,6 +304,29 @@ def train_model(
     if validation:
         history += plan.task.choose(trainer, lambda: _new_model(plan), validation, say)
     return adapted, history
+
+
+def train_on_few(
+    plan: Plan, work: Path, arguments: Any, say: Callable[[str], None], trackers: Sequence[Any] = ()
+) -> tuple[Adapted, list[dict[str, Any]]]:
+    """Warm the encoder up and fit the head to what it then makes of the rows; returns the model and the log."""
+    warmed, history = warm_up(plan, work, arguments, say, trackers)
+    model = _new_model(warmed).to(arguments.device)
+    pass_states_on(model)
+    encoder = Encoder(plan.base.folder, offsets=False)
+    features, _ = plan.task.features(warmed.splits.train, encoder, plan.windowing)
+    asked = plan.config.class_weights
+    weights = class_weights(asked, features, plan.task.weighed) if asked else None
+    say("Regression")
+    fit_last_layer(model, _batches(features, arguments.per_device_eval_batch_size, encoder.pad_id), weights=weights)
+    return Adapted(model, None), history
+
+
+def _batches(features: Sequence[Feature], rows: int, pad_id: int) -> Iterator[dict[str, Any]]:
+    """Pad all rows in batches, of like length each."""
+    ordered = sorted(features, key=lambda feature: len(feature["input_ids"]))
+    for start in range(0, len(ordered), rows):
+        yield collate(ordered[start : start + rows], pad_id)
 
 
 def _arguments(plan: Plan, work: Path) -> Any:

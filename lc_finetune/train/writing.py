@@ -20,6 +20,7 @@ from lc_finetune.checkpoint import (
 from lc_finetune.confidence import Calibration
 from lc_finetune.data import (
     Example,
+    MultiLabelExample,
     TextExample,
     gold_of,
     inputs_of,
@@ -29,10 +30,13 @@ from lc_finetune.evaluation import Evaluation, evaluate, write_report
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.calibrate import TooFewAnswers, calibrate, served_ways
-from lc_finetune.inference.export import export
+from lc_finetune.inference.encode import padding_id
+from lc_finetune.inference.export import NotExportable, export
+from lc_finetune.inference.neighbours import Neighbourhood
 from lc_finetune.inference.outputs import outputs_of
 from lc_finetune.inference.parity import BelowParity
 from lc_finetune.inference.scope import FEWEST, fit_detector
+from lc_finetune.inspection.measures import reference_of, write_reference
 from lc_finetune.train.adapters import ADAPTER_FOLDER, Adapted, merged, write_adapter
 from lc_finetune.train.continual import with_earlier_figures
 from lc_finetune.train.metrics import (
@@ -40,7 +44,7 @@ from lc_finetune.train.metrics import (
     out_of_scope_figures,
 )
 from lc_finetune.train.preparation import Plan
-from lc_finetune.train.replay import choose_replay, write_replay
+from lc_finetune.train.replay import balanced, choose_replay, write_replay
 from lc_finetune.train.report import model_card
 from lc_finetune.train.tasks import TASKS
 
@@ -61,7 +65,10 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
     merged(tuned).save_pretrained(staging)
     for weights in staging.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes them readable by their owner alone
-    AutoTokenizer.from_pretrained(plan.base.folder, trust_remote_code=False).save_pretrained(staging)
+    tokenizer: Any = AutoTokenizer.from_pretrained(plan.base.folder, trust_remote_code=False)
+    if tokenizer.pad_token is None:  # decoders come without; see `padding_id`
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding_id(plan.base.folder, tokenizer))
+    tokenizer.save_pretrained(staging)
     manifest = Manifest(
         task=plan.task.name,
         max_length=plan.windowing.max_length,
@@ -83,11 +90,14 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
     write_manifest(staging, manifest)
     manifest = manifest.model_copy(update={"calibration": _calibrations(staging, plan)})
     write_manifest(staging, manifest)
+    _write_reference(staging, plan)
     metrics, evaluation = _measure(staging, plan)
     manifest = manifest.model_copy(update={"metrics": metrics})
     manifest = write_manifest(staging, manifest)
     if plan.config.keep_replay:
         write_replay(staging, choose_replay(plan.splits, plan.config.keep_replay))
+    if plan.config.keep_neighbours:
+        _write_neighbours(staging, plan, plan.config.keep_neighbours)
     card = model_card(name, manifest, plan.task.labels.names, plan.task.types)
     (staging / "README.md").write_text(card, encoding="utf-8")
     (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
@@ -104,7 +114,7 @@ def _export(staging: Path, plan: Plan) -> None:
             gold=gold_of(held_out) or None,
             source="validation and calibration rows",
         )
-    except BelowParity as error:
+    except (BelowParity, NotExportable) as error:
         logger.warning("No export is left beside the weights, torch serves: %s", error)
 
 
@@ -113,7 +123,8 @@ def _held_out(plan: Plan) -> tuple[list[Example], str]:
     if plan.splits.calibration:
         rows, split = plan.splits.calibration, "calibration rows, held out of training and of the choice of the epoch"
     else:
-        rows, split = plan.splits.validation, "validation rows, which also chose the epoch"
+        chose = "held out of training" if plan.config.few_shot else "which also chose the epoch"
+        rows, split = plan.splits.validation, f"validation rows, {chose}"
     known = [row for row in rows if set(classes_of(row)) <= set(plan.task.answers)]
     if len(known) < len(rows):
         split += f"; {len(rows) - len(known)} more have labels that training never saw"
@@ -154,6 +165,14 @@ def _write_scope(staging: Path, plan: Plan) -> None:
     detector.save(staging)
 
 
+def _write_neighbours(staging: Path, plan: Plan, most: int) -> None:
+    """Leave training rows, with the model's features of them, among which `explain` finds those most like a text."""
+    checkpoint = Checkpoint.load(staging)
+    rows = cast("Sequence[TextExample | MultiLabelExample]", balanced(plan.splits.train, most))
+    features = outputs_of(Predictor.load(checkpoint), inputs_of(rows)).features
+    Neighbourhood.of(rows, features).save(checkpoint)
+
+
 def in_turn(classes: NDArray[np.intp], most: int) -> list[int]:
     """Choose rows at random, one of each class, then another of each, until there are enough.
 
@@ -183,6 +202,18 @@ def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
     except TooFewAnswers as error:
         logger.warning("The checkpoint is left uncalibrated: %s", error)
         return ()
+
+
+def _write_reference(staging: Path, plan: Plan) -> None:
+    """Leave the numbers that later texts are compared with."""
+    held_out, split = _held_out(plan)
+    reference = reference_of(Checkpoint.load(staging), inputs_of(held_out), source=split)
+    if reference is None:
+        logger.info(
+            "The checkpoint is left without a reference for drift: %d held-out rows are too few.", len(held_out)
+        )
+    else:
+        write_reference(staging, reference)
 
 
 def _measure(staging: Path, plan: Plan) -> tuple[dict[str, Figures], Evaluation]:

@@ -20,7 +20,7 @@ from lc_finetune.data import (
     split_examples,
     summarize,
 )
-from lc_finetune.data.readers import COUPLES, MAYBE_COUPLES
+from lc_finetune.data.columns import COUPLES, MAYBE_COUPLES
 from lc_finetune.errors import DataError
 from lc_finetune.testing import tiny_tokenizer
 

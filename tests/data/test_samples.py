@@ -52,6 +52,7 @@ def pairs(*parts: str) -> list[PairExample]:
         ("pairs", 200, 2),
         ("relations", 150, 6),
         ("urgency", 120, 11),
+        ("stars", 120, 5),
         ("questions", 120, 2),
         ("intents", 96, 10),
     ],

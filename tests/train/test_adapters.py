@@ -26,6 +26,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
+    Qwen2Config,
     RobertaConfig,
     XLMRobertaConfig,
 )
@@ -56,6 +57,7 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "electra": lambda: ElectraConfig(**COMMON, embedding_size=16),
     "gpt2": lambda: GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, num_labels=3, pad_token_id=0),
     "llama": lambda: LlamaConfig(**COMMON, num_key_value_heads=2),
+    "qwen2": lambda: Qwen2Config(**COMMON, num_key_value_heads=2),
 }
 KINDS = ("lora", "adalora", "ia3")
 KINDS_IN_TURN = [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])]
@@ -192,7 +194,10 @@ def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"adapter": "prefix"}, "prefix.*cannot be merged"),
+        ({"adapter": "prefix", "adapter_rank": 8}, "adapter_rank: .*lora or adalora, found prefix, which has none"),
+        ({"adapter": "lora", "adapter_tokens": 8}, "adapter_tokens: expected adapter prefix, found lora"),
+        ({"adapter_tokens": 8}, "adapter_tokens: .*Add --adapter prefix"),
+        ({"adapter": "prefix", "gradient_checkpointing": True}, "adapter and gradient_checkpointing"),
         ({"adapter_rank": 8}, "adapter_rank: expected it beside adapter"),
         ({"adapter": "ia3", "adapter_alpha": 8}, "adapter_alpha: .*ia3, which has none"),
         ({"adapter": "lora", "layer_decay": 0.9}, "layer_decay"),

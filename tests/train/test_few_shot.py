@@ -3,18 +3,18 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from lc_finetune import ConfigError, DataError, TextClassifier
-from lc_finetune.data import TextExample
+from lc_finetune.data import ReadOptions, TextExample, read_examples
 from lc_finetune.inference.backends.torch import masked_mean
 from lc_finetune.testing import TOKENIZER_KINDS, TokenizerKind, tiny_base_model
-from lc_finetune.train import TrainConfig, fine_tune
+from lc_finetune.train import TrainConfig, fine_tune, recipe
 from lc_finetune.train.base_model import BaseModel, resolve_base_model
 from lc_finetune.train.few_shot import add_averaging_layer, advice, averages, check, pair_loss, warm_up, with_names
 from lc_finetune.train.preparation import prepare
@@ -115,43 +115,106 @@ def nearness(folder: Path, texts: list[str], classes: list[str]) -> float:
     return float(cosines[same].mean() - cosines[~same].mean())
 
 
+def few(base: Path, table: Path, output: Path, **more: Any) -> dict[str, Any]:
+    """The options of a run on few rows: none of those of epochs."""
+    given = options(base, table, output, few_shot=True, learning_rate=0.02, **more)
+    return {name: value for name, value in given.items() if name not in ("epochs", "batch_size")}
+
+
 def test_the_warm_up_brings_a_class_together(sentence_encoder: Path, table: Path, tmp_path: Path) -> None:
-    """The warmed encoder is a plain base model; an earlier run's is taken up; the base model stays as it was."""
+    """The warmed encoder is a plain base model, of one layer more; the base model stays as it was."""
     before = load_file(sentence_encoder / "model.safetensors")
-    config = TrainConfig(**options(sentence_encoder, table, tmp_path / "out", few_shot=True, learning_rate=0.02))
-    plan, _ = prepare(config)
+    plan, _ = prepare(TrainConfig(**few(sentence_encoder, table, tmp_path / "out")))
     said: list[str] = []
-    (tmp_path / "work").mkdir()
-    warmed = warm_up(plan, tmp_path / "work", _arguments(plan, tmp_path / "work"), said.append)
+    work = tmp_path / "work"
+    work.mkdir()
+    warmed, history = warm_up(plan, work, _arguments(plan, work), said.append)
     texts, classes = zip(*((row.text, row.label) for row in plan.splits.train), strict=True)
 
     far, near = (nearness(folder, list(texts), list(classes)) for folder in (plan.base.folder, warmed.base.folder))
     assert near > far + 0.2
     assert plan.base.name == warmed.base.name
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["warmed-base"]
-    times = len(said)
+    assert [path.name for path in work.iterdir()] == ["warmed-base"]
     assert AutoModel.from_pretrained(warmed.base.folder).config.num_hidden_layers == 3
-    assert warmed == warm_up(plan, tmp_path / "work", _arguments(plan, tmp_path / "work"), said.append)
-    assert len(said) == times
+    assert said == ["Warm-up", f"  {recipe.WARM_UP_STEPS} steps  mean loss {history[-1]['train_loss']:.4f}"]
     after = load_file(sentence_encoder / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_few_rows_become_an_ordinary_checkpoint(sentence_encoder: Path, table: Path, tmp_path: Path) -> None:
     """Served as any other; the manifest names the base model; nothing is left beside it."""
-    made = fine_tune(TrainConfig(**options(sentence_encoder, table, tmp_path / "out", few_shot=True, baseline=True)))
+    made = fine_tune(TrainConfig(**few(sentence_encoder, table, tmp_path / "out", baseline=True)))
 
-    assert {"card", "cash"} == set(TextClassifier.from_checkpoint(made.path, device="cpu").invoke("my card").scores)
+    rows = read_examples(str(table), ReadOptions()).examples
+    served = TextClassifier.from_checkpoint(made.path, device="cpu").batch([row.text for row in rows])
+    right = [result.label == cast(TextExample, row).label for result, row in zip(served, rows, strict=True)]
+    assert sum(right) > 0.8 * len(rows)
     assert made.manifest is not None
     assert made.manifest.base_model == "base"
     assert "frozen_baseline" in made.metrics["validation"]
     assert {"out", "train.csv"} == {path.name for path in tmp_path.iterdir()}
 
 
+def test_any_program_reads_the_same_answers(sentence_encoder: Path, table: Path, tmp_path: Path) -> None:
+    """Transformers' own model of the folder, uncalibrated; calibration is on rows that nothing was fitted to."""
+    made = fine_tune(TrainConfig(**few(sentence_encoder, table, tmp_path / "out")))
+    texts = ["my card", "cash please", "is my bank card lost"]
+    tokenizer = AutoTokenizer.from_pretrained(made.path)
+    model = AutoModelForSequenceClassification.from_pretrained(made.path).eval()
+    with torch.no_grad():
+        logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    served = TextClassifier.from_checkpoint(made.path, device="cpu").batch(texts)
+
+    assert [one.label for one in served] == [model.config.id2label[i] for i in logits.argmax(-1).tolist()]
+    assert made.manifest is not None
+    assert all("validation rows, held out of training" in one.split for one in made.manifest.calibration)
+    assert len(made.manifest.calibration) == 2
+    history = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
+    assert len([entry for entry in history if "loss" in entry]) == recipe.WARM_UP_STEPS // 10
+
+
+def test_a_killed_run_starts_anew(sentence_encoder: Path, table: Path, tmp_path: Path) -> None:
+    """What a killed warm-up left is thrown away."""
+    left = tmp_path / "out.work" / "warmed-base"
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{")
+    made = fine_tune(TrainConfig(**few(sentence_encoder, table, tmp_path / "out", resume=True)))
+
+    assert list(made.labels.names) == ["card", "cash"]
+    assert not (tmp_path / "out.work").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"epochs": 4}, {"batch_size": 16}, {"patience": 2}, {"focal_gamma": 2.0}, {"label_smoothing": 0.1},
+     {"balanced_sampling": True}, {"layer_decay": 0.9}, {"gradient_accumulation": 2}, {"gradient_checkpointing": True}],
+)  # fmt: skip
+def test_fields_of_epochs_are_refused(given: dict[str, Any]) -> None:
+    """There are none after the warm-up."""
+    with pytest.raises(ConfigError, match=f"few_shot and {next(iter(given))}: expected one of them, found both"):
+        TrainConfig.of({"few_shot": True, **given})
+
+
+def test_only_device_and_precision_of_the_trainer_are_taken() -> None:
+    """The rest would do nothing."""
+    assert TrainConfig.of({"few_shot": True, "trainer": {"use_cpu": True}}).trainer == {"use_cpu": True}
+    with pytest.raises(ConfigError, match=r"few_shot and trainer: expected none but use_cpu.*found max_steps"):
+        TrainConfig.of({"few_shot": True, "trainer": {"max_steps": 3}})
+
+
+def test_classes_can_be_weighed(sentence_encoder: Path, table: Path, tmp_path: Path) -> None:
+    """In the regression, as in any loss."""
+    weights = {"card": 1000.0, "cash": 0.001}
+    made = fine_tune(TrainConfig(**few(sentence_encoder, table, tmp_path / "out", class_weights=weights)))
+    model = AutoModelForSequenceClassification.from_pretrained(made.path)
+
+    assert model.classifier.bias[model.config.label2id["card"]] > model.classifier.bias[model.config.label2id["cash"]]
+
+
 def test_another_base_model_is_refused(base_model: Path, table: Path, tmp_path: Path) -> None:
     """One that no sentence was compared with."""
     with pytest.raises(ConfigError, match=r"few_shot: expected a sentence encoder.*found 'base'"):
-        fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", few_shot=True)))
+        fine_tune(TrainConfig(**few(base_model, table, tmp_path / "out")))
 
 
 def test_rows_without_pairs_are_refused() -> None:

@@ -34,7 +34,7 @@ def test_without_options_the_loss_is_the_model_s_own() -> None:
     assert torch.allclose(cross_entropy(LOGITS, LABELS), Loss()(outputs(LOGITS), LABELS))
     pieces, tags = LOGITS.unsqueeze(0), torch.tensor([[0, IGNORED, 1]])
     assert torch.allclose(cross_entropy(LOGITS[[0, 2]], LABELS[[0, 2]]), Loss()(outputs(pieces), tags))
-    several = Loss(independent=True)(outputs(LOGITS), INDICATORS)
+    several = Loss(kind="sigmoid")(outputs(LOGITS), INDICATORS)
     assert torch.allclose(binary_cross_entropy_with_logits(LOGITS, INDICATORS), several)
 
 
@@ -51,7 +51,7 @@ def test_a_weight_multiplies_the_rows_of_its_class() -> None:
     weighted = Loss(weights=np.array([1.0, 5.0, 2.0]))(outputs(LOGITS), LABELS)
     assert torch.allclose((each * torch.tensor([1.0, 2.0, 5.0])).mean(), weighted)
     positive = torch.tensor([1.0, 5.0, 2.0])
-    several = Loss(weights=positive.numpy(), independent=True)(outputs(LOGITS), INDICATORS)
+    several = Loss(weights=positive.numpy(), kind="sigmoid")(outputs(LOGITS), INDICATORS)
     assert torch.allclose(binary_cross_entropy_with_logits(LOGITS, INDICATORS, pos_weight=positive), several)
 
 
@@ -60,7 +60,7 @@ def test_focal_loss_counts_what_is_wrong() -> None:
     p = LOGITS.softmax(-1)[torch.arange(3), LABELS]
     assert torch.allclose((-((1 - p) ** 2) * p.log()).mean(), Loss(gamma=2.0)(outputs(LOGITS), LABELS))
     q = torch.where(INDICATORS == 1, LOGITS.sigmoid(), 1 - LOGITS.sigmoid())
-    several = Loss(gamma=2.0, independent=True)(outputs(LOGITS), INDICATORS)
+    several = Loss(gamma=2.0, kind="sigmoid")(outputs(LOGITS), INDICATORS)
     assert torch.allclose((-((1 - q) ** 2) * q.log()).mean(), several)
 
 

@@ -23,7 +23,7 @@ from lc_finetune.checkpoint import read_manifest
 from lc_finetune.cli import main
 from lc_finetune.data import read_texts
 from lc_finetune.inference.encode import Encoder
-from lc_finetune.testing import TOKENIZER_KINDS, TOKENIZER_OF, Architecture, TokenizerKind, tiny_base_model
+from lc_finetune.testing import ENCODERS, TOKENIZER_KINDS, Architecture, TokenizerKind, tiny_base_model
 from lc_finetune.train import TrainConfig, fine_tune, pre_train
 from lc_finetune.train.base_model import BaseModel
 from lc_finetune.train.masked_language_model import load_masked_language_model, loss_of_hidden, states_at
@@ -478,7 +478,7 @@ def test_unknown_pieces_are_never_hidden(checkpoints: Path, encoders: dict[Token
 # Architectures.
 
 
-@pytest.mark.parametrize("architecture", TOKENIZER_OF)
+@pytest.mark.parametrize("architecture", ENCODERS)
 def test_each_architecture_learns(architecture: Architecture, lines: Path, tmp_path: Path) -> None:
     """With a head tied to its embeddings; the loss of hidden pieces is that of the whole head; it comes back whole."""
     folder = tiny_base_model(tmp_path / "base", architecture=architecture)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lc_finetune.checkpoint import JOINT, QUESTIONS, Checkpoint
 from lc_finetune.errors import CheckpointError, ConfigError
 from lc_finetune.inference.backends import Batch, Dtype, OutOfMemory, Outputs, says_out_of_memory
+from lc_finetune.inference.prefix import put_prefix
 
 if TYPE_CHECKING:
     import torch
@@ -40,13 +41,14 @@ _LOADERS: dict[str, str] = {
 """Classes of transformers, of tasks whose head is not a sequence classifier's."""
 
 
-def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any:
-    """Load the folder's model in evaluation mode, from safetensors only.
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Any:
+    """Load a checkpoint's model in evaluation mode, from safetensors only, with its prefix if it has one.
 
     Raises:
         CheckpointError: If the weights do not fit the configuration.
     """
-    loader = _loader_of(task)
+    folder = checkpoint.path
+    loader = _loader_of(checkpoint.task)
     try:
         with quiet():
             model, info = loader.from_pretrained(
@@ -61,6 +63,11 @@ def load_model(folder: Path, task: str, dtype: torch.dtype | None = None) -> Any
             f"{folder}: expected all weights in the checkpoint, found {len(missing)} missing ({missing[0]}, …): "
             "they would be random. Fine-tune the model before you load it."
         )
+    set_padding(model, folder)
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False  # no piece follows that a decoder would keep keys and values for
+    if checkpoint.prefix:
+        put_prefix(model, checkpoint.prefix)
     return model.eval()
 
 
@@ -72,6 +79,18 @@ def _loader_of(task: str) -> Any:
     import transformers
 
     return getattr(transformers, _LOADERS.get(task, "AutoModelForSequenceClassification"))
+
+
+def set_padding(model: Any, folder: Path) -> None:
+    """Tell a decoder what pads its windows, if its configuration does not: else it takes one text at a time."""
+    from transformers import AutoTokenizer
+
+    from lc_finetune.inference.encode import padding_id
+
+    padding = getattr(model.config, "pad_token_id", None)
+    if padding is None or padding < 0:  # as early configurations of Llama have it
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model.config.pad_token_id = padding_id(folder, tokenizer)
 
 
 class Headed:
@@ -121,16 +140,19 @@ class TorchBackend:
 
         from lc_finetune.inference.backends import cuda
 
-        if sys.platform == "linux" and _forked():
-            torch.set_num_threads(1)  # OpenMP's pool does not survive a fork
+        settle_threads()
         self.precision: str = ("bfloat16" if device.startswith("cuda") else "float32") if dtype == "auto" else dtype
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ConfigError(
                 f"Expected dtype 'auto', 'float32', 'bfloat16' or 'float16' for backend 'torch', found {dtype!r}."
             )
         self._device = torch.device(device)
-        model = load_model(checkpoint.path, checkpoint.task, getattr(torch, self.precision)).to(self._device)
-        unpadded = model.config.model_type in cuda.STACKS and checkpoint.task not in (QUESTIONS, JOINT)
+        model = load_model(checkpoint, getattr(torch, self.precision)).to(self._device)
+        unpadded = (
+            model.config.model_type in cuda.STACKS
+            and checkpoint.task not in (QUESTIONS, JOINT)
+            and not checkpoint.prefix
+        )
         if self._device.type == "cuda" and unpadded:
             self._run: Callable[[Batch], Outputs] = cuda.CudaModel(
                 model,
@@ -161,7 +183,11 @@ def _padded(call: Headed, device: torch.device, batch: Batch) -> Outputs:
     return Outputs(*cuda.to_host(*call(**inputs)))
 
 
-def _forked() -> bool:
+def settle_threads() -> None:
+    """In a forked process, compute in one thread: OpenMP's pool does not survive a fork."""
+    import torch
+
     from lc_finetune.inference import worker
 
-    return worker.forked
+    if sys.platform == "linux" and worker.forked:
+        torch.set_num_threads(1)

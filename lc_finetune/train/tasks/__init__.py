@@ -6,6 +6,7 @@ from lc_finetune.checkpoint import Task
 from lc_finetune.train.tasks.base import TrainingTask
 from lc_finetune.train.tasks.intents import IntentAndEntities
 from lc_finetune.train.tasks.multi_label import MultiLabelClassification
+from lc_finetune.train.tasks.ordinal import OrdinalClassification
 from lc_finetune.train.tasks.question_answering import QuestionAnswering
 from lc_finetune.train.tasks.regression import NumberRegression
 from lc_finetune.train.tasks.relation import RelationClassification
@@ -19,6 +20,7 @@ TASKS: dict[Task, type[TrainingTask]] = {
         TextClassification,
         TextPairClassification,
         MultiLabelClassification,
+        OrdinalClassification,
         NumberRegression,
         Tagging,
         RelationClassification,

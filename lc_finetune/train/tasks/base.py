@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.data import Example, Splits
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import LabelSet
 from lc_finetune.train.base_model import BaseModel
+from lc_finetune.train.losses import LossKind
 from lc_finetune.train.metrics import Figures, confidence_figures
 from lc_finetune.train.tokenization import Feature, Windowing
 
@@ -39,6 +40,7 @@ class TrainingTask(ABC):
         calibrates: Whether scores are calibrated once the model is written.
         scopes: Whether the checkpoint gets the statistics that tell texts out of scope.
         continues: Whether a checkpoint can be trained further, on new labels too.
+        has_order: Whether the labels have an order, which is that of the columns.
         offsets: Whether features need characters and words of the pieces.
     """
 
@@ -46,12 +48,13 @@ class TrainingTask(ABC):
     metric: ClassVar[str]
     headline: ClassVar[tuple[str, str]]
     judges: ClassVar[str] = "Labels"
-    loss: ClassVar[Literal["softmax", "sigmoid"] | None] = None
+    loss: ClassVar[LossKind | None] = None
     one_class: ClassVar[bool] = False
     frozen_head: ClassVar[str] = "logistic regression"
     calibrates: ClassVar[bool] = True
     scopes: ClassVar[bool] = False
     continues: ClassVar[bool] = False
+    has_order: ClassVar[bool] = False
     offsets: ClassVar[bool] = False
 
     def __init__(self, labels: LabelSet) -> None:
@@ -75,6 +78,14 @@ class TrainingTask(ABC):
     def after(self, checkpoint: Checkpoint) -> Self:
         """Keep the columns of an earlier checkpoint, and put those of new labels after them."""
         return type(self)(checkpoint.labels.extended(self.labels.names))
+
+    def ordered(self, names: Sequence[str]) -> Self:
+        """Put the columns into the order that the configuration's `label_names` state, where there is one to state.
+
+        Raises:
+            ConfigError: If the task needs an order, and neither they nor the labels tell it.
+        """
+        return self
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:

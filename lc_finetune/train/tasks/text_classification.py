@@ -11,6 +11,7 @@ from lc_finetune.data import Example, Splits, TextExample
 from lc_finetune.inference.encode import Encoder
 from lc_finetune.labels import LabelSet
 from lc_finetune.train.baseline import classification_baseline
+from lc_finetune.train.losses import LossKind
 from lc_finetune.train.metrics import Figures, classification_figures
 from lc_finetune.train.tasks.base import Judged, TrainingTask
 from lc_finetune.train.tokenization import Feature, Windowing, classification_features
@@ -22,7 +23,7 @@ class TextClassification(TrainingTask):
     name: ClassVar[Task] = "text-classification"
     metric = "accuracy"
     headline = ("accuracy", "accuracy")
-    loss = "softmax"
+    loss: ClassVar[LossKind | None] = "softmax"
     one_class = True
     scopes = True
     continues = True
