@@ -319,7 +319,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "a state that is too long": (ANSWER, {"state": "x" * 1_001, "questions": {"topic": TOPIC}}, "found 1,001"),
     "an image": (ANSWER, {"questions": {"topic": TOPIC}, "assets": {SECRET: {"data_base64": SECRET}}}, "at most 0"),
     "an unknown model": (ANSWER, {"questions": {"topic": TOPIC}, "model": "topik"}, "did you mean 'topic'"),
-    "a model that is no classifier": (ANSWER, {"questions": {"topic": TOPIC}, "model": "rating"}, "a text classifier"),
+    "a model of no labels": (ANSWER, {"questions": {"topic": TOPIC}, "model": "entities"}, "a text classifier"),
     "a yes or no of three labels": (ANSWER, {"questions": {"topic": {"type": "noul"}}}, "two labels"),
     "inputs that are none": ("/predict", {"model": "topic", "inputs": [{SECRET: SECRET}]}, "Extra"),
     "no inputs": ("/predict", {"model": "topic", "inputs": []}, "at least 1"),
