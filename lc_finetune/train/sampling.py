@@ -28,10 +28,10 @@ def steps_by_length(lengths: Sequence[int], rows_per_step: int, generator: torch
     blurred = torch.tensor(lengths, dtype=torch.float32) * (
         1.0 + SPREAD * torch.rand(len(lengths), generator=generator)
     )
-    full, rest = order.split([len(order) - len(order) % rows_per_step, len(order) % rows_per_step])
-    steps = full[blurred[full].argsort(stable=True)].view(-1, rows_per_step)
+    full = len(order) - len(order) % rows_per_step
+    steps = order[:full][blurred[order[:full]].argsort(stable=True)].view(-1, rows_per_step)
     shuffled = steps[torch.randperm(len(steps), generator=generator)]
-    return [*shuffled.flatten().tolist(), *rest.tolist()]
+    return [*shuffled.flatten().tolist(), *order[full:].tolist()]
 
 
 class EpochSampler(Sampler[int]):
