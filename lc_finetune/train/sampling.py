@@ -25,9 +25,8 @@ def steps_by_length(lengths: Sequence[int], rows_per_step: int, generator: torch
         generator: What chance comes from.
     """
     order = torch.randperm(len(lengths), generator=generator)
-    blurred = torch.tensor(lengths, dtype=torch.float32) * (
-        1.0 + SPREAD * torch.rand(len(lengths), generator=generator)
-    )
+    blur = 1.0 + SPREAD * torch.rand(len(lengths), generator=generator)
+    blurred = torch.tensor(lengths, dtype=torch.float32) * blur
     full = len(order) - len(order) % rows_per_step
     steps = order[:full][blurred[order[:full]].argsort(stable=True)].view(-1, rows_per_step)
     shuffled = steps[torch.randperm(len(steps), generator=generator)]

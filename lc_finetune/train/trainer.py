@@ -192,9 +192,7 @@ def _attention() -> str | None:
     Torch's fused attention has no kernel for a CPU that drops some of its weights, as most encoders do in training, and
     its way around takes longer than the model's own products.
     """
-    import torch
-
-    return None if torch.cuda.is_available() or torch.backends.mps.is_available() else "eager"
+    return "eager" if _on_cpu() else None
 
 
 def _earlier_model(plan: Plan) -> Any:
@@ -371,7 +369,7 @@ def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epoc
     from transformers import AutoConfig, TrainingArguments
 
     on_cuda = torch.cuda.is_available()
-    on_cpu = not on_cuda and not torch.backends.mps.is_available()
+    on_cpu = _on_cpu()
     of_base = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
     in_bf16 = of_base.model_type not in recipe.NOT_IN_BF16
     values: dict[str, Any] = {
@@ -403,6 +401,12 @@ def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epoc
         return TrainingArguments(**{**values, **of_task, **config.trainer})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+def _on_cpu() -> bool:
+    import torch
+
+    return not torch.cuda.is_available() and not torch.backends.mps.is_available()
 
 
 def _multiplies_bf16() -> bool:

@@ -18,6 +18,8 @@ class PartOfEmbedding(torch.nn.Embedding):
         pieces: The rows that it has, in rising order, shape `(rows,)`.
     """
 
+    _places: torch.Tensor
+
     def __init__(self, whole: torch.nn.Embedding, pieces: torch.Tensor) -> None:
         padding = None if whole.padding_idx is None else int(torch.searchsorted(pieces, whole.padding_idx))
         rows = whole.weight.detach()[pieces]
