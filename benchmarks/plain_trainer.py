@@ -45,9 +45,9 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         args=TrainingArguments(
             output_dir=options.output_dir, num_train_epochs=options.epochs, learning_rate=options.learning_rate,
             per_device_train_batch_size=options.batch_size, per_device_eval_batch_size=64, weight_decay=0.01,
-            warmup_steps=0.1, train_sampling_strategy="group_by_length", bf16=options.bf16, eval_strategy="epoch",
-            save_strategy="epoch", logging_strategy="epoch", save_total_limit=2, load_best_model_at_end=True,
-            metric_for_best_model="accuracy", seed=options.seed, report_to="none",
+            warmup_steps=0.1, train_sampling_strategy="group_by_length", bf16=options.bf16, use_cpu=options.use_cpu,
+            eval_strategy="epoch", save_strategy="epoch", logging_strategy="epoch", save_total_limit=2,
+            load_best_model_at_end=True, metric_for_best_model="accuracy", seed=options.seed, report_to="none",
         ),
         train_dataset=data["train"],
         eval_dataset=data["validation"],
@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--use-cpu", action="store_true")
     print(json.dumps(train(parser.parse_args(argv))))
 
 

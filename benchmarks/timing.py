@@ -122,7 +122,8 @@ def _plain_command(config: TrainConfig, folder: Path) -> list[str]:
         "max-length": plan.windowing.max_length, "seed": config.seed,
     }  # fmt: skip
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "benchmarks.plain_trainer", *given, *(["--bf16"] if shared.bf16 else [])]
+    flags = [flag for flag, asked in (("--bf16", shared.bf16), ("--use-cpu", shared.use_cpu)) if asked]
+    return [sys.executable, "-m", "benchmarks.plain_trainer", *given, *flags]
 
 
 def _timed(name: str, command: Sequence[str]) -> tuple[str, float]:

@@ -148,7 +148,8 @@ def kill(arguments: argparse.Namespace) -> Measured:
     config = TrainConfig.of(
         {
             "base_model": arguments.base_model, "train_file": arguments.train_file, "epochs": arguments.epochs,
-            "seed": arguments.seed, "baseline": False,
+            "patience": arguments.epochs, "batch_size": arguments.batch_size, "seed": arguments.seed,
+            "baseline": False,
         }
     )  # fmt: skip
     table = interruption.interrupted(config, arguments.moments)
@@ -185,7 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     mode = modes.add_parser("kill", parents=[common], help="SIGKILL at random moments, then --resume")
     mode.set_defaults(base_model=interruption.TINY)
     mode.add_argument("--train-file", metavar="FILE", help="default: the bundled sample")
-    mode.add_argument("--epochs", type=int, default=6, metavar="N")
+    mode.add_argument("--epochs", type=int, default=20, metavar="N", help="all of them (default 20)")
+    mode.add_argument("--batch-size", type=int, default=8, metavar="N")
     mode.add_argument("--moments", type=int, default=20, metavar="N")
     mode.add_argument("--seed", type=int, default=0, metavar="N")
     mode = modes.add_parser("one")  # what `memory` starts for each row
