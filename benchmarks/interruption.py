@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.measure import Table
 from lc_finetune.checkpoint import Checkpoint
-from lc_finetune.errors import LCFinetuneError
+from lc_finetune.errors import ConfigError, LCFinetuneError
 from lc_finetune.inference import Predictor
 from lc_finetune.testing import tiny_base_model
 from lc_finetune.train import TrainConfig
@@ -31,20 +32,23 @@ def interrupted(config: TrainConfig, moments: int) -> Table:
     for what is as in the run that nobody killed. A run that ended before its moment is tried again with an earlier one.
 
     Raises:
+        ConfigError: If there are no moments.
         LCFinetuneError: If a run fails that nobody killed.
     """
+    if moments < 1:
+        raise ConfigError(f"Expected --moments of at least 1, found {moments}.")
     chance = random.Random(config.seed)
     rows: dict[str, tuple[float | int | None, ...]] = {}
     with tempfile.TemporaryDirectory() as folder:
         base = str(tiny_base_model(Path(folder, TINY))) if config.base_model == TINY else config.base_model
         config = config.model_copy(update={"base_model": base})
-        whole, seconds = _in_peace(config, Path(folder, "whole"))
+        whole, seconds = _in_peace(config, Path(folder, "whole", "run"))
         for number in range(1, moments + 1):
-            output = Path(folder, f"killed-{number}")
+            output = Path(folder, f"killed-{number}", "run")
             moment = chance.uniform(0.0, seconds)
             while not _killed(config, output, moment):
                 moment /= 2
-                output = output.with_name(f"{output.name}-again")
+                shutil.rmtree(output.parent)
             stage, step = stage_of(output), _last_step(_work(output))
             if not output.exists():
                 _finish(_command(config, output, "--resume"))
@@ -53,6 +57,7 @@ def interrupted(config: TrainConfig, moments: int) -> Table:
             same = (made.metrics == whole.metrics, _weights(made) == _weights(whole))
             rows[f"{number}: {stage}"] = (moment, step, *map(int, same))
             print(f"{number} of {moments}: {stage}, metrics {'the same' if same[0] else 'others'}", file=sys.stderr)
+            shutil.rmtree(output.parent)
     return Table("SIGKILL and --resume", COLUMNS, rows, [f"A run in peace: {seconds:.1f} s after its first file."])
 
 
@@ -68,13 +73,14 @@ def _in_peace(config: TrainConfig, output: Path) -> tuple[Checkpoint, float]:
 
 def _killed(config: TrainConfig, output: Path, moment: float) -> bool:
     """Start a training, and kill it as many seconds after its first file; says whether it was still running."""
-    with subprocess.Popen(_command(config, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(_command(config, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         _await_first_file(process, output)
         try:
-            process.wait(timeout=moment)
+            _, error = process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
             process.kill()
             return True
+    _check(process.returncode, error)
     return False
 
 
@@ -84,6 +90,7 @@ def _await_first_file(process: subprocess.Popen[bytes], output: Path) -> None:
 
 
 def _command(config: TrainConfig, output: Path, *flags: str) -> Sequence[str]:
+    output.parent.mkdir(exist_ok=True)
     file = output.with_suffix(".json")
     file.write_text(config.model_dump_json(exclude_unset=True), encoding="utf-8")
     return (

@@ -316,11 +316,13 @@ def test_training_is_timed_beside_the_plain_trainer(base_model: Path, tmp_path: 
 
 
 def test_training_is_timed_on_texts_with_a_label(capsys: pytest.CaptureFixture[str]) -> None:
-    """A tagger's file is one line and exit status 2, as is a number of rows that is none."""
+    """A tagger's file is one line and exit status 2, as is a number of rows, or of moments, that is none."""
     assert training.main(["time", ENTITIES]) == 2
     assert "expected data for text-classification" in capsys.readouterr().err
     assert training.main(["time", SUPPORT, "--rows", "0"]) == 2
     assert "--rows" in capsys.readouterr().err
+    assert training.main(["kill", "--moments", "0"]) == 2
+    assert "--moments" in capsys.readouterr().err
 
 
 @pytest.mark.slow
