@@ -40,6 +40,8 @@ from lc_finetune.train import TrainConfig, fine_tune
 LARGEST_SHARE = 0.7
 """Memory that LoRA adds, as a share of what the whole model does, at most."""
 WHOLE = "whole model"
+Measured = tuple[Table, str | None]
+"""A table, and what in it is short of its goal."""
 
 
 def write_rows(path: Path, rows: Sequence[tuple[str, str]]) -> Path:
@@ -81,10 +83,6 @@ def added_memory(config: TrainConfig) -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss: bytes there, KiB elsewhere
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
-
-
-Measured = tuple[Table, str | None]
-"""A table, and what in it is short of its goal."""
 
 
 def memory(arguments: argparse.Namespace) -> Measured:
@@ -162,9 +160,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and fail where LoRA saves too little; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=(__doc__ or "").split("\n")[0])
     modes = parser.add_subparsers(dest="mode", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    written = argparse.ArgumentParser(add_help=False)
+    written.add_argument("--output", type=Path, metavar="FILE", help="write the table to a .md or .json file too")
+    common = argparse.ArgumentParser(add_help=False, parents=[written])
     common.add_argument("--base-model", default="minilm", metavar="NAME")
-    common.add_argument("--output", type=Path, metavar="FILE", help="write the table to a .md or .json file too")
     mode = modes.add_parser("memory", parents=[common], help="peak memory, with and without an adapter")
     mode.add_argument("--adapters", nargs="+", default=["lora", "adalora", "ia3"], metavar="KIND")
     mode.add_argument("--words", type=int, default=16, metavar="N", help="of each text (default 16)")
@@ -183,8 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     mode.add_argument("--batch-size", type=int, default=32, metavar="N")
     mode.add_argument("--rounds", type=int, default=1, metavar="N", help="trainings of each, in turns (default 1)")
     mode.add_argument("--seed", type=int, default=0, metavar="N")
-    mode = modes.add_parser("kill", parents=[common], help="SIGKILL at random moments, then --resume")
-    mode.set_defaults(base_model=interruption.TINY)
+    mode = modes.add_parser("kill", parents=[written], help="SIGKILL at random moments, then --resume")
+    mode.add_argument("--base-model", default=interruption.TINY, metavar="NAME", help="default: a tiny random one")
     mode.add_argument("--train-file", metavar="FILE", help="default: the bundled sample")
     mode.add_argument("--epochs", type=int, default=20, metavar="N", help="all of them (default 20)")
     mode.add_argument("--batch-size", type=int, default=8, metavar="N")
