@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import Sampler
 from transformers import Trainer
-
-from lc_finetune.train.sampling import BalancedSampler, LengthSampler, SortedSampler
-
-BY_LENGTH = "group_by_length"
-"""The Trainer's word for batches of rows of like length, which are made more closely here."""
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
 def head_parameters(model: Any) -> set[int]:
@@ -87,8 +85,8 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
     A random head needs large steps, a pre-trained encoder small ones: discriminative fine-tuning with two groups
     (Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification"). With `layer_decay`, each
     block of the encoder learns that much slower than the one above it. With `balanced_sampling`, rows are drawn so that
-    each class comes equally often. A `penalty` of its inputs and outputs is added to the loss of each step. Where rows
-    are grouped by length, `lc_finetune.train.sampling` groups them.
+    each class comes equally often. A `penalty` of its inputs and outputs
+    is added to the loss of each step.
     """
 
     def __init__(
@@ -147,17 +145,32 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if not self._balanced_sampling and self.args.train_sampling_strategy != BY_LENGTH:
+        if not self._balanced_sampling:
             return super()._get_train_sampler(train_dataset)
         rows = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(row["input_ids"]) for row in rows]
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        if self._balanced_sampling:
-            return BalancedSampler([int(row["labels"]) for row in rows], lengths, rows_per_step=step, seed=seed)
-        return LengthSampler(lengths, rows_per_step=step, seed=seed)
+        return BalancedSampler(
+            [int(row["labels"]) for row in rows],
+            [len(row["input_ids"]) for row in rows],
+            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+        )
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        if self.args.train_sampling_strategy != BY_LENGTH:
-            return super()._get_eval_sampler(eval_dataset)
-        return SortedSampler([len(row["input_ids"]) for row in eval_dataset])
+
+class BalancedSampler(Sampler[int]):
+    """Draws as many rows as there are, with replacement and each class as likely as another, grouped by length.
+
+    From torch's own generator, whose state the Trainer saves: a resumed run draws as the whole one does.
+    """
+
+    def __init__(self, classes: Sequence[int], lengths: Sequence[int], *, batch_size: int) -> None:
+        counts = Counter(classes)
+        self._weights = [1.0 / counts[one] for one in classes]
+        self._lengths = lengths
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = torch.multinomial(torch.tensor(self._weights), len(self._weights), replacement=True).tolist()
+        grouped = LengthGroupedSampler(self._batch_size, lengths=[self._lengths[row] for row in drawn])
+        return iter([drawn[place] for place in grouped])

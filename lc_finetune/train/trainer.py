@@ -124,8 +124,6 @@ def _estimate(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
 def _timed_step(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None]:
     import torch
 
-    from lc_finetune.train.vocabulary import seen_rows
-
     device = arguments.device
     with torch.random.fork_rng():
         adapted = _adapted(plan)
@@ -135,18 +133,17 @@ def _timed_step(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None
     batch = {
         name: tensor.to(device) for name, tensor in collate(features[: plan.config.batch_size], encoder.pad_id).items()
     }
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     seconds = 0.0
-    with seen_rows(model, features, encoder.pad_id):
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
-        for _ in range(2):
-            started = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-                loss = model(**batch).loss
-            loss.backward()
-            optimizer.step()
-            loss.item()  # waits for the device
-            optimizer.zero_grad()
-            seconds = time.perf_counter() - started
+    for _ in range(2):
+        started = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        loss.item()  # waits for the device
+        optimizer.zero_grad()
+        seconds = time.perf_counter() - started
     return seconds, adapted.record
 
 
@@ -164,7 +161,7 @@ def _new_model(plan: Plan) -> Any:
         model, info = plan.task.model_class().from_pretrained(
             plan.base.folder, use_safetensors=True, id2label=labels.id2label, label2id=labels.label2id,
             ignore_mismatched_sizes=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
-            attn_implementation=_attention(), **plan.task.model_options(),
+            **plan.task.model_options(),
         )  # fmt: skip
     except Exception as error:  # safetensors, configuration and shape errors share no base class
         raise CheckpointError(
@@ -184,15 +181,6 @@ def _new_model(plan: Plan) -> Any:
     else:
         keep_columns(model, _earlier_model(plan), len(plan.continued.checkpoint.labels))
     return model
-
-
-def _attention() -> str | None:
-    """Choose how attention is computed in training; None is as the model has it.
-
-    Torch's fused attention has no kernel for a CPU that drops some of its weights, as most encoders do in training, and
-    its way around takes longer than the model's own products.
-    """
-    return "eager" if _on_cpu() else None
 
 
 def _earlier_model(plan: Plan) -> Any:
@@ -276,7 +264,6 @@ def train_model(
 
     from lc_finetune.train.optimizer import FasterHeadTrainer
     from lc_finetune.train.progress import EpochLines
-    from lc_finetune.train.vocabulary import seen_rows
 
     encoder = Encoder(plan.base.folder, offsets=plan.task.offsets)
     train, cut = plan.task.features(plan.splits.train, encoder, plan.windowing)
@@ -310,8 +297,7 @@ def train_model(
     if config.adapter == "adalora":
         trainer.add_callback(RankBudget())
     say("Training")
-    with seen_rows(adapted.model, [*train, *validation], encoder.pad_id):
-        trainer.train(resume_from_checkpoint=resume_from)
+    trainer.train(resume_from_checkpoint=resume_from)
     for callback in trackers:  # W&B's would log what follows on validation rows as `test/…`
         trainer.remove_callback(callback)
     history = list(trainer.state.log_history)
@@ -344,8 +330,6 @@ def _batches(features: Sequence[Feature], rows: int, pad_id: int) -> Iterator[di
 
 
 def _arguments(plan: Plan, work: Path) -> Any:
-    from lc_finetune.train.optimizer import BY_LENGTH
-
     return training_arguments(
         plan.config,
         plan.base,
@@ -353,7 +337,7 @@ def _arguments(plan: Plan, work: Path) -> Any:
         epochs=epochs_of(plan),
         per_device_eval_batch_size=64,
         label_smoothing_factor=_smoothing(plan),
-        train_sampling_strategy=BY_LENGTH,
+        train_sampling_strategy="group_by_length",
         metric_for_best_model=plan.task.metric,
         greater_is_better=True,
     )
@@ -369,7 +353,7 @@ def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epoc
     from transformers import AutoConfig, TrainingArguments
 
     on_cuda = torch.cuda.is_available()
-    on_cpu = _on_cpu()
+    on_cpu = not on_cuda and not torch.backends.mps.is_available()
     of_base = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
     in_bf16 = of_base.model_type not in recipe.NOT_IN_BF16
     values: dict[str, Any] = {
@@ -401,12 +385,6 @@ def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epoc
         return TrainingArguments(**{**values, **of_task, **config.trainer})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
-
-
-def _on_cpu() -> bool:
-    import torch
-
-    return not torch.cuda.is_available() and not torch.backends.mps.is_available()
 
 
 def _multiplies_bf16() -> bool:

@@ -14,8 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from lc_finetune import ConfigError
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.losses import Loss, class_weights
-from lc_finetune.train.optimizer import FasterHeadTrainer, depths, head_parameters
-from lc_finetune.train.sampling import BalancedSampler
+from lc_finetune.train.optimizer import BalancedSampler, FasterHeadTrainer, depths, head_parameters
 from lc_finetune.train.tokenization import IGNORED
 from tests.train.test_train import options
 from tests.train.test_train import spans as spans
@@ -104,10 +103,9 @@ def test_weights_are_named() -> None:
 def test_balanced_sampling_draws_each_class_equally_often() -> None:
     """As many rows as there are, grouped by length, and others at each pass."""
     classes, lengths = [0] * 900 + [1] * 90 + [2] * 10, [5 + i % 20 for i in range(1000)]
-    sampler = BalancedSampler(classes, lengths, rows_per_step=50, seed=0)
-    first = list(sampler)
-    sampler.set_epoch(1)
-    second = list(sampler)
+    torch.manual_seed(0)
+    sampler = BalancedSampler(classes, lengths, batch_size=50)
+    first, second = list(sampler), list(sampler)
 
     assert len(first) == len(sampler) == 1000
     assert all(280 < count < 390 for count in Counter(classes[row] for row in first).values())
