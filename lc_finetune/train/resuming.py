@@ -65,7 +65,7 @@ def open_work(work: Path, config: TrainConfig, base: BaseModel, data: str, say: 
                 f"Expected the run that {work} belongs to, found another: {', '.join(changed)} changed. "
                 "Give the same options, or start anew without --resume."
             )
-        whole = _whole_states(work)
+        whole = whole_states(work)
         if whole:
             return os.fspath(whole[-1])
     if config.resume:
@@ -80,7 +80,7 @@ def refuse_unfinished(work: Path, config: TrainConfig) -> None:
     """Refuse to throw away finished epochs of an interrupted run unasked, or what is no run at all."""
     if work.is_file() or (work.is_dir() and not all(_is_ours(path.name) for path in work.iterdir())):
         raise ConfigError(f"Expected {work} for the unfinished run, found something else there. Move it away.")
-    if _whole_states(work) and not (config.resume or config.overwrite):
+    if whole_states(work) and not (config.resume or config.overwrite):
         raise ConfigError(
             f"Expected no unfinished run for {config.output_dir}, found finished epochs in {work}. "
             "Continue it with --resume, or start anew with --overwrite."
@@ -91,7 +91,7 @@ def _is_ours(name: str) -> bool:
     return name.startswith((RUN_RECORD, f".{RUN_RECORD}.", "checkpoint-", "runs", "tmp-checkpoint-", "warmed-base"))
 
 
-def _whole_states(work: Path) -> list[Path]:
+def whole_states(work: Path) -> list[Path]:
     whole = [folder for folder in work.glob("checkpoint-[0-9]*") if _is_whole(folder)]
     return sorted(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
