@@ -92,6 +92,7 @@ def _is_ours(name: str) -> bool:
 
 
 def whole_states(work: Path) -> list[Path]:
+    """Find the states that a run saved to the end, the earliest first."""
     whole = [folder for folder in work.glob("checkpoint-[0-9]*") if _is_whole(folder)]
     return sorted(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
