@@ -111,6 +111,7 @@ def _add_train(commands: Any) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     from lc_finetune.train.config import TrainConfig
+    from lc_finetune.train.processes import one_speaker, part_ways
 
     given = {
         name: value
@@ -118,10 +119,12 @@ def _train(arguments: argparse.Namespace) -> None:
         if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
-    if config.task == "mlm":
-        _pre_train(config)
-    else:
-        _fine_tune(config)
+    with one_speaker():
+        if config.task == "mlm":
+            _pre_train(config)
+        else:
+            _fine_tune(config)
+    part_ways()
 
 
 def _pre_train(config: TrainConfig) -> None:
