@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
 
 from lc_finetune.errors import ConfigError, LCFinetuneError, MissingDependencyError, did_you_mean
+from lc_finetune.train.processes import follows, one_speaker, part_ways
 
 if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lc-finetune: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"lc-finetune: interrupted; {goes_on}.", file=sys.stderr)
+        if not follows():  # the first process says it for all
+            print(f"lc-finetune: interrupted; {goes_on}.", file=sys.stderr)
         return 130
 
 
@@ -111,7 +113,6 @@ def _add_train(commands: Any) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     from lc_finetune.train.config import TrainConfig
-    from lc_finetune.train.processes import one_speaker, part_ways
 
     given = {
         name: value

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(days=30)
 """How long the others wait for the first one, which may have much to read, to measure and to upload."""
-LOST = ("onnection", "roken pipe", "gloo", "NCCL", "ProcessGroup", "imed out", "store")
+LOST = ("gloo", "NCCL", "Connection ", "Broken pipe")
 """Marks of the errors that torch raises when another process is gone."""
 
 
