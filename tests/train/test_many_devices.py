@@ -96,12 +96,15 @@ TRAIN = ["-m", "lc_finetune.train"]
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
-def launched(arguments: list[str], processes: int = 2) -> subprocess.Popen[str]:
-    """Start `torchrun`."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.Popen(
-        [*command, *TRAIN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=QUIET
-    )
+def torchrun(program: list[str]) -> subprocess.Popen[str]:
+    """Start a program in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=QUIET)
+
+
+def launched(arguments: list[str]) -> subprocess.Popen[str]:
+    """Start a run in two processes."""
+    return torchrun([*TRAIN, *arguments])
 
 
 def by_hand(arguments: list[str]) -> list[subprocess.Popen[str]]:
@@ -121,7 +124,7 @@ def by_hand(arguments: list[str]) -> list[subprocess.Popen[str]]:
 
 def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> None:
     """Wait until a file is there, or the process has ended."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not list(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert list(folder.glob(pattern)), process.communicate()
@@ -129,7 +132,7 @@ def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> None
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Wait for the end; returns status, output, and errors."""
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=900)
     return process.returncode, output, errors
 
 
@@ -164,57 +167,62 @@ def farthest_from_start(base: Path, folder: Path) -> float:
     return max(float(np.abs(after[f"bert.{name}"] - start).max()) for name, start in before.items())
 
 
+SEVERAL = """
+import json, sys
+from pathlib import Path
+from lc_finetune.train import TrainConfig, fine_tune
+for given in json.loads(Path(sys.argv[1]).read_text()):
+    assert fine_tune(TrainConfig(**given)).path == Path(given["output_dir"])
+"""
+KINDS: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "the model's own loss": (write_table, "csv", {"label_smoothing": 0.0}),
+    "class weights": (write_table, "csv", {"class_weights": "balanced"}),
+    "balanced sampling": (write_table, "csv", {"balanced_sampling": True}),
+    "accumulation": (write_table, "csv", {"batch_size": 8, "gradient_accumulation": 2}),
+    "tagger": (write_spans, "jsonl", {}),
+    "several labels": (write_sets, "jsonl", {}),
+    "numbers": (write_numbers, "csv", {"task": "regression"}),
+    "LoRA": (write_table, "csv", {"adapter": "lora", "adapter_rank": 2, "adapter_dropout": 0.0}),
+    "AdaLoRA": (write_table, "csv", {"adapter": "adalora", "adapter_rank": 2, "adapter_dropout": 0.0}),
+    "trained further": (write_table, "csv", {"continue_from": "earlier"}),
+}
+"""Runs whose steps are divided by different things: rows, pieces, labels, micro-batches; or have more to their loss."""
+
+
+@pytest.fixture(scope="module")
+def shared_runs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The options of runs of each kind, done one after the other by two processes that call `fine_tune`."""
+    folder = tmp_path_factory.mktemp("kinds")
+    runs: dict[str, dict[str, Any]] = {}
+    for number, (name, (write, suffix, more)) in enumerate(KINDS.items()):
+        here = folder / str(number)
+        here.mkdir()
+        rows = 16 if write is write_table else 96
+        files = {part: write(here / f"{part}.{suffix}", of) for part, of in (("train", rows), ("validation", 8))}
+        given = options(base, here, **PLAIN) | more
+        given |= {f"{part}_file": file for part, file in files.items()}
+        if "continue_from" in more:
+            fine_tune(TrainConfig(**options(base, here, output_dir=str(here / "earlier"), epochs=1)))
+            given["continue_from"] = str(here / "earlier")
+            del given["base_model"]
+        runs[name] = given
+    (folder / "runs.json").write_text(json.dumps(list(runs.values())))
+    (folder / "several.py").write_text(SEVERAL)
+    status, _, errors = ended(torchrun([str(folder / "several.py"), str(folder / "runs.json")]))
+    assert status == 0, errors
+    return runs
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("write", "suffix", "more"),
-    [
-        pytest.param(write_table, "csv", {"label_smoothing": 0.0}, id="the model's own loss"),
-        pytest.param(write_table, "csv", {"class_weights": "balanced", "balanced_sampling": False}, id="weights"),
-        pytest.param(write_table, "csv", {"balanced_sampling": True}, id="balanced sampling"),
-        pytest.param(write_table, "csv", {"batch_size": 8, "gradient_accumulation": 2}, id="accumulation"),
-        pytest.param(write_spans, "jsonl", {}, id="tagger"),
-        pytest.param(write_sets, "jsonl", {}, id="several labels"),
-        pytest.param(write_numbers, "csv", {"task": "regression"}, id="numbers"),
-    ],
-)
-def test_each_loss_is_that_of_one_process(
-    write: Any, suffix: str, more: dict[str, Any], base: Path, tmp_path: Path
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_run_is_that_of_one_process(
+    kind: str, shared_runs: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Whatever the rows of a step are divided by: rows, pieces, labels, or micro-batches."""
-    files = {part: write(tmp_path / f"{part}.{suffix}", rows) for part, rows in (("train", 96), ("validation", 16))}
-    given = options(base, tmp_path, **PLAIN, **more, train_file=files["train"], validation_file=files["validation"])
-    status, _, errors = ended(launched(written(tmp_path, given)))
+    """Whatever the rows of a step are divided by, and whatever is added to their loss."""
+    given = shared_runs[kind]
     fine_tune(TrainConfig(**{**given, "output_dir": str(tmp_path / "alone")}))
 
-    assert status == 0, errors
-    assert farthest(tmp_path / "alone", tmp_path / "out") < 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lora", "adalora"])
-def test_an_adapter_is_shared_too(kind: str, base: Path, tmp_path: Path) -> None:
-    """Merged and beside the weights, as one process leaves it."""
-    pytest.importorskip("peft")
-    given = options(base, tmp_path, adapter=kind, adapter_rank=2, adapter_dropout=0.0)
-    status, _, errors = ended(launched(written(tmp_path, given)))
-    fine_tune(TrainConfig(**{**given, "output_dir": str(tmp_path / "alone")}))
-
-    assert status == 0, errors
-    assert farthest(tmp_path / "alone", tmp_path / "out") < 1e-4
-    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_a_checkpoint_is_trained_further(base: Path, tmp_path: Path) -> None:
-    """With the distillation of its answers, as by one process."""
-    fine_tune(TrainConfig(**options(base, tmp_path, output_dir=str(tmp_path / "earlier"), epochs=1)))
-    given = options(base, tmp_path, **PLAIN, continue_from=str(tmp_path / "earlier"))
-    del given["base_model"]
-    status, _, errors = ended(launched(written(tmp_path, given)))
-    fine_tune(TrainConfig(**{**given, "output_dir": str(tmp_path / "alone")}))
-
-    assert status == 0, errors
-    assert farthest(tmp_path / "alone", tmp_path / "out") < 1e-4
+    assert farthest(tmp_path / "alone", Path(given["output_dir"])) < 1e-4
 
 
 @pytest.mark.slow
