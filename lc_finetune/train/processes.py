@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SHARDED = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")
+"""Fields of TrainingArguments by which processes hold a part of the model each."""
+
 PATIENCE = timedelta(days=30)
 """How long the others wait for the first one, which may have much to read, to measure and to upload."""
 LOST = ("gloo", "NCCL", "Connection ", "Broken pipe")
@@ -193,9 +196,9 @@ def join(config: TrainConfig) -> Processes:
         ConfigError: If the configuration cannot be trained by several, or they cannot meet.
     """
     size = size_of_run()
+    check_shared(config, size)
     if size == 1:
         return Processes()
-    check_shared(config, size)
     from accelerate import PartialState
     from torch import distributed
 
@@ -239,16 +242,19 @@ def check_shared(config: TrainConfig, size: int) -> None:
             f"batch_size: expected a multiple of the {size} processes, which share the rows of a step, found "
             f"{config.batch_size}. Give {f'{lower} or ' if lower else ''}{lower + size}."
         )
-    if config.few_shot:
+    if config.few_shot and size > 1:
         raise ConfigError(
             f"few_shot: expected one process, found {size}. So few rows are soon learnt, and each is compared with all "
             "others of its batch. Run without the launcher."
         )
-    sharded = [name for name in ("fsdp", "fsdp_config", "deepspeed", "parallelism_config") if config.trainer.get(name)]
+    launched = [
+        name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
+    ]
+    sharded = [*(name for name in SHARDED if config.trainer.get(name)), *launched]
     if sharded:
         raise ConfigError(
             f"trainer: expected processes that each hold the whole model, found {sharded[0]}, which shares it out. "
-            "Leave it out."
+            "Leave it out, of the options of accelerate launch too."
         )
 
 
