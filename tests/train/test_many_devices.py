@@ -198,9 +198,9 @@ def shared_runs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         here = folder / str(number)
         here.mkdir()
         rows = 16 if write is write_table else 96
-        files = {part: write(here / f"{part}.{suffix}", of) for part, of in (("train", rows), ("validation", 8))}
         given = options(base, here, **PLAIN) | more
-        given |= {f"{part}_file": file for part, file in files.items()}
+        for part, of in (("train", rows), ("validation", 8)):
+            given[f"{part}_file"] = write(here / f"{part}.{suffix}", of)
         if "continue_from" in more:
             fine_tune(TrainConfig(**options(base, here, output_dir=str(here / "earlier"), epochs=1)))
             given["continue_from"] = str(here / "earlier")
