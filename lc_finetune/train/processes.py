@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lc_finetune.errors import ConfigError, LCFinetuneError, ProcessError
@@ -73,11 +74,16 @@ class Part:
     data: str
 
     def check(self, data: str, rank: int) -> None:
-        """Refuse to train on other rows than the first process, or for other labels.
+        """Refuse to train on other rows than the first process, for other labels, or without its states.
 
         Raises:
-            ProcessError: If this process has read others.
+            ProcessError: If this process has read others, or cannot see what the first one keeps.
         """
+        if not Path(self.work).is_dir():
+            raise ProcessError(
+                f"Process {rank}: expected the folder in which the first process keeps finished epochs, found none at "
+                f"{self.work}. Give --output-dir a place on a disk that all machines share."
+            )
         if data != self.data:
             raise ProcessError(
                 f"Process {rank}: expected the rows and labels that the first process has read, found others. Give "

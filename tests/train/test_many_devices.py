@@ -20,8 +20,9 @@ from lc_finetune.train import TrainConfig, fine_tune, pre_train
 from lc_finetune.train.processes import Part
 
 TEXTS = {"card": ["card", "bank card", "my card is lost"], "cash": ["cash", "withdraw cash", "cash please"]}
-PLAIN = {"trainer": {"optim": "sgd", "max_grad_norm": 0.0}, "learning_rate": 0.01}
-"""Steps as large as the gradient says: a loss that is twice as large shows, which Adam and clipping would hide."""
+PLAIN = {"trainer": {"optim": "sgd", "max_grad_norm": 0.0, "bf16": False}, "learning_rate": 0.01}
+"""Steps as large as the gradient says: a loss that is twice as large shows, which Adam and clipping would hide; and
+rounded finely, so that nothing else shows."""
 
 
 @pytest.fixture(scope="module")
@@ -320,9 +321,11 @@ def test_few_rows_need_one_process(base: Path, tmp_path: Path, monkeypatch: pyte
         fine_tune(TrainConfig(**{name: value for name, value in given.items() if name not in ("epochs", "batch_size")}))
 
 
-def test_other_rows_are_refused() -> None:
-    """A machine whose copy of a file is another one would train on rows that the first process does not know."""
-    Part("out.work", None, "a").check("a", rank=1)
+def test_a_machine_with_other_files_is_refused(tmp_path: Path) -> None:
+    """It would train on rows that the first process does not know, or from the end of another epoch."""
+    Part(str(tmp_path), None, "a").check("a", rank=1)
 
     with pytest.raises(ProcessError, match="Process 1: expected the rows and labels that the first process has read"):
-        Part("out.work", None, "a").check("b", rank=1)
+        Part(str(tmp_path), None, "a").check("b", rank=1)
+    with pytest.raises(ProcessError, match="a place on a disk that all machines share"):
+        Part(str(tmp_path / "none"), None, "a").check("a", rank=1)
