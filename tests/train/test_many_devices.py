@@ -86,29 +86,27 @@ def options(base: Path, folder: Path, **more: Any) -> dict[str, Any]:
     }
 
 
-def written(folder: Path, given: dict[str, Any]) -> list[str]:
-    """Write the options to a file, and give the arguments that name it."""
+def command_of(folder: Path, given: dict[str, Any]) -> list[str]:
+    """Write the options to a file, and give what is run with it."""
     path = folder / "config.json"
     path.write_text(json.dumps(given))
-    return ["--config", str(path)]
+    return ["-m", "lc_finetune.train", "--config", str(path)]
 
 
-TRAIN = ["-m", "lc_finetune.train"]
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
-def torchrun(program: list[str]) -> subprocess.Popen[str]:
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+
+
+def launched(program: list[str], by: list[str] = TORCHRUN) -> subprocess.Popen[str]:
     """Start a program in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
+    command = [sys.executable, "-m", *by, *program]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=QUIET)
 
 
-def launched(arguments: list[str]) -> subprocess.Popen[str]:
-    """Start a run in two processes."""
-    return torchrun([*TRAIN, *arguments])
-
-
-def by_hand(arguments: list[str]) -> list[subprocess.Popen[str]]:
+def by_hand(command: list[str]) -> list[subprocess.Popen[str]]:
     """Start two processes without a launcher, which nobody ends when the other one does."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -116,7 +114,7 @@ def by_hand(arguments: list[str]) -> list[subprocess.Popen[str]]:
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     return [
         subprocess.Popen(
-            [sys.executable, *TRAIN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**QUIET, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
@@ -144,10 +142,11 @@ def farthest(one: Path, two: Path) -> float:
     return max(float(np.abs(first[name] - second[name]).max()) for name in first)
 
 
-def test_two_processes_train_the_model_of_one(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [TORCHRUN, pytest.param(ACCELERATE, marks=pytest.mark.slow)], ids=lambda by: by[0])
+def test_two_processes_train_the_model_of_one(launcher: list[str], base: Path, tmp_path: Path) -> None:
     """At an equal batch: weights, labels and figures agree; each line is said once; nothing else is left."""
     given = options(base, tmp_path, **PLAIN)
-    status, output, errors = ended(launched(written(tmp_path, given)))
+    status, output, errors = ended(launched(command_of(tmp_path, given), launcher))
     alone = fine_tune(TrainConfig(**{**given, "output_dir": str(tmp_path / "alone")}))
     shared = Checkpoint.load(tmp_path / "out")
 
@@ -209,7 +208,7 @@ def shared_runs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         runs[name] = given
     (folder / "runs.json").write_text(json.dumps(list(runs.values())))
     (folder / "several.py").write_text(SEVERAL)
-    status, _, errors = ended(torchrun([str(folder / "several.py"), str(folder / "runs.json")]))
+    status, _, errors = ended(launched([str(folder / "several.py"), str(folder / "runs.json")]))
     assert status == 0, errors
     return runs
 
@@ -233,7 +232,7 @@ def test_pre_training_is_shared_too(base: Path, tmp_path: Path) -> None:
         "task": "mlm", "base_model": str(base), "train_file": write_texts(tmp_path / "train.txt", 64), "epochs": 2,
         "batch_size": 4, "max_length": 32, "output_dir": str(tmp_path / "out"),
     }  # fmt: skip
-    status, output, errors = ended(launched(written(tmp_path, given)))
+    status, output, errors = ended(launched(command_of(tmp_path, given)))
     alone = pre_train(TrainConfig(**{**given, "output_dir": str(tmp_path / "alone")}))
     figures = json.loads((tmp_path / "out" / "lc_finetune.json").read_text())["metrics"]["validation"]
 
@@ -248,8 +247,8 @@ def test_pre_training_is_shared_too(base: Path, tmp_path: Path) -> None:
 def test_a_run_that_loses_a_process_ends_and_resumes(lost: int, base_model: Path, tmp_path: Path) -> None:
     """The other one says so and ends with an error; nothing is written; a resumed run ends as a whole one does."""
     given = options(base_model, tmp_path, epochs=6)
-    arguments = written(tmp_path, given)
-    both = by_hand(arguments)
+    command = command_of(tmp_path, given)
+    both = by_hand(command)
     wait_for("out.work/checkpoint-*/trainer_state.json", tmp_path, both[0])
     both[lost].kill()
     status, _, errors = ended(both[1 - lost])
@@ -259,8 +258,8 @@ def test_a_run_that_loses_a_process_ends_and_resumes(lost: int, base_model: Path
     assert "expected all processes to train together, but lost another one" in errors
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".out.*"))
-    assert ended(launched([*arguments, "--resume"]))[0] == 0
-    assert ended(launched([*arguments, "--output-dir", str(tmp_path / "whole")]))[0] == 0
+    assert ended(launched([*command, "--resume"]))[0] == 0
+    assert ended(launched([*command, "--output-dir", str(tmp_path / "whole")]))[0] == 0
     assert farthest(tmp_path / "out", tmp_path / "whole") == 0.0
 
 
@@ -270,7 +269,7 @@ def test_an_interrupted_launcher_leaves_finished_epochs_alone(
     sent: signal.Signals, base_model: Path, tmp_path: Path
 ) -> None:
     """All processes end; the state is there to resume from; nothing has the final name."""
-    launcher = launched(written(tmp_path, options(base_model, tmp_path, epochs=200, patience=200)))
+    launcher = launched(command_of(tmp_path, options(base_model, tmp_path, epochs=200, patience=200)))
     wait_for("out.work/checkpoint-*/trainer_state.json", tmp_path, launcher)
     launcher.send_signal(sent)
     status, _, errors = ended(launcher)
@@ -285,7 +284,7 @@ def test_an_interrupted_launcher_leaves_finished_epochs_alone(
 def test_a_mistake_is_said_by_the_first_process(base: Path, tmp_path: Path) -> None:
     """The others stop too, without a traceback."""
     given = options(base, tmp_path, train_file=str(tmp_path / "none.csv"))
-    first, other = (ended(one) for one in by_hand(written(tmp_path, given)))
+    first, other = (ended(one) for one in by_hand(command_of(tmp_path, given)))
 
     assert (first[0], other[0]) == (2, 2)
     assert "none.csv" in first[2]
