@@ -181,7 +181,7 @@ KINDS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "accumulation": (write_table, "csv", {"batch_size": 8, "gradient_accumulation": 2}),
     "tagger": (write_spans, "jsonl", {}),
     "several labels": (write_sets, "jsonl", {}),
-    "numbers": (write_numbers, "csv", {"task": "regression"}),
+    "numbers": (write_numbers, "csv", {"task": "regression", "learning_rate": 1e-4}),  # or squares explode
     "LoRA": (write_table, "csv", {"adapter": "lora", "adapter_rank": 2, "adapter_dropout": 0.0}),
     "AdaLoRA": (write_table, "csv", {"adapter": "adalora", "adapter_rank": 2, "adapter_dropout": 0.0}),
     "trained further": (write_table, "csv", {"continue_from": "earlier"}),
