@@ -86,7 +86,7 @@ def search(plan: Plan, work: Path, measure: Measure, say: Callable[[str], None])
     _check_task(plan, space)
     say(
         f"Search\n  {wanted} trials of {', '.join(space)}, judged by the {plan.task.metric} of "
-        f"{len(plan.splits.validation):,} validation rows"
+        f"{len(plan.splits.validation):,} validation rows; the time above is that of one training"
     )
     with _study(work / STUDY) as study:
         _fail_interrupted(study)

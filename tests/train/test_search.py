@@ -26,7 +26,7 @@ from lc_finetune.train.search import Report, default_space, search
 from lc_finetune.train.search_space import Choices, Range
 
 TEXTS = {"card": ["card", "bank card", "my card is lost"], "cash": ["cash", "withdraw cash", "cash please"]}
-SPACE = {"learning_rate": {"low": 1e-6, "high": 1e-2, "log": True}, "batch_size": [8, 16]}
+SPACE = {"learning_rate": {"low": 1e-6, "high": 1e-2, "log": True}, "batch_size": [16, 32]}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_search_is_recorded(searched: Checkpoint) -> None:
     trials = read_history(searched.path, "search.jsonl")
 
     assert record.space == {
-        "learning_rate": {"low": 1e-6, "high": 1e-2, "log": True}, "batch_size": {"choices": [8, 16]},
+        "learning_rate": {"low": 1e-6, "high": 1e-2, "log": True}, "batch_size": {"choices": [16, 32]},
     }  # fmt: skip
     assert (record.sampler, record.pruner, record.seed, record.metric) == ("TPE", "median", 0, "accuracy")
     assert (record.finished, record.pruned, record.failed) == (3, 0, 0)
@@ -97,8 +97,8 @@ def test_the_test_file_is_read_last(searched: Checkpoint, said: list[str]) -> No
     assert len(summaries) == 2
     assert len(trials) == 3
     assert summaries[0] < trials[0] < trials[-1] < summaries[1]
-    assert "test 0" in said[summaries[0]]
-    assert "test 2" in said[summaries[1]]
+    assert ", test " not in said[summaries[0]]
+    assert ", test 2" in said[summaries[1]]
     assert searched.metrics["test"]["rows"] == 2
 
 
@@ -170,12 +170,8 @@ def test_bad_trials_are_pruned(plan: Plan, tmp_path: Path, monkeypatch: pytest.M
 def test_the_first_trial_is_the_defaults(plan: Plan, tmp_path: Path) -> None:
     """So that a search does no worse than none, on these rows."""
     found, _ = search(plan, tmp_path, best_at(1e-4), lambda line: None)
-    usual = TrainConfig(base_model=plan.config.base_model)
 
-    assert found.trials[0]["settings"] == {
-        "learning_rate": recipe.learning_rate(32),
-        "batch_size": usual.batch_size,
-    } or (usual.batch_size not in SPACE["batch_size"])
+    assert found.trials[0]["settings"] == {"learning_rate": recipe.learning_rate(32), "batch_size": 32}
 
 
 def test_an_interrupted_search_goes_on_as_a_whole_one(plan: Plan, tmp_path: Path) -> None:
@@ -417,9 +413,9 @@ def test_a_run_that_failed_after_its_search_goes_on_with_what_was_found(
 
     with pytest.raises(DataError):
         fine_tune(TrainConfig(**given))
-    with pytest.raises(ConfigError, match="found a search in"):
+    with pytest.raises(ConfigError, match=r"found a search in"):
         fine_tune(TrainConfig(**given))
-    with pytest.raises(ConfigError, match="found another: .*search"):
+    with pytest.raises(ConfigError, match=r"found another: .*search"):
         fine_tune(TrainConfig(**{**given, "search": None, "search_space": {}}, resume=True))
     test.write_text("text,label\nmy card again,card\n")
     made = fine_tune(TrainConfig(**given, resume=True), say=said.append)
@@ -472,8 +468,9 @@ def test_a_search_that_was_killed_goes_on(base_model: Path, folder: Path, tmp_pa
 @pytest.mark.slow
 def test_adapters_are_trained_as_in_their_trial(base_model: Path, folder: Path, tmp_path: Path) -> None:
     """Also where the trained part is wrapped, and early stopping ends a trial."""
-    made = fine_tune(TrainConfig(**options(base_model, folder, tmp_path / "out", adapter="lora", epochs=4, patience=1,
-                                           search_space={"adapter_rank": [2, 4], "learning_rate": [1e-3, 1e-2]})))  # fmt: skip
+    given = options(base_model, folder, tmp_path / "out", adapter="lora", epochs=4, patience=1,
+                    search_space={"adapter_rank": [2, 4], "learning_rate": [1e-3, 1e-2]})  # fmt: skip
+    made = fine_tune(TrainConfig(**given))
     assert made.manifest is not None
     assert made.manifest.search is not None
     assert made.manifest.adapter is not None
