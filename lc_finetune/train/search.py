@@ -24,7 +24,7 @@ from lc_finetune.train import recipe
 from lc_finetune.train.fields import check_task
 from lc_finetune.train.preparation import Plan, epochs_of, learning_rate_of, smoothing_of
 from lc_finetune.train.resuming import STUDY
-from lc_finetune.train.search_space import Choices, Dimension, Range, Scalar, trials_to_check, varied
+from lc_finetune.train.search_space import Choices, Dimension, Range, Scalar, is_set, trials_to_check, varied
 from lc_finetune.train.tasks import TASKS
 
 Report = Callable[[float], bool]
@@ -118,7 +118,7 @@ def default_space(plan: Plan) -> dict[str, Dimension]:
     if config.adapter in ("lora", "adalora"):
         rank = recipe.ADAPTER_RANK
         space["adapter_rank"] = Choices(choices=(rank // 2, rank, rank * 2))
-    left = {name: one for name, one in space.items() if name not in config.model_fields_set}
+    left = {name: one for name, one in space.items() if not is_set(config, name)}
     if not left:
         raise ConfigError(
             f"search: expected something left to vary, found {', '.join(space)} all set. Leave some out, or give "

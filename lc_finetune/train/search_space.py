@@ -159,7 +159,7 @@ _PARTS = ("low", "high", "log", "choices")
 
 def _read(field: FieldInfo, values: Iterable[Any]) -> tuple[Any, ...]:
     """Read values as the field does: YAML takes 1e-5 for a text, which becomes the number that is meant."""
-    adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, Annotated[field.annotation, *field.metadata]))
+    adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, Annotated[field.annotation, field]))
     read = tuple(adapter.validate_python(value) for value in values)
     if not all(isinstance(value, Scalar) for value in read):
         raise ValueError("expected choices that are numbers, words, true, false or null, found others")
@@ -188,7 +188,7 @@ def check_space(config: TrainConfig) -> None:
             "search and few_shot: expected one of them, found both; nothing that a search varies is left after the "
             "warm-up"
         )
-    if both := sorted(set(config.search_space) & config.model_fields_set):
+    if both := [name for name in config.search_space if is_set(config, name)]:
         raise ValueError(
             f"search_space: expected fields that are not set otherwise, found {both[0]}. Leave it out of one of them"
         )
@@ -203,6 +203,11 @@ def check_space(config: TrainConfig) -> None:
 def _said(message: str, values: Mapping[str, Scalar]) -> str:
     tried = ", ".join(f"{name} {value}" for name, value in values.items())
     return f"{message.removeprefix('Value error, ')} (with {tried})"
+
+
+def is_set(config: TrainConfig, name: str) -> bool:
+    """Say whether a field was given a value, so that nothing is left to decide."""
+    return name in config.model_fields_set and getattr(config, name) is not None
 
 
 def trials_to_check(space: Mapping[str, Dimension]) -> Iterator[dict[str, Scalar]]:

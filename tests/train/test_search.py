@@ -133,10 +133,10 @@ def test_importances_are_drawn(searched: Checkpoint) -> None:
 # The study. Its trials are real, what they measure is given.
 
 
-@pytest.fixture
-def plan(base_model: Path, folder: Path, tmp_path: Path) -> Plan:
+@pytest.fixture(scope="module")
+def plan(base_model: Path, folder: Path) -> Plan:
     """A plan that searches in four epochs."""
-    return prepare(TrainConfig(**options(base_model, folder, tmp_path / "out", epochs=4, search=8)))[0]
+    return prepare(TrainConfig(**options(base_model, folder, folder / "out", epochs=4, search=6)))[0]
 
 
 def best_at(rate: float) -> Any:
@@ -209,7 +209,7 @@ def test_more_trials_go_on_with_the_study(plan: Plan, tmp_path: Path) -> None:
 
     assert is_new
     assert tried(more.trials[:3]) == tried(first.trials)
-    assert len(more.trials) == 8
+    assert len(more.trials) == 6
 
 
 @pytest.mark.parametrize("harm", ["error", "nan"])
@@ -242,7 +242,7 @@ def test_a_search_without_a_finished_trial_is_an_error(plan: Plan, tmp_path: Pat
     def fails(trial: Plan, report: Report) -> None:
         raise MemoryError
 
-    with pytest.raises(ConfigError, match=r"expected a trial that finishes, found none: 0 pruned, 8 failed \(MemoryEr"):
+    with pytest.raises(ConfigError, match=r"expected a trial that finishes, found none: 0 pruned, 6 failed \(MemoryEr"):
         search(plan, tmp_path, fails, lambda line: None)
 
 
@@ -283,6 +283,7 @@ def test_a_space_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(
         "learning_rate: {low: 1e-5, high: 1e-3, log: true}\nlayer_decay: [null, 0.9]\nepochs: {low: 2, high: 9}\n"
+        "class_weights: [null, balanced]\nbalanced_sampling: [true, false]\n"
     )
     config = TrainConfig.of({"search": "5", "search_space": str(path)})
 
@@ -290,6 +291,8 @@ def test_a_space_is_read_from_a_file(tmp_path: Path) -> None:
         "learning_rate": Range(low=1e-5, high=1e-3, log=True),
         "layer_decay": Choices(choices=(None, 0.9)),
         "epochs": Range(low=2, high=9),
+        "class_weights": Choices(choices=(None, "balanced")),
+        "balanced_sampling": Choices(choices=(True, False)),
     }
 
 
@@ -308,7 +311,7 @@ def test_a_space_is_read_from_a_file(tmp_path: Path) -> None:
         ({"learning_rate": {"low": 0.1, "high": 2}}, {}, "learning_rate: .*less than or equal to 1"),
         ({"label_smoothing": {"low": 0, "high": 0.1, "log": True}}, {}, "label_smoothing: expected a low above 0"),
         ({"class_weights": {"low": 1, "high": 2}}, {}, "class_weights: expected choices, as a list"),
-        ({"class_weights": [{"card": 2.0}, None]}, {}, "class_weights: "),
+        ({"class_weights": [{"card": 2.0}, None]}, {}, "class_weights: expected choices that are numbers, words"),
         ({"adapter_rank": [4, 8]}, {}, "adapter_rank: expected it beside adapter"),
         ({"adapter_rank": [4, 8]}, {"adapter": "ia3"}, "adapter_rank: expected adapter lora or adalora"),
         ({"focal_gamma": [1, 2], "label_smoothing": [0, 0.1]}, {}, "focal_gamma and label_smoothing: .*focal_gamma 1"),
