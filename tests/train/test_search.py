@@ -418,9 +418,9 @@ def test_a_run_that_failed_after_its_search_goes_on_with_what_was_found(
         fine_tune(TrainConfig(**given))
     with pytest.raises(ConfigError, match=r"found a search in"):
         fine_tune(TrainConfig(**given))
+    test.write_text("text,label\nmy card again,card\n")
     with pytest.raises(ConfigError, match=r"found another: .*search"):
         fine_tune(TrainConfig(**{**given, "search": None, "search_space": {}}, resume=True))
-    test.write_text("text,label\nmy card again,card\n")
     made = fine_tune(TrainConfig(**given, resume=True), say=said.append)
 
     assert made.metrics["test"]["rows"] == 1
