@@ -67,6 +67,7 @@ def test_inference_runs_every_mode(exported: Checkpoint, tiny_tagger: Checkpoint
     assert {"pipeline(texts)", "ours, auto"} < set(tables["ner"])
 
 
+@pytest.mark.slow
 def test_inference_prints_markdown(exported: Checkpoint, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The same text goes to the file."""
     output = tmp_path / "results.md"
