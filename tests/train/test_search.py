@@ -24,8 +24,10 @@ from lc_finetune.train import search as searching
 from lc_finetune.train.preparation import Plan, prepare
 from lc_finetune.train.search import Report, default_space, search
 from lc_finetune.train.search_space import Choices, Range
+from lc_finetune.train.tasks import TASKS
 
 TEXTS = {"card": ["card", "bank card", "my card is lost"], "cash": ["cash", "withdraw cash", "cash please"]}
+METRIC = TASKS["regression"].metric
 SPACE = {"learning_rate": {"low": 1e-6, "high": 1e-2, "log": True}, "batch_size": [16, 32]}
 
 
@@ -35,11 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     rows = [f"{text} number {i},{label}" for i in range(12) for label, texts in TEXTS.items() for text in texts]
     (folder / "train.csv").write_text("\n".join(["text,label", *rows]))
-    (folder / "test.csv").write_text("text,label\nmy card again,card\ncash again,cash\n")
     spans = [{"text": f"pay {n} at Oslo", "entities": [{"start": len(f"pay {n} at "), "end": len(f"pay {n} at Oslo"),
               "label": "LOC"}]} for n in range(40)]  # fmt: skip
     (folder / "spans.jsonl").write_text("\n".join(map(json.dumps, spans)))
-    (folder / "numbers.csv").write_text("\n".join(["text,label", *(f"number {n} of them,{n / 7}" for n in range(60))]))
+    numbers = [f"number {n} of them,{n / 7}" for n in range(60)]
+    (folder / "numbers.csv").write_text("\n".join(["text,label", *numbers]))
+    (folder / "test.csv").write_text("\n".join(["text,label", *numbers[:2]]))
     return folder
 
 
@@ -57,9 +60,10 @@ def said() -> list[str]:
 
 @pytest.fixture(scope="module")
 def searched(base_model: Path, folder: Path, said: list[str]) -> Checkpoint:
-    """A checkpoint whose settings were searched for, in three trials of an epoch."""
-    config = TrainConfig(**options(base_model, folder, folder / "searched", test_file=str(folder / "test.csv")))
-    return fine_tune(config, say=said.append)
+    """A regressor, whose metric tells any two trainings apart; its settings were searched for in three trials."""
+    given = options(base_model, folder, folder / "searched", task="regression", epochs=2,
+                    train_file=str(folder / "numbers.csv"), test_file=str(folder / "test.csv"))  # fmt: skip
+    return fine_tune(TrainConfig(**given), say=said.append)
 
 
 def test_the_search_is_recorded(searched: Checkpoint) -> None:
@@ -72,7 +76,7 @@ def test_the_search_is_recorded(searched: Checkpoint) -> None:
     assert record.space == {
         "learning_rate": {"low": 1e-6, "high": 1e-2, "log": True}, "batch_size": {"choices": [16, 32]},
     }  # fmt: skip
-    assert (record.sampler, record.pruner, record.seed, record.metric) == ("TPE", "median", 0, "accuracy")
+    assert (record.sampler, record.pruner, record.seed, record.metric) == ("TPE", "median", 0, METRIC)
     assert (record.finished, record.pruned, record.failed) == (3, 0, 0)
     assert [one["trial"] for one in trials] == [1, 2, 3]
     assert record.best_value == max(one["value"] for one in trials)
@@ -80,13 +84,19 @@ def test_the_search_is_recorded(searched: Checkpoint) -> None:
     assert "Settings found by a search: learning_rate" in (searched.path / "README.md").read_text()
 
 
+def best_epoch(checkpoint: Checkpoint) -> float:
+    """The greatest validation metric in the log of the training."""
+    return max(one[f"eval_{METRIC}"] for one in read_history(checkpoint.path) if f"eval_{METRIC}" in one)
+
+
 def test_the_winner_is_trained_as_in_its_trial(searched: Checkpoint) -> None:
     """The same seed and settings give the same metric, to the last digit."""
     assert searched.manifest is not None
     assert searched.manifest.search is not None
-    values = [one["eval_accuracy"] for one in read_history(searched.path) if "eval_accuracy" in one]
+    of_trials = [one["value"] for one in read_history(searched.path, "search.jsonl")]
 
-    assert max(values) == searched.manifest.search.best_value
+    assert len(set(of_trials)) == 3
+    assert best_epoch(searched) == searched.manifest.search.best_value
 
 
 def test_the_test_file_is_read_last(searched: Checkpoint, said: list[str]) -> None:
@@ -109,13 +119,11 @@ def test_nothing_of_the_trials_is_left(searched: Checkpoint) -> None:
 
 
 def test_the_report_lists_the_trials(searched: Checkpoint) -> None:
-    """In a table, with a plot of what mattered where trials differ."""
+    """In a table, with a plot of what mattered."""
     page = (searched.path / "report.html").read_text(encoding="utf-8")
-    assert searched.manifest is not None
-    assert searched.manifest.search is not None
 
     assert 'id="search-table"' in page
-    assert ("search-plot" in page) == bool(searched.manifest.search.importances)
+    assert 'id="search-plot"' in page
 
 
 def test_importances_are_drawn(searched: Checkpoint) -> None:
@@ -471,13 +479,13 @@ def test_a_search_that_was_killed_goes_on(base_model: Path, folder: Path, tmp_pa
 @pytest.mark.slow
 def test_adapters_are_trained_as_in_their_trial(base_model: Path, folder: Path, tmp_path: Path) -> None:
     """Also where the trained part is wrapped, and early stopping ends a trial."""
-    given = options(base_model, folder, tmp_path / "out", adapter="lora", epochs=4, patience=1,
+    given = options(base_model, folder, tmp_path / "out", adapter="lora", epochs=4, patience=1, task="regression",
+                    train_file=str(folder / "numbers.csv"),
                     search_space={"adapter_rank": [2, 4], "learning_rate": [1e-3, 1e-2]})  # fmt: skip
     made = fine_tune(TrainConfig(**given))
     assert made.manifest is not None
     assert made.manifest.search is not None
     assert made.manifest.adapter is not None
-    values = [one["eval_accuracy"] for one in read_history(made.path) if "eval_accuracy" in one]
 
-    assert max(values) == made.manifest.search.best_value
+    assert best_epoch(made) == made.manifest.search.best_value
     assert made.manifest.adapter.rank == made.manifest.search.best["adapter_rank"]
