@@ -50,9 +50,9 @@ NOT_TAKEN = (
     "drop_unlabelled", "accept", "baseline", "class_weights", "focal_gamma", "label_smoothing", "balanced_sampling",
     "few_shot", "adapter", "adapter_rank", "adapter_alpha", "adapter_dropout", "adapter_tokens", "adapter_targets",
     "report_to", "push_to_hub", "upload_private", "continue_from", "earlier_test_file", "keep_replay",
-    "keep_neighbours", "distillation",
+    "keep_neighbours", "distillation", "search", "search_space",
 )  # fmt: skip
-"""Options that pre-training does not take: of labels and answers, adapters, trackers and uploads."""
+"""Options that pre-training does not take: of labels and answers, adapters, trackers, uploads and searches."""
 HELD_OUT = ("validation", "test")
 
 

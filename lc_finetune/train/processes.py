@@ -253,6 +253,10 @@ def check_shared(config: TrainConfig, size: int) -> None:
             f"few_shot: expected one process, found {size}. So few rows are soon learnt, and each is compared with all "
             "others of its batch. Run without the launcher."
         )
+    if config.search is not None and size > 1:
+        raise ConfigError(
+            f"search: expected one process, found {size}. Search without the launcher, then train with what was found."
+        )
     launched = [
         name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
     ]
