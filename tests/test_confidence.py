@@ -29,6 +29,7 @@ from lc_finetune.inference.calibrate import (
     served_ways,
 )
 from lc_finetune.inference.decode import Confidence
+from lc_finetune.inference.fitting import fit_isotonic
 from lc_finetune.inference.predictor import calibration_of
 from lc_finetune.inference.reliability import expected_calibration_error, perfect_error
 from lc_finetune.labels import Span
@@ -225,6 +226,14 @@ def test_what_cannot_be_shown_is_said() -> None:
     assert not chosen.reached
     assert chosen.precision_bound is not None
     assert 0.5 < chosen.precision_bound < 0.95
+
+
+def test_scores_that_differ_in_the_last_digit_alone_have_a_map() -> None:
+    """As those of a model that says of every text the same, rounding apart."""
+    scores = 0.5 + np.arange(20) * 1e-16
+    mapped = fit_isotonic(scores, np.arange(20) % 3 > 0)(scores)
+
+    assert ((mapped > 0.3) & (mapped < 1)).all()
 
 
 def test_a_coverage_is_kept() -> None:
