@@ -113,7 +113,8 @@ def build_chain(
         templates: Answers by intent, with fields for entities.
         faq_labels: Intents that go to the retriever.
         patterns: Regular expressions by entity type; they overrule the tagger.
-        least_score: For classifiers without a calibrated `accepted`; answers of a language model have no score, and stand.
+        least_score: For classifiers without a calibrated `accepted`. A language model's answers have no score,
+            and stand.
         scope_level: Least p-value `in_scope`, where there is one.
 
     Returns:
