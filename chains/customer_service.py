@@ -231,7 +231,7 @@ def read_conversation(value: Any) -> Item:
 
 def _customer(messages: Sequence[BaseMessage]) -> list[str]:
     """Give the texts of the customer's latest messages."""
-    return [message.text for message in messages if isinstance(message, HumanMessage)][-EARLIER_TURNS:]
+    return [str(message.text) for message in messages if isinstance(message, HumanMessage)][-EARLIER_TURNS:]
 
 
 def _encodable(text: str) -> bool:
