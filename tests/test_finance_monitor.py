@@ -249,16 +249,19 @@ def test_an_unknown_zone_is_refused() -> None:
 async def test_waiting_rows_are_one_batch() -> None:
     """Of a limited size; one that comes alone does not wait."""
     sizes: list[int] = []
+    all_asked = asyncio.Event()
 
     class Counting(FakeClassifier):
         async def abatch(self, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
             sizes.append(len(inputs))
+            if sum(sizes) == BATCH + 5:
+                all_asked.set()
             return await super().abatch(inputs, *args, **kwargs)
 
     async def rows() -> AsyncIterator[Any]:
         for second in range(BATCH + 5):
             yield message(second / 10)
-        await asyncio.sleep(0.05)
+        await all_asked.wait()
         yield message(7)
 
     monitor = monitor_of(chain=build_chain(Counting(labels=("neutral",))))
