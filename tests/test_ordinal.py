@@ -133,6 +133,19 @@ def test_names_of_integer_labels_are_their_order(base_model: Path, tmp_path: Pat
     assert checkpoint.labels.names == WORDS
 
 
+def test_names_of_an_order_are_mapped_as_labels_are(base_model: Path, tmp_path: Path) -> None:
+    """Each rank has its new name and keeps its rows; neighbours may become one rank, and no others may."""
+    train = table(tmp_path / "a.csv", WORDS.__getitem__)
+    config = {"epochs": 1, "label_names": WORDS}
+    merged = {"cold": "low", "cool": "low", "warm": "high"}
+    checkpoint = trained_on(train, base_model, tmp_path / "out", label_map=merged, **config)
+
+    assert checkpoint.labels.names == ("low", "high", "hot")
+    assert set(checkpoint.metrics["validation"]["per_label"]) == {"low", "high", "hot"}
+    with pytest.raises(ConfigError, match=r"neighbours in the order of label_names, found x in two places"):
+        trained_on(train, base_model, tmp_path / "apart", label_map={"cold": "x", "hot": "x"}, **config)
+
+
 def test_a_label_without_a_name_is_refused(base_model: Path, tmp_path: Path) -> None:
     """With file and line."""
     train = table(tmp_path / "a.csv", WORDS.__getitem__)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import JOINT, Task
 from lc_finetune.data.columns import TEXT_COLUMNS, find_column
 from lc_finetune.data.rows import Row, kind_of, text_in
 from lc_finetune.errors import DataError, shown
@@ -294,10 +294,13 @@ def _prodigy(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
 
 def _spanned(row: Row, column: str) -> Row:
     """Give a row its entities, from spans of whatever form."""
-    others = {name: value for name, value in row.fields.items() if name not in (*_HOLD_SPANS, "spans")}
-    return Row(
-        row.where, others | {ENTITIES: [_entity(row, one) for one in _list(row, row.fields.get(column), column)]}
-    )
+    entities = [_entity(row, one) for one in _list(row, row.fields.get(column), column)]
+    others = {
+        name: value
+        for name, value in row.fields.items()
+        if name != column and not (name in _HOLD_SPANS and isinstance(value, list | None))
+    }
+    return Row(row.where, others | {ENTITIES: entities})
 
 
 def _entity(row: Row, span: Any) -> dict[str, Any]:
@@ -335,10 +338,12 @@ def _doccano(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
     column = _span_column([row.fields for row in rows])
     relations = sum(len(found) for row in rows if isinstance(found := row.fields.get("relations"), list))
     notes = [f"{source}: {relations:,} relations between entities left out."] * bool(relations)
-    if column is not None and wanted.spans(there=True):
-        if any("cats" in row.fields for row in rows):
+    joint = wanted.task == JOINT
+    if column is not None and (joint or wanted.spans(there=True)):
+        if not joint and any("cats" in row.fields for row in rows):
             notes.append(f"{source}: labels of whole texts left out: --label-column cats reads them.")
-        return Imported([_spanned(row, column) for row in rows], None, tuple(notes), wanted.task)
+        spanned = [_spanned(_alone(row, wanted.label_column), column) for row in rows]
+        return Imported(spanned, wanted.label_column, tuple(notes), wanted.task)
     name = wanted.label_column or LABEL
     if column == name:
         raise DataError(
@@ -349,6 +354,14 @@ def _doccano(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
     if len(found) < len(rows):
         return Imported(rows, wanted.label_column, tuple(notes), wanted.task)
     return _with_labels(rows, found, wanted, notes)
+
+
+def _alone(row: Row, column: str | None) -> Row:
+    """Take the only label out of a list of one, as an export has it; any other cell stays as it is."""
+    value = row.fields.get(column) if column is not None else None
+    if column is None or not isinstance(value, list) or len(value) > 1:
+        return row
+    return Row(row.where, {**row.fields, column: next(iter(value), None)})
 
 
 # What they share.
