@@ -34,6 +34,7 @@ from lc_finetune import (
     CheckpointError,
     Classification,
     ConfigError,
+    IntentAndEntities,
     MultiLabelClassification,
     MultiLabelClassifier,
     OrdinalClassification,
@@ -115,6 +116,7 @@ def every_task(
         "same": tiny_checkpoint(checkpoints / "served-pair", task="text-pair-classification"),
         "questions": tiny_checkpoint(checkpoints / "served-questions", task="question-answering"),
         "relation": tiny_checkpoint(checkpoints / "served-relation", task="relation-classification", max_length=64),
+        "order": tiny_checkpoint(checkpoints / "served-order", task="intent-and-entities"),
     }
 
 
@@ -185,6 +187,7 @@ GIVEN: dict[str, tuple[str, Any, type]] = {
     "entities": ("entities", "Angela flew to Paris.", Tagging),
     "a question": ("questions", {"question": "Where?", "context": "In Paris, I think."}, QuestionAnswer),
     "a relation": ("relation", {"text": "Ann runs it", "head": [0, 3], "tail": "it"}, RelationClassification),
+    "a label and entities": ("order", "Angela flew to Paris.", IntentAndEntities),
     "a marked relation": ("relation", "<e1>Ann</e1> runs <e2>it</e2>", RelationClassification),
 }
 
@@ -319,7 +322,8 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "a state that is too long": (ANSWER, {"state": "x" * 1_001, "questions": {"topic": TOPIC}}, "found 1,001"),
     "an image": (ANSWER, {"questions": {"topic": TOPIC}, "assets": {SECRET: {"data_base64": SECRET}}}, "at most 0"),
     "an unknown model": (ANSWER, {"questions": {"topic": TOPIC}, "model": "topik"}, "did you mean 'topic'"),
-    "a model that is no classifier": (ANSWER, {"questions": {"topic": TOPIC}, "model": "rating"}, "a text classifier"),
+    "a model that is no classifier": (ANSWER, {"questions": {"topic": TOPIC}, "model": "entities"}, "text classifier"),
+    "a regressor's choice": (ANSWER, {"questions": {"topic": TOPIC}, "model": "rating"}, "a model of labels"),
     "a yes or no of three labels": (ANSWER, {"questions": {"topic": {"type": "noul"}}}, "two labels"),
     "inputs that are none": ("/predict", {"model": "topic", "inputs": [{SECRET: SECRET}]}, "Extra"),
     "no inputs": ("/predict", {"model": "topic", "inputs": []}, "at least 1"),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, Task
 from lc_finetune.schemas import (
     Classification,
+    IntentAndEntities,
     MultiLabelClassification,
     OrdinalClassification,
     PairClassification,
@@ -127,6 +128,7 @@ class PredictResponse(_Body):
     model: str
     results: list[
         OrdinalClassification
+        | IntentAndEntities
         | Classification
         | PairClassification
         | MultiLabelClassification

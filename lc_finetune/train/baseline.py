@@ -69,7 +69,7 @@ def _fitted(
     """Fit a logistic regression to the labels of the training rows; gives it, and the features of the test rows."""
     rows = cast("Sequence[TextExample]", _some(train))
     features = _both_pooled(base, [*rows, *cast("Sequence[TextExample]", test)], max_length)
-    return _regression(features[: len(rows)], gold_of(rows)), features[len(rows) :]
+    return _regression(features[: len(rows)], [row.label for row in rows]), features[len(rows) :]
 
 
 def intent_baseline(

@@ -5,6 +5,8 @@ from __future__ import annotations
 WEIGHT_DECAY = 0.01
 HEAD_RATE = 10.0
 """Learning rate of the new head, in times of the encoder's."""
+NOT_IN_BF16 = ("deberta",)
+"""Families whose code in transformers fails under autocast to bf16: DeBERTa masks with the least number of float32."""
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises."""
 LABEL_SMOOTHING = {"text-classification": 0.1, "text-pair-classification": 0.1, "relation-classification": 0.1}

@@ -354,11 +354,12 @@ def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epoc
 
     on_cuda = torch.cuda.is_available()
     on_cpu = not on_cuda and not torch.backends.mps.is_available()
-    hidden = int(AutoConfig.from_pretrained(base.folder, trust_remote_code=False).hidden_size)
+    of_base = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
+    in_bf16 = of_base.model_type not in recipe.NOT_IN_BF16
     values: dict[str, Any] = {
         "output_dir": os.fspath(work),
         "num_train_epochs": epochs,
-        "learning_rate": config.learning_rate or recipe.learning_rate(hidden, config.adapter),
+        "learning_rate": config.learning_rate or recipe.learning_rate(int(of_base.hidden_size), config.adapter),
         "per_device_train_batch_size": config.batch_size,
         "weight_decay": recipe.WEIGHT_DECAY,
         "warmup_steps": recipe.WARMUP,
@@ -374,7 +375,7 @@ def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epoc
         "seed": config.seed,
         "data_seed": config.seed,
         "use_cpu": on_cpu,
-        "bf16": (on_cuda and torch.cuda.is_bf16_supported()) or (on_cpu and _multiplies_bf16()),
+        "bf16": in_bf16 and ((on_cuda and torch.cuda.is_bf16_supported()) or (on_cpu and _multiplies_bf16())),
         "optim": "adamw_torch_fused",
         "report_to": "none",  # the trackers' callbacks are handed over with their runs open
         "run_name": work.name.removesuffix(".work"),

@@ -192,6 +192,7 @@ def test_mentions_too_far_apart_are_refused_before_training(base: Path, tmp_path
 def test_options_of_other_tasks_are_refused(base: Path, tmp_path: Path) -> None:
     """Out-of-scope rows and the warm-up are for classifiers of texts; an adapter would not learn the markers."""
     config = options(base, write_rows(tmp_path), tmp_path / "out")
+    del config["epochs"], config["batch_size"]
 
     for name, value in (("out_of_scope_label", "Other"), ("few_shot", True), ("adapter", "lora")):
         with pytest.raises(ConfigError, match=f"^{name}: expected"):
