@@ -369,6 +369,7 @@ def test_a_plain_folder_of_independent_labels_is_refused(tmp_path: Path) -> None
         OrdinalClassifier.from_checkpoint(folder)
 
 
+@pytest.mark.slow
 def test_imbalance_and_smoothing_take_the_loss_along(base_model: Path, tmp_path: Path) -> None:
     """Class weights, balanced sampling, focal loss and label smoothing are no other loss."""
     train = table(tmp_path / "a.csv", lambda rank: rank, rows=60)

@@ -102,8 +102,9 @@ def wait_for(pattern: str, process: subprocess.Popen[bytes], folder: Path) -> No
         time.sleep(0.01)
 
 
-MOMENTS = ["killed.work/checkpoint-*", "killed.work/checkpoint-*/trainer_state.json"]
+MOMENTS = ["killed.work/checkpoint-*/trainer_state.json"]
 SLOW_MOMENTS = [
+    "killed.work/checkpoint-*",
     "killed.work/run.json",
     "killed.work/checkpoint-*/optimizer.pt",
     "killed.work/checkpoint-*[3-9]/trainer_state.json",
