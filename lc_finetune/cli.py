@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
 
 from lc_finetune.errors import ConfigError, LCFinetuneError, MissingDependencyError, did_you_mean
+from lc_finetune.train.processes import follows, one_speaker, part_ways
 
 if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lc-finetune: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"lc-finetune: interrupted; {goes_on}.", file=sys.stderr)
+        if not follows():  # the first process says it for all
+            print(f"lc-finetune: interrupted; {goes_on}.", file=sys.stderr)
         return 130
 
 
@@ -118,10 +120,12 @@ def _train(arguments: argparse.Namespace) -> None:
         if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
-    if config.task == "mlm":
-        _pre_train(config)
-    else:
-        _fine_tune(config)
+    with one_speaker():
+        if config.task == "mlm":
+            _pre_train(config)
+        else:
+            _fine_tune(config)
+    part_ways()
 
 
 def _pre_train(config: TrainConfig) -> None:
@@ -273,8 +277,8 @@ def _add_calibrate(commands: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="Labelled rows: CSV, TSV, JSON, JSONL, Parquet or CoNLL.")
     parser.add_argument(
         "--accept", metavar="AIM", default=DEFAULT,
-        help="precision=0.95, coverage=0.9, score=0.8 (score=0.8,LABEL=0.95 for labels of their own), or cost=20 (of a "
-        f"wrong answer, in referrals). Default: {DEFAULT}.",
+        help="precision=0.95, coverage=0.9, score=0.8, or cost=20 (of a wrong answer, in referrals); the last two with "
+        f"others for some labels, as in score=0.8,LABEL=0.95. Default: {DEFAULT}.",
     )  # fmt: skip
     _add_columns(parser)
     parser.set_defaults(run=_calibrate, goes_on="the checkpoint is as it was")

@@ -135,6 +135,17 @@ def files_of(source: str | Path) -> list[Path]:
     return (sorted(path.parent.glob(path.name)) if several else []) or [path]
 
 
+def check_source(source: str | Path) -> None:
+    """Refuse a source that is not there, without reading it; a data set of the Hub is taken to be.
+
+    Raises:
+        DataError: If it is no file.
+    """
+    for path in files_of(source):
+        if path.exists() or not is_hub_id(str(source)):
+            check_file(path)
+
+
 def _read_several(files: Sequence[Path], options: ReadOptions) -> Loaded:
     """Read files of one kind, each as the first one is read."""
     loaded: list[Loaded] = []
