@@ -177,6 +177,37 @@ class ContinuedRecord(BaseModel):
     distillation: float = Field(ge=0, description="Weight of staying near its answers; 0 for none.")
 
 
+class SearchRecord(BaseModel):
+    """How the settings of a training were found; the trials are in `search.jsonl`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str = Field(description="Of the validation rows, by which trials were judged: their best epoch.")
+    space: dict[str, dict[str, Any]] = Field(description="Field → its range, or its choices.")
+    sampler: str = Field(description="What chose the settings of a trial.")
+    pruner: str = Field(description="What cut trials short.")
+    seed: int
+    finished: int = Field(ge=1, description="Trials that ran to their end.")
+    pruned: int = Field(ge=0, description="Trials that were cut short.")
+    failed: int = Field(ge=0, description="Trials that failed, or were interrupted.")
+    best_trial: int = Field(ge=1)
+    best_value: float = Field(allow_inf_nan=False, description="Its validation metric.")
+    best: dict[str, bool | int | float | str | None] = Field(
+        description="Its settings, with which the model is trained."
+    )
+    importances: dict[str, float] = Field(
+        description="Field → share of the differences between finished trials that it explains (functional ANOVA, "
+        "Hutter et al. 2014); empty where they do not differ."
+    )
+
+    def __str__(self) -> str:
+        best = ", ".join(f"{k} {f'{v:.3g}' if isinstance(v, float) else v}" for k, v in self.best.items())
+        return (
+            f"{best}: trial {self.best_trial} of {self.finished} finished, {self.pruned} pruned and {self.failed} "
+            f"failed, with a validation {self.metric} of {self.best_value:.4f}"
+        )
+
+
 class NumberInterval(BaseModel):
     """How far from a regressor's answer the right number lies."""
 
@@ -235,6 +266,7 @@ class Manifest(BaseModel):
     base_revision: str | None = None
     lineage: tuple[Ancestor, ...] = Field(default=(), description="What the base model went through, earliest first.")
     continued: ContinuedRecord | None = Field(default=None, description="None if it was not trained further.")
+    search: SearchRecord | None = Field(default=None, description="None if its settings were not searched for.")
     data_fingerprint: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file that is loaded.")

@@ -259,6 +259,7 @@ sys.exit(main(["train", *sys.argv[2:]]))
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up(base_model: Path, tmp_path: Path) -> None:
     """No file may grow past a limit: one line, nothing under the final name; with room again, --resume finishes."""
     (tmp_path / "good.csv").write_text(GOOD)

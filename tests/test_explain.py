@@ -357,6 +357,7 @@ def test_what_explains_leaves_memory_with_the_model(tmp_path: Path) -> None:
     """It is loaded once for all that share the model."""
     checkpoint = tiny_checkpoint(tmp_path / "alone", seed=7)
     first, second = (TextClassifier.from_checkpoint(checkpoint, device="cpu") for _ in range(2))
+    gc.collect()  # of other tests
     before = len(explain._explainers)
     first.explain("x")
 

@@ -385,7 +385,9 @@ def stopper(rows: int) -> Callable[[Progress], None]:
     return report
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("jsonl", "parquet"))]
+)
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(
     tiny_classifier: Checkpoint, tmp_path: Path, kind: str
 ) -> None:

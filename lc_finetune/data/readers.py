@@ -40,6 +40,7 @@ from lc_finetune.data.relations import (
     from_markers,
     from_spans,
     hold_markers,
+    note_markers,
     semeval_records,
     span_columns,
 )
@@ -134,6 +135,17 @@ def files_of(source: str | Path) -> list[Path]:
     return (sorted(path.parent.glob(path.name)) if several else []) or [path]
 
 
+def check_source(source: str | Path) -> None:
+    """Refuse a source that is not there, without reading it; a data set of the Hub is taken to be.
+
+    Raises:
+        DataError: If it is no file.
+    """
+    for path in files_of(source):
+        if path.exists() or not is_hub_id(str(source)):
+            check_file(path)
+
+
 def _read_several(files: Sequence[Path], options: ReadOptions) -> Loaded:
     """Read files of one kind, each as the first one is read."""
     loaded: list[Loaded] = []
@@ -218,7 +230,9 @@ def _examples_of(source: str, rows: Sequence[Row], options: ReadOptions) -> Load
         options.task != "text-classification" and _are_several(rows, label, options)
     ):
         return _multi_labelled(source, rows, text, label, options)
-    return _labelled(source, rows, (text,), label, options)
+    loaded = _labelled(source, rows, (text,), label, options)
+    said = note_markers(source, [row.fields.get(text) for row in rows]) if options.task == "auto" else []
+    return replace(loaded, notes=(*loaded.notes, *said))
 
 
 def _are_several(rows: Sequence[Row], label: str, options: ReadOptions) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 HISTORY = "metrics.jsonl"
+TRIALS = "search.jsonl"
+"""The trials of a search for settings, one a line."""
 LOSSES = {"loss": "training", "eval_loss": "validation"}
 """Field of the log → name of its curve."""
 NOT_METRICS = ("runtime", "per_second", "loss", "model_preparation_time")
@@ -24,9 +26,9 @@ class Curve:
     points: tuple[tuple[float, float], ...]
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
+def read_history(folder: Path, name: str = HISTORY) -> list[dict[str, Any]]:
     """Read what a checkpoint folder keeps of its training; nothing if it keeps none, and no line that is not JSON."""
-    path = folder / HISTORY
+    path = folder / name
     if not path.is_file():
         return []
     entries = []

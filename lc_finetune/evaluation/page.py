@@ -19,7 +19,7 @@ from lc_finetune.confidence import Bin, Calibration
 from lc_finetune.data import Example, PairExample, QuestionExample, gold_of
 from lc_finetune.evaluation.answering import Evaluation
 from lc_finetune.evaluation.comparison import DRAWS, Comparison
-from lc_finetune.evaluation.history import Curve, loss_curves, metric_curves, read_history
+from lc_finetune.evaluation.history import TRIALS, Curve, loss_curves, metric_curves, read_history
 from lc_finetune.evaluation.judging import (
     SPAN_ERRORS,
     Answer,
@@ -38,6 +38,7 @@ from lc_finetune.evaluation.plots import (
     matrix_plot,
     reliability_plot,
     scatter_plot,
+    share_plot,
 )
 from lc_finetune.inference.reliability import reliability_bins
 from lc_finetune.schemas import MultiLabelClassification, OrdinalClassification, QuestionAnswer, Regression, Tagging
@@ -116,6 +117,7 @@ def evaluation_page(
         _figures(figures),
         _compared(comparison),
         _curves(loss_curves(history), metric_curves(history)),
+        _search(checkpoint),
         *_of_answers(checkpoint, evaluation, figures.get(evaluation.source, {}), show_texts=show_texts),
     ]
     manifest = checkpoint.manifest
@@ -199,7 +201,7 @@ def _shown(cell: Cell) -> str:
     if cell is None:
         return "–"
     if isinstance(cell, float):
-        return f"{cell:.4f}"
+        return f"{cell:.4f}" if cell == 0 or abs(cell) >= 0.001 else f"{cell:.3g}"
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
@@ -272,6 +274,39 @@ def _curve_table(name: str, title: str, curves: Sequence[Curve]) -> Table:
     values = [dict(curve.points) for curve in curves]
     rows = [[epoch, *(one.get(epoch) for one in values)] for epoch in epochs]
     return Table(f"{name}-table", title, ["epoch", *(curve.name for curve in curves)], rows)
+
+
+def _search(checkpoint: Checkpoint) -> Section | None:
+    """List the trials that the settings come from, and which of the settings mattered."""
+    record = checkpoint.manifest.search if checkpoint.manifest else None
+    if record is None:
+        return None
+    words = [
+        f"The settings were searched for ({record.sampler} sampler, {record.pruner} pruner, seed {record.seed}) by the "
+        f"validation {record.metric} of the best epoch, without the test rows: {record.finished} trials finished, "
+        f"{record.pruned} were pruned, {record.failed} failed. Trial {record.best_trial} won."
+    ]
+    plots = []
+    if record.importances:
+        words.append(
+            "The plot shows which share of the differences between finished trials a setting explains, by functional "
+            "ANOVA (Hutter, Hoos and Leyton-Brown 2014); of few trials that is a hint."
+        )
+        shares = {name: min(1.0, max(0.0, share)) for name, share in record.importances.items()}
+        plots = [share_plot("search-plot", "Importance of settings", shares, x_label="share of the differences")]
+    rows: list[list[Cell]] = []
+    for one in read_history(checkpoint.path, TRIALS):
+        given = one.get("settings")
+        settings = given if isinstance(given, dict) else {}
+        facts = [one.get(name) for name in ("trial", "state", "value", "epochs")]
+        rows.append([_cell(value) for value in (*facts, *(settings.get(name) for name in record.space))])
+    columns = ["trial", "state", record.metric.replace("_", " "), "epochs run", *record.space]
+    table = Table("search-table", "Trials", columns, rows)
+    return Section("search", "Search", words, plots=plots, tables=[table] if rows else [])
+
+
+def _cell(value: Any) -> Cell:
+    return value if value is None or (isinstance(value, int | float) and not isinstance(value, bool)) else str(value)
 
 
 def _labels(

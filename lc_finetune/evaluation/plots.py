@@ -179,6 +179,28 @@ def bar_plot(
     return frame.markup()
 
 
+def share_plot(name: str, title: str, shares: Mapping[str, float], *, x_label: str) -> Markup:
+    """Draw a bar for each share of one whole.
+
+    Args:
+        name: The `id` of the plot.
+        title: What it shows.
+        shares: What a bar is for → its share, from 0 to 1; at least one.
+        x_label: What they are shares of.
+    """
+    left = int(MARGIN["left"] + CHARACTER * max(len(_cut(row)) for row in shares))
+    height = MARGIN["top"] + MARGIN["bottom"] + 26 * len(shares)
+    frame = _Frame.over(name, title, (0.0, 1.0), (0.0, float(len(shares))), width=720, height=height, left=left)
+    frame.axes(x_label, "", y_ticks=False)
+    for place, (row, share) in enumerate(shares.items()):
+        y = MARGIN["top"] + 26 * place + 4
+        _node(_node(frame.root, "text", _cut(row), x=left - 8, y=y + 13, class_="tick end"), "title", row)
+        width = max(1.0, frame.at(share, 0)[0] - left)
+        bar = _node(frame.root, "rect", x=left, y=y, width=width, height=18, class_="mark f0")
+        _node(bar, "title", f"{row}: {share:.1%}")
+    return frame.markup()
+
+
 def matrix_plot(name: str, title: str, matrix: Matrix, *, rows: str, columns: str) -> Markup:
     """Draw a matrix: what is right in one colour, what is wrong in another, the darker the larger its share of a row.
 

@@ -36,6 +36,7 @@ from lc_finetune.inference.parity import Gold
 from lc_finetune.inference.predictor import Predictor, window_of
 from lc_finetune.inference.reliability import reliability, reliability_of_pairs
 from lc_finetune.labels import LabelSet, Span
+from lc_finetune.remote import refuse_cached
 from lc_finetune.schemas import (
     Classification,
     Input,
@@ -517,7 +518,9 @@ def record(checkpoint: Checkpoint, calibrations: Sequence[Calibration]) -> Check
 
     Raises:
         CheckpointError: If the folder cannot be written to, or its card cannot be read.
+        ConfigError: If the folder is the cached copy of a URL.
     """
+    refuse_cached(checkpoint.path, "calibration")
     card = checkpoint.path / "README.md"
     try:
         written = card.read_text(encoding="utf-8") if card.is_file() else None

@@ -85,6 +85,7 @@ def description_table(description: Description) -> str:
         lines.append(f"  windows      of {about.max_length} pieces, {about.stride} shared{unit}")
         lines += [f"  adapter      {about.adapter}"] if about.adapter else []
         lines += [f"  continued    with {len(about.continued.new_labels)} new labels"] if about.continued else []
+        lines += [f"  search       {about.search}"] if about.search else []
         lines += [f"  data         {about.data_fingerprint[:16]}…"] if about.data_fingerprint else []
         lines.append("  made with    " + ", ".join(f"{name} {version}" for name, version in about.versions.items()))
     lines.append(f"  reference    {_reference(description)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
@@ -13,6 +14,7 @@ from lc_finetune.checkpoint import PRETRAINING, Task
 from lc_finetune.errors import ConfigError, DataError, did_you_mean, shown
 from lc_finetune.remote import is_url
 from lc_finetune.train.fields import check_together
+from lc_finetune.train.search_space import SearchSpace, check_space, read_space, space_of
 
 OWNED = {
     "output_dir": "output_dir",
@@ -33,7 +35,7 @@ OWNED = {
 }
 """Fields of TrainingArguments that have a field of ours."""
 NOT_OF_THE_RESULT = {
-    "resume", "overwrite", "baseline", "accept", "report_to", "push_to_hub", "upload_private",
+    "resume", "overwrite", "baseline", "accept", "report_to", "push_to_hub", "upload_private", "search",
 }  # fmt: skip
 """Fields that a resumed run may have otherwise than the one it continues."""
 
@@ -120,7 +122,7 @@ class TrainConfig(BaseModel):
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, allow_inf_nan=False, description="Peak learning rate."
     )
-    batch_size: int = Field(default=32, ge=1, le=4096, description="Rows per step and device.")
+    batch_size: int = Field(default=32, ge=1, le=4096, description="Rows of a batch; several processes share them.")
     max_length: int | None = Field(default=None, ge=8, description="Pieces in one window, special tokens included.")
     patience: int = Field(default=3, ge=1, description="Epochs without a better validation metric before it stops.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of splits, initial weights and order.")
@@ -169,6 +171,14 @@ class TrainConfig(BaseModel):
     few_shot: bool = Field(
         default=False, description="For 8 to 64 rows a class: bring the rows of each together, then fit the head alone."
     )
+    search: int | None = Field(
+        default=None, ge=1, le=10_000, description="Search for the best settings on the validation rows, in N trials."
+    )
+    search_space: SearchSpace = Field(
+        default={},
+        description="What a search varies: a YAML or JSON file of fields with choices, [16, 32], or a range, "
+        "{low: 2, high: 8}. Default: learning rate, epochs, batch size and what else suits the task.",
+    )
     trainer: dict[str, Any] = Field(default_factory=dict, description="Further fields of TrainingArguments.")
 
     @field_validator("label_names", mode="before")
@@ -193,6 +203,15 @@ class TrainConfig(BaseModel):
             return check_label_map(value) if named and value else value
         except DataError as error:
             raise ValueError(str(error).rstrip(".")) from None
+
+    @field_validator("search_space", mode="before")
+    @classmethod
+    def _searched(cls, value: Any) -> Any:
+        try:
+            given = read_space(value) if isinstance(value, str) else value
+        except DataError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+        return space_of(given, cls.model_fields) if isinstance(given, Mapping) else given
 
     @field_validator("report_to", mode="before")
     @classmethod
@@ -265,6 +284,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _together(self) -> Self:
         check_together(self)
+        check_space(self)
         return self
 
     @classmethod
@@ -311,6 +331,12 @@ class TrainConfig(BaseModel):
             raise ConfigError(message if name in (overrides or {}) else f"{path}: {message}") from None
 
     @property
+    def label_order(self) -> list[str]:
+        """The labels that `label_names` lists, under their new names; those that are merged are one if neighbours."""
+        names = [self.label_map.get(name, name) for name in self.label_names]
+        return [name for name, _ in groupby(names) if name != self.out_of_scope_label]
+
+    @property
     def task_of_rows(self) -> Task | Literal["auto"]:
         """What labelled rows are for.
 
@@ -323,7 +349,8 @@ class TrainConfig(BaseModel):
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Give the fields that a resumed run must share with the one it continues."""
-        return json.loads(self.model_dump_json(exclude=NOT_OF_THE_RESULT))  # type: ignore[no-any-return]
+        fields: dict[str, Any] = json.loads(self.model_dump_json(exclude=NOT_OF_THE_RESULT))
+        return {**fields, "search": self.search is not None}  # that there is one, not how long
 
 
 def _one_line(error: ValidationError) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lc_finetune.checkpoint import Task, before_first
 from lc_finetune.data import (
@@ -21,7 +21,7 @@ from lc_finetune.data import (
     split_examples,
     summarize,
 )
-from lc_finetune.data.readers import files_of
+from lc_finetune.data.readers import check_source, files_of
 from lc_finetune.errors import CheckpointError, ConfigError, DataError, InputError, did_you_mean, shown
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.encode import Encoder, Encoding
@@ -37,6 +37,9 @@ from lc_finetune.train.replay import not_among, with_replay
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.tasks import TASKS, TrainingTask
 from lc_finetune.train.tokenization import Windowing, encoded, windows_of
+
+if TYPE_CHECKING:
+    from lc_finetune.train.search import Searched
 
 LONGEST_NAME = 200
 """Bytes of an output folder's name; file systems allow 255, of which the names of temporary siblings take some."""
@@ -57,6 +60,7 @@ class Plan:
     windowing: Windowing
     fingerprint: str
     continued: Continued | None = None
+    searched: Searched | None = None
 
 
 def output_folder(config: TrainConfig) -> Path:
@@ -92,8 +96,12 @@ def output_folder(config: TrainConfig) -> Path:
     return output
 
 
-def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
+def prepare(config: TrainConfig, *, test: bool = True) -> tuple[Plan, Summary]:
     """Read and check the data and the base model, and decide what the options leave open.
+
+    Args:
+        config: The run.
+        test: Whether the test files are read, which decide nothing of the rest of the plan.
 
     Raises:
         DataError: If a file cannot be used.
@@ -117,6 +125,9 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
     tasks: dict[str, Task] = {}
     for part in ("train", "validation", "test", "earlier_test"):
         source = getattr(config, f"{part}_file")
+        if source and not test and part not in ("train", "validation"):
+            check_source(source)
+            source = None
         loaded = read_examples(source, options) if source else None
         parts[part] = loaded.examples if loaded else None
         if loaded:
@@ -131,7 +142,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
             _check_readable(source, loaded.examples, encoder, lengths)
     task = _agreed(config, tasks)
     _check_fields(config, task)
-    outside = _set_apart(config, task, parts)
+    outside = _set_apart(config, task, parts, whole=test or config.test_file is None)
     train = cast("Sequence[Example]", parts["train"])
     known = TASKS[task].answers_of(continued.checkpoint.labels) if continued else ()
     try:
@@ -153,7 +164,7 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
         training = training.after(continued.checkpoint)
         notes += label_notes(continued, training)
     else:
-        training = training.ordered([name for name in config.label_names if name != config.out_of_scope_label])
+        training = training.ordered(config.label_order)
     Aim.parse(config.accept).check_labels(training.answers)
     all_examples = [
         *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,
@@ -169,9 +180,11 @@ def prepare(config: TrainConfig) -> tuple[Plan, Summary]:
 
 
 def _set_apart(
-    config: TrainConfig, task: Task, parts: dict[str, Sequence[Example] | None]
+    config: TrainConfig, task: Task, parts: dict[str, Sequence[Example] | None], *, whole: bool
 ) -> dict[str, tuple[Example, ...]]:
     """Take the out-of-scope rows out of the parts; returns them by part.
+
+    Unless the parts are the `whole` data, there may be none in them.
 
     Raises:
         ConfigError: If the data is not for a classifier.
@@ -186,7 +199,7 @@ def _set_apart(
             f"out_of_scope_label: expected data for text-classification, found data for {task}. Leave it out."
         )
     found = {cast(TextExample, example).label for examples in parts.values() for example in examples or ()}
-    if label not in found:
+    if label not in found and whole:
         raise DataError(
             f"{config.train_file}: expected rows with the out-of-scope label {shown([label])!r}, found none"
             f"{did_you_mean(label, found)}. Correct --out-of-scope-label, or leave it out."
@@ -277,3 +290,18 @@ def count_windows(plan: Plan) -> int:
 def epochs_of(plan: Plan) -> int:
     """Say how many passes over the training rows there will be at most."""
     return plan.config.epochs or recipe.epochs(plan.task.name, len(plan.splits.train), plan.config.batch_size)
+
+
+def learning_rate_of(config: TrainConfig, base: BaseModel) -> float:
+    """Say what the peak learning rate of the encoder, or of the adapter, will be."""
+    from transformers import AutoConfig
+
+    hidden = int(AutoConfig.from_pretrained(base.folder, trust_remote_code=False).hidden_size)
+    return config.learning_rate or recipe.learning_rate(hidden, config.adapter)
+
+
+def smoothing_of(plan: Plan) -> float:
+    """Say how much of a row's label will be spread over all."""
+    if plan.config.label_smoothing is not None:
+        return plan.config.label_smoothing
+    return 0.0 if plan.config.focal_gamma else recipe.LABEL_SMOOTHING.get(plan.task.name, 0.0)

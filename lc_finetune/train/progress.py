@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, and one line for each epoch."""
+"""What a run shows while it trains: a bar on a terminal, and one line, or one number, for each epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
 
 class EpochLines(ProgressCallback):  # type: ignore[misc]  # transformers is not typed
@@ -20,8 +20,9 @@ class EpochLines(ProgressCallback):  # type: ignore[misc]  # transformers is not
         self._loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar; only a terminal shows it."""
-        self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=None, leave=False)
+        """Open the bar; only a terminal shows it, and only that of the first process."""
+        hidden = None if state.is_world_process_zero else True
+        self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=hidden, leave=False)
         self.training_bar.update(state.global_step)  # a resumed run is under way
         self.current_step = state.global_step
 
@@ -39,3 +40,17 @@ class EpochLines(ProgressCallback):  # type: ignore[misc]  # transformers is not
         measured = "" if value is None else f"  validation {self._metric} {value:.4f}"
         with tqdm.external_write_mode():
             self._say(f"  epoch {round(state.epoch or 0)}/{args.num_train_epochs:g}  loss {self._loss:.4f}{measured}")
+
+
+class EpochReports(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Hands the validation metric of each epoch on, and stops the training when told to."""
+
+    def __init__(self, report: Callable[[float], bool], *, metric: str) -> None:
+        """Report each value of `metric`; training stops once that returns true."""
+        self._report = report
+        self._metric = metric
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Report, and stop or go on."""
+        if self._report(float(metrics[f"eval_{self._metric}"])):
+            control.should_training_stop = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 WEIGHT_DECAY = 0.01
 HEAD_RATE = 10.0
 """Learning rate of the new head, in times of the encoder's."""
+NOT_IN_BF16 = ("deberta",)
+"""Families whose code in transformers fails under autocast to bf16: DeBERTa masks with the least number of float32."""
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises."""
 LABEL_SMOOTHING = {"text-classification": 0.1, "text-pair-classification": 0.1, "relation-classification": 0.1}
@@ -58,6 +60,14 @@ STEPS = {
 """Steps that a training wants, whatever the size of the data; taggers learn from every word and overfit sooner."""
 EPOCHS = (4, 20)
 """Fewest and most passes over the data."""
+SEARCH_STARTUP = 5
+"""Trials of a search that are drawn at random, and finished trials before any is pruned."""
+SEARCH_WARMUP = 1
+"""Epochs after which no trial is pruned yet."""
+SEARCH_FACTOR = 4.0
+"""How far a search looks from the learning rate above, up and down."""
+SEARCH_SMOOTHING = 0.2
+"""Label smoothing that a search tries at most."""
 
 
 def learning_rate(hidden_size: int, adapter: str | None = None) -> float:

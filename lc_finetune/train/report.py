@@ -99,6 +99,7 @@ def model_card(name: str, manifest: Manifest, labels: Sequence[str], types: Sequ
         "```",
         *([_adapter_in_words(manifest)] if manifest.adapter else []),
         *([_continued_in_words(manifest)] if manifest.continued else []),
+        *([f"Settings found by a search: {manifest.search}."] if manifest.search else []),
         *(["## Labels", _labels_in_words(task, labels)] if manifest.answering is None else []),
         *(["Entities: " + ", ".join(f"`{one}`" for one in types)] if types else []),
         *([_rule_in_words(manifest.answering)] if manifest.answering else []),

@@ -25,6 +25,8 @@ from lc_finetune.train.config import TrainConfig
 
 RUN_RECORD = "run.json"
 TRAINER_STATE = "trainer_state.json"
+STUDY = "search.sqlite3"
+"""The trials of a search."""
 
 
 def open_work(work: Path, config: TrainConfig, base: BaseModel, data: str, say: Callable[[str], None]) -> str | None:
@@ -65,9 +67,9 @@ def open_work(work: Path, config: TrainConfig, base: BaseModel, data: str, say: 
                 f"Expected the run that {work} belongs to, found another: {', '.join(changed)} changed. "
                 "Give the same options, or start anew without --resume."
             )
-        whole = _whole_states(work)
-        if whole:
-            return os.fspath(whole[-1])
+        whole = whole_states(work)
+        if whole or (work / STUDY).is_file():
+            return os.fspath(whole[-1]) if whole else None
     if config.resume:
         say("Nothing to resume from: starting at the beginning.")
     shutil.rmtree(work, ignore_errors=True)
@@ -80,18 +82,28 @@ def refuse_unfinished(work: Path, config: TrainConfig) -> None:
     """Refuse to throw away finished epochs of an interrupted run unasked, or what is no run at all."""
     if work.is_file() or (work.is_dir() and not all(_is_ours(path.name) for path in work.iterdir())):
         raise ConfigError(f"Expected {work} for the unfinished run, found something else there. Move it away.")
-    if _whole_states(work) and not (config.resume or config.overwrite):
+    kept = "finished epochs" if whole_states(work) else "a search" if (work / STUDY).is_file() else None
+    if kept and not (config.resume or config.overwrite):
         raise ConfigError(
-            f"Expected no unfinished run for {config.output_dir}, found finished epochs in {work}. "
+            f"Expected no unfinished run for {config.output_dir}, found {kept} in {work}. "
             "Continue it with --resume, or start anew with --overwrite."
         )
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith((RUN_RECORD, f".{RUN_RECORD}.", "checkpoint-", "runs", "tmp-checkpoint-", "warmed-base"))
+    return name.startswith(
+        (RUN_RECORD, f".{RUN_RECORD}.", STUDY, "checkpoint-", "runs", "tmp-checkpoint-", "warmed-base")
+    )
 
 
-def _whole_states(work: Path) -> list[Path]:
+def drop_states(work: Path) -> None:
+    """Remove the Trainer's states, of whichever run; a search stays."""
+    for state in work.glob("checkpoint-*"):
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def whole_states(work: Path) -> list[Path]:
+    """Find the states that a run saved to the end, the earliest first."""
     whole = [folder for folder in work.glob("checkpoint-[0-9]*") if _is_whole(folder)]
     return sorted(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
@@ -144,5 +156,12 @@ def _is_full(error: Exception) -> bool:
     """Say whether a disk without room is behind an error: safetensors and torch do not raise OSError for it."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    marks = ("No space left", "File too large", "iostream error", "inline_container", "PytorchStreamWriter")
+    marks = (
+        "No space left",
+        "disk is full",
+        "File too large",
+        "iostream error",
+        "inline_container",
+        "PytorchStreamWriter",
+    )
     return any(mark in str(error) for mark in marks)

@@ -14,7 +14,7 @@ from lc_finetune.errors import ConfigError
 from lc_finetune.remote import cache_folder, cached_copy, refuse_existing_url, short_digest, upload
 from lc_finetune.train.config import TrainConfig
 
-REPLACED = (*FETCHED, "README.md", "report.html", "metrics.jsonl", "adapter/*")
+REPLACED = (*FETCHED, "README.md", "report.html", "metrics.jsonl", "search.jsonl", "adapter/*")
 """What of an earlier checkpoint is deleted at the URL; files that are not ours stay."""
 RECORD = "options.json"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from lc_finetune.data import (
 )
 from lc_finetune.data.split import classes as classes_of
 from lc_finetune.evaluation import Evaluation, evaluate, write_report
+from lc_finetune.evaluation.history import HISTORY, TRIALS
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.acceptance import Aim
 from lc_finetune.inference.calibrate import TooFewAnswers, calibrate, served_ways
@@ -78,6 +79,7 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
         base_revision=plan.base.revision,
         lineage=plan.base.lineage,
         continued=plan.continued.record(plan.task) if plan.continued else None,
+        search=plan.searched.record if plan.searched else None,
         data_fingerprint=plan.fingerprint,
         **plan.task.recorded,
     )
@@ -100,8 +102,14 @@ def write_checkpoint(staging: Path, name: str, plan: Plan, tuned: Adapted, histo
         _write_neighbours(staging, plan, plan.config.keep_neighbours)
     card = model_card(name, manifest, plan.task.labels.names, plan.task.types)
     (staging / "README.md").write_text(card, encoding="utf-8")
-    (staging / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+    _write_lines(staging / HISTORY, history)
+    if plan.searched is not None:
+        _write_lines(staging / TRIALS, plan.searched.trials)
     write_report(staging, evaluation, metrics, name=name)
+
+
+def _write_lines(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
 
 def _export(staging: Path, plan: Plan) -> None:

@@ -162,6 +162,7 @@ def test_the_bundled_sample_trains(tmp_path: Path) -> None:
 def test_options_that_do_nothing_for_two_heads_are_refused(base: Path, tmp_path: Path) -> None:
     """There is no one head to weigh, soften or adapt; nothing is written."""
     config = options(base, write_rows(tmp_path, rows=20), tmp_path / "out")
+    del config["epochs"], config["batch_size"]
 
     for name, value in (("class_weights", "balanced"), ("label_smoothing", 0.1), ("few_shot", True),
                         ("adapter", "lora"), ("keep_replay", 5)):  # fmt: skip

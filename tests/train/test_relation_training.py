@@ -11,7 +11,7 @@ from lc_finetune import Checkpoint, ConfigError, DataError, RelationClassifier
 from lc_finetune.data import sample_file
 from lc_finetune.labels import LabelSet
 from lc_finetune.markers import MARKERS
-from lc_finetune.testing import tiny_base_model
+from lc_finetune.testing import tiny_base_model, tiny_checkpoint
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.base_model import resolve_base_model
 from lc_finetune.train.metrics import relation_figures, relation_macro_f1
@@ -164,6 +164,15 @@ def test_a_relation_checkpoint_is_a_base_model_with_markers(trained: Checkpoint)
     assert RelationClassification.extend(base) is base
 
 
+def test_what_a_base_model_went_through_is_kept_where_markers_are_added(tmp_path: Path) -> None:
+    """A base model of this package's own stays in the lineage."""
+    earlier = resolve_base_model(str(tiny_checkpoint(tmp_path / "earlier").path))
+    extended = RelationClassification.extend(earlier)
+
+    assert extended.folder != earlier.folder
+    assert extended.lineage == earlier.lineage != ()
+
+
 def test_the_bundled_sample_trains(tmp_path: Path) -> None:
     """From columns of spans; the tail may come first."""
     base = tiny_base_model(tmp_path / "base", max_length=192)
@@ -183,6 +192,7 @@ def test_mentions_too_far_apart_are_refused_before_training(base: Path, tmp_path
 def test_options_of_other_tasks_are_refused(base: Path, tmp_path: Path) -> None:
     """Out-of-scope rows and the warm-up are for classifiers of texts; an adapter would not learn the markers."""
     config = options(base, write_rows(tmp_path), tmp_path / "out")
+    del config["epochs"], config["batch_size"]
 
     for name, value in (("out_of_scope_label", "Other"), ("few_shot", True), ("adapter", "lora")):
         with pytest.raises(ConfigError, match=f"^{name}: expected"):

@@ -102,8 +102,9 @@ def wait_for(pattern: str, process: subprocess.Popen[bytes], folder: Path) -> No
         time.sleep(0.01)
 
 
-MOMENTS = ["killed.work/checkpoint-*", "killed.work/checkpoint-*/trainer_state.json"]
+MOMENTS = ["killed.work/checkpoint-*/trainer_state.json"]
 SLOW_MOMENTS = [
+    "killed.work/checkpoint-*",
     "killed.work/run.json",
     "killed.work/checkpoint-*/optimizer.pt",
     "killed.work/checkpoint-*[3-9]/trainer_state.json",
@@ -300,7 +301,7 @@ def test_a_file_gives_the_same_fields(tmp_path: Path) -> None:
 
 def test_files_of_two_kinds_are_refused(base_model: Path, table: Path, spans: Path, tmp_path: Path) -> None:
     """A tagger's test file for a classifier is a mistake."""
-    with pytest.raises(DataError, match="token-classification"):
+    with pytest.raises(DataError, match=r"train.jsonl: expected a label column .*, found text, entities"):
         fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", test_file=str(spans))))
 
 
