@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         InputError,
         LCFinetuneError,
         MissingDependencyError,
+        ProcessError,
     )
     from lc_finetune.parsers import AnswerError, EntitiesOutputParser, LabelOutputParser
     from lc_finetune.runnables import (
@@ -98,6 +99,7 @@ _HOMES = {
         "InputError",
         "LCFinetuneError",
         "MissingDependencyError",
+        "ProcessError",
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -132,6 +134,7 @@ __all__ = [
     "OrdinalClassifier",
     "PairClassification",
     "PairClassifier",
+    "ProcessError",
     "QuestionAnswer",
     "QuestionAnswerer",
     "Regression",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
 
 from lc_finetune.errors import ConfigError, LCFinetuneError, MissingDependencyError, did_you_mean
+from lc_finetune.train.processes import follows, one_speaker, part_ways
 
 if TYPE_CHECKING:
     from lc_finetune.bulk import Progress
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lc-finetune: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"lc-finetune: interrupted; {goes_on}.", file=sys.stderr)
+        if not follows():  # the first process says it for all
+            print(f"lc-finetune: interrupted; {goes_on}.", file=sys.stderr)
         return 130
 
 
@@ -118,10 +120,12 @@ def _train(arguments: argparse.Namespace) -> None:
         if value is not None and name not in ("run", "goes_on", "config")
     }
     config = TrainConfig.from_file(arguments.config, given) if arguments.config else TrainConfig.of(given)
-    if config.task == "mlm":
-        _pre_train(config)
-    else:
-        _fine_tune(config)
+    with one_speaker():
+        if config.task == "mlm":
+            _pre_train(config)
+        else:
+            _fine_tune(config)
+    part_ways()
 
 
 def _pre_train(config: TrainConfig) -> None:

@@ -8,6 +8,7 @@ LCFinetuneError
 ├── InputError                one item given to a Runnable is not a text
 ├── AnswerError               an LLM's answer cannot be read (also LangChain's OutputParserException)
 ├── EngineError               the inference worker failed, or was closed while a caller waited
+├── ProcessError              another process of a training run failed, or is gone
 └── MissingDependencyError    an optional package is not installed (also ImportError)
 ```
 
@@ -47,6 +48,10 @@ class InputError(LCFinetuneError):
 
 class EngineError(LCFinetuneError):
     """The inference worker failed, or was closed while a caller waited."""
+
+
+class ProcessError(LCFinetuneError):
+    """Another process of a training run on several devices failed, or is gone."""
 
 
 class MissingDependencyError(LCFinetuneError, ImportError):

@@ -16,11 +16,13 @@ from benchmarks import (
     continual,
     gpu,
     inference,
+    interruption,
     monitor,
     quality,
     scope,
     service,
     serving,
+    timing,
     training,
     tune,
 )
@@ -296,6 +298,64 @@ def test_few_rows_are_drawn_and_compared(base_model: Path, tmp_path: Path) -> No
     assert status == 0
     assert list(table) == ["with --few-shot", "without", "frozen encoder + logistic regression"]
     assert all(row["draw 0"] == row["mean"] for row in table.values())
+
+
+@pytest.mark.slow
+def test_training_is_timed_beside_the_plain_trainer(base_model: Path, tmp_path: Path) -> None:
+    """On the same rows and epochs; the exit status says whether ours is faster and no less accurate."""
+    train, output = str(SAMPLES / "support" / "train.csv"), tmp_path / "results.json"
+    status = training.main(
+        f"time {train} --base-model {base_model} --rows 60 --epochs 2 --batch-size 8 --output {output}".split()
+    )
+    plain, ours = measured(output)["training beside the plain Trainer"].values()
+
+    assert plain["epochs"] == ours["epochs"] == 2
+    assert plain["share"] == 1
+    assert 0 < plain["s in the Trainer"] < plain["s of the command"]
+    assert 0 < ours["s in the Trainer"] < ours["s of the command"]
+    assert status == int(ours["share"] > timing.LARGEST_SHARE or ours["accuracy"] < plain["accuracy"])
+
+
+def test_training_is_timed_on_texts_with_a_label(capsys: pytest.CaptureFixture[str]) -> None:
+    """A tagger's file is one line and exit status 2, as is a number of rows, or of moments, that is none."""
+    assert training.main(["time", ENTITIES]) == 2
+    assert "expected data for text-classification" in capsys.readouterr().err
+    assert training.main(["time", SUPPORT, "--rows", "0"]) == 2
+    assert "--rows" in capsys.readouterr().err
+    assert training.main(["kill", "--moments", "0"]) == 2
+    assert "--moments" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_trainings_end_as_the_whole_one(tmp_path: Path) -> None:
+    """A row for each moment; it says what was left, and that metrics and weights are the same."""
+    output = tmp_path / "results.json"
+    status = training.main(f"kill --moments 2 --epochs 2 --output {output}".split())
+    rows = measured(output)["SIGKILL and --resume"]
+
+    assert status == 0
+    assert len(rows) == 2
+    assert all(row["same metrics"] == row["same weights"] == 1 for row in rows.values())
+
+
+def test_the_stage_of_a_killed_training_shows_in_its_files(tmp_path: Path) -> None:
+    """From nothing but its record to the checkpoint in place."""
+    output, work = tmp_path / "out", tmp_path / "out.work"
+    state, staged = work / "checkpoint-7", tmp_path / ".out.writing-x"
+    stages = [interruption.stage_of(output)]
+    state.mkdir(parents=True)
+    stages.append(interruption.stage_of(output))
+    (state / "trainer_state.json").write_text("{}")
+    stages.append(interruption.stage_of(output))
+    staged.mkdir()
+    stages.append(interruption.stage_of(output))
+    output.mkdir()
+    stages.append(interruption.stage_of(output))
+
+    assert stages == [
+        "before the first epoch's end", "saving the state of an epoch", "between epochs' ends",
+        "writing the checkpoint", "the checkpoint was in place",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

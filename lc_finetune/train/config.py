@@ -121,7 +121,7 @@ class TrainConfig(BaseModel):
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, allow_inf_nan=False, description="Peak learning rate."
     )
-    batch_size: int = Field(default=32, ge=1, le=4096, description="Rows per step and device.")
+    batch_size: int = Field(default=32, ge=1, le=4096, description="Rows of a batch; several processes share them.")
     max_length: int | None = Field(default=None, ge=8, description="Pieces in one window, special tokens included.")
     patience: int = Field(default=3, ge=1, description="Epochs without a better validation metric before it stops.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of splits, initial weights and order.")

@@ -14,6 +14,8 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from lc_finetune.train.processes import Processes
+
 
 def head_parameters(model: Any) -> set[int]:
     """Find what the task added: the ids of the parameters outside the encoder, and of its pooler.
@@ -86,7 +88,7 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
     (Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification"). With `layer_decay`, each
     block of the encoder learns that much slower than the one above it. With `balanced_sampling`, rows are drawn so that
     each class comes equally often. A `penalty` of its inputs and outputs
-    is added to the loss of each step.
+    is added to the loss of each step. Several `processes` share each batch, in the order that one alone would take.
     """
 
     def __init__(
@@ -96,9 +98,14 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         layer_decay: float | None = None,
         balanced_sampling: bool = False,
         penalty: Callable[[Any, Any], Any] | None = None,
+        processes: Processes | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if self.compute_loss_func is None and self.label_smoother is None:
+            # Most heads take the number of items of the whole step as an argument, and do not look at it.
+            self.model_accepts_loss_kwargs = False
+        self._processes = processes or Processes()
         self._penalty = penalty
         self._head_rate = head_rate
         self._layer_decay = layer_decay
@@ -145,14 +152,37 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if not self._balanced_sampling:
-            return super()._get_train_sampler(train_dataset)
         rows = self.train_dataset if train_dataset is None else train_dataset
-        return BalancedSampler(
-            [int(row["labels"]) for row in rows],
-            [len(row["input_ids"]) for row in rows],
-            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
-        )
+        if self._balanced_sampling:
+            sampler = BalancedSampler(
+                [int(row["labels"]) for row in rows],
+                [len(row["input_ids"]) for row in rows],
+                batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            )
+        else:
+            sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, BalancedSampler | LengthGroupedSampler):
+            sampler.batch_size *= self._processes.size
+            return SharedOrder(sampler, self._processes)
+        return sampler
+
+
+class SharedOrder(Sampler[int]):
+    """Draws rows as another sampler does in the first process.
+
+    Samplers draw from torch's own generator, which processes on CPUs leave in different states: dropout draws from it
+    too, for batches of different lengths.
+    """
+
+    def __init__(self, sampler: Sampler[int], processes: Processes) -> None:
+        self._sampler = sampler
+        self._processes = processes
+
+    def __len__(self) -> int:
+        return len(self._sampler)  # type: ignore[arg-type]  # both kinds have a length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._processes.in_one_order(list(self._sampler)))
 
 
 class BalancedSampler(Sampler[int]):
@@ -165,12 +195,12 @@ class BalancedSampler(Sampler[int]):
         counts = Counter(classes)
         self._weights = [1.0 / counts[one] for one in classes]
         self._lengths = lengths
-        self._batch_size = batch_size
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
         return len(self._weights)
 
     def __iter__(self) -> Iterator[int]:
         drawn = torch.multinomial(torch.tensor(self._weights), len(self._weights), replacement=True).tolist()
-        grouped = LengthGroupedSampler(self._batch_size, lengths=[self._lengths[row] for row in drawn])
+        grouped = LengthGroupedSampler(self.batch_size, lengths=[self._lengths[row] for row in drawn])
         return iter([drawn[place] for place in grouped])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import random
 import shutil
 from collections import defaultdict
@@ -16,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from lc_finetune.checkpoint import PRETRAINING, Manifest, refuse_existing, staged_folder, write_manifest
+from lc_finetune.checkpoint import MANIFEST, PRETRAINING, Manifest, refuse_existing, staged_folder, write_manifest
 from lc_finetune.data.duplicates import groups
 from lc_finetune.data.split import LARGE
 from lc_finetune.data.summary import UNKNOWN_WARNING
@@ -36,6 +37,7 @@ from lc_finetune.train.masked_language_model import (
 from lc_finetune.train.masking import MaskedBlocks, WordMasking, masked_once
 from lc_finetune.train.packing import NO_WORD, Block, pack
 from lc_finetune.train.preparation import encoder_config, output_folder, windowing
+from lc_finetune.train.processes import Part, Processes, join
 from lc_finetune.train.resuming import open_work, raise_unwritable, refuse_unfinished, stopped_early
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.tokenization import IGNORED, Feature
@@ -121,12 +123,40 @@ def pre_train(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         DataError: If a file cannot be used.
         ConfigError: If an option cannot be used, or the disk is full.
         CheckpointError: If there is no such base model.
+        ProcessError: If another process of the run fails, or is gone.
     """
-    from lc_finetune.inference.backends.torch import quiet
-
     if config.task != PRETRAINING:
         raise ConfigError(f"task: expected {PRETRAINING}, found {config.task}. Labelled data is what fine_tune takes.")
     _refuse_not_taken(config)
+    processes = join(config)
+    return processes.run(
+        lambda: _lead(config, say, processes),
+        lambda part: _follow(config, part, processes),
+        lambda: _written(output_folder(config)),
+    )
+
+
+def _written(folder: Path) -> PretrainedModel:
+    text = (folder / MANIFEST).read_text(encoding="utf-8")
+    return PretrainedModel(folder, Manifest.model_validate_json(text))
+
+
+def _follow(config: TrainConfig, part: Part, processes: Processes) -> None:
+    """Take part in the training that the first process leads."""
+    from lc_finetune.inference.backends.torch import quiet
+
+    config = sample_files(config)
+    base = resolve_base_model(config.base_model, config.revision)
+    corpus = read_corpus(config, base)
+    part.check(corpus.order, processes.rank)
+    arguments = _arguments(config, base, corpus, Path(part.work))
+    with quiet():
+        _train(config, base, corpus, arguments, part.resume_from, lambda _: None, processes)
+
+
+def _lead(config: TrainConfig, say: Callable[[str], None], processes: Processes) -> PretrainedModel:
+    from lc_finetune.inference.backends.torch import quiet
+
     output = output_folder(config)
     refuse_existing(output, overwrite=config.overwrite)
     work = output.absolute().with_name(output.name + ".work")
@@ -138,8 +168,12 @@ def pre_train(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
     try:
         with quiet():
             say(str(corpus))
+            processes.introduce(config.batch_size, say)
             resume_from = open_work(work, config, base, corpus.order, say)
-            loaded, metrics, history = _train(config, base, corpus, arguments, resume_from, say)
+            loaded, metrics, history = processes.train_together(
+                Part(os.fspath(work), resume_from, corpus.order),
+                lambda: _train(config, base, corpus, arguments, resume_from, say, processes),
+            )
             with staged_folder(output, overwrite=config.overwrite) as staging:
                 manifest = Manifest(
                     task=PRETRAINING,
@@ -266,6 +300,7 @@ def _train(
     arguments: Any,
     resume_from: str | None,
     say: Callable[[str], None],
+    processes: Processes,
 ) -> tuple[MaskedLanguageModel, dict[str, Any], list[dict[str, Any]]]:
     """Run the Trainer; returns the model with its best weights, what was measured, and the log."""
     from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback
@@ -284,6 +319,7 @@ def _train(
     trainer = MaskedLanguageTrainer(
         head_rate=recipe.HEAD_RATE if loaded.new_head else 1.0,
         layer_decay=config.layer_decay,
+        processes=processes,
         model=loaded.model,
         args=arguments,
         train_dataset=MaskedBlocks(corpus.blocks["train"], masking),

@@ -20,8 +20,9 @@ class EpochLines(ProgressCallback):  # type: ignore[misc]  # transformers is not
         self._loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar; only a terminal shows it."""
-        self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=None, leave=False)
+        """Open the bar; only a terminal shows it, and only that of the first process."""
+        hidden = None if state.is_world_process_zero else True
+        self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=hidden, leave=False)
         self.training_bar.update(state.global_step)  # a resumed run is under way
         self.current_step = state.global_step
 

@@ -67,7 +67,7 @@ def open_work(work: Path, config: TrainConfig, base: BaseModel, data: str, say: 
                 f"Expected the run that {work} belongs to, found another: {', '.join(changed)} changed. "
                 "Give the same options, or start anew without --resume."
             )
-        whole = _whole_states(work)
+        whole = whole_states(work)
         if whole or (work / STUDY).is_file():
             return os.fspath(whole[-1]) if whole else None
     if config.resume:
@@ -82,7 +82,7 @@ def refuse_unfinished(work: Path, config: TrainConfig) -> None:
     """Refuse to throw away finished epochs of an interrupted run unasked, or what is no run at all."""
     if work.is_file() or (work.is_dir() and not all(_is_ours(path.name) for path in work.iterdir())):
         raise ConfigError(f"Expected {work} for the unfinished run, found something else there. Move it away.")
-    kept = "finished epochs" if _whole_states(work) else "a search" if (work / STUDY).is_file() else None
+    kept = "finished epochs" if whole_states(work) else "a search" if (work / STUDY).is_file() else None
     if kept and not (config.resume or config.overwrite):
         raise ConfigError(
             f"Expected no unfinished run for {config.output_dir}, found {kept} in {work}. "
@@ -102,7 +102,8 @@ def drop_states(work: Path) -> None:
         shutil.rmtree(state, ignore_errors=True)
 
 
-def _whole_states(work: Path) -> list[Path]:
+def whole_states(work: Path) -> list[Path]:
+    """Find the states that a run saved to the end, the earliest first."""
     whole = [folder for folder in work.glob("checkpoint-[0-9]*") if _is_whole(folder)]
     return sorted(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
 

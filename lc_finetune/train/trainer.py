@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -33,6 +34,7 @@ from lc_finetune.train.preparation import (
     prepare,
     smoothing_of,
 )
+from lc_finetune.train.processes import Part, Processes, join, on_cpu, size_of_run
 from lc_finetune.train.regression_head import fit_last_layer, pass_states_on
 from lc_finetune.train.resuming import (
     drop_states,
@@ -54,6 +56,8 @@ logger = logging.getLogger(__name__)
 def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) -> Checkpoint:
     """Train, measure what is shipped, and write the checkpoint whole or not at all.
 
+    In several processes, started by `torchrun` or `accelerate launch`, the first one does all but the training itself.
+
     Args:
         config: The run.
         say: Receives the data summary before training starts, and notices.
@@ -66,22 +70,48 @@ def fine_tune(config: TrainConfig, *, say: Callable[[str], None] = logger.info) 
         ConfigError: If an option cannot be used, or the disk is full.
         CheckpointError: If there is no such base model.
         MissingDependencyError: If a tracker, the store of a URL, or a search lacks its package.
+        ProcessError: If another process of the run fails, or is gone.
     """
+    processes = join(config)
+    return processes.run(
+        lambda: _lead(config, say, processes),
+        lambda part: _follow(config, part, processes),
+        lambda: Checkpoint.load(config.output_dir),
+    )
+
+
+def _lead(config: TrainConfig, say: Callable[[str], None], processes: Processes) -> Checkpoint:
     check_installed(config.report_to)
     if config.search is not None:
         check_search_installed()
     if config.push_to_hub is not None:
         check_access(config.push_to_hub)
     if is_url(config.output_dir):
-        checkpoint = fine_tune_to_url(config, lambda local: _fine_tune(config, local, say), say)
+        checkpoint = fine_tune_to_url(config, lambda local: _fine_tune(config, local, say, processes), say)
     else:
-        checkpoint = _fine_tune(config, output_folder(config), say)
+        checkpoint = _fine_tune(config, output_folder(config), say, processes)
     if config.push_to_hub is not None:
         say(f"Pushed to {push(checkpoint, config.push_to_hub)}")
     return checkpoint
 
 
-def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) -> Checkpoint:
+def _follow(config: TrainConfig, part: Part, processes: Processes) -> None:
+    """Take part in the training that the first process leads."""
+    from lc_finetune.inference.backends.torch import quiet
+
+    plan, _ = prepare(config)
+    part.check(_digest(plan), processes.rank)
+    with quiet():
+        train_model(plan, Path(part.work), part.resume_from, lambda _: None, processes=processes)
+
+
+def _digest(plan: Plan) -> str:
+    """Hash the rows in their order, and the labels in that of their columns."""
+    labels = "\n".join(plan.task.labels.names)
+    return f"{ordered_fingerprint(plan.splits)} {hashlib.sha256(labels.encode()).hexdigest()}"
+
+
+def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None], processes: Processes) -> Checkpoint:
     from lc_finetune.inference.backends.torch import quiet
 
     refuse_existing(output, overwrite=config.overwrite)
@@ -93,6 +123,7 @@ def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) ->
         with quiet():
             seconds, adapter = _estimate(plan, arguments)
             say(str(replace(summary, estimated_seconds=seconds, learns=str(adapter) if adapter else None)))
+            processes.introduce(config.batch_size, say)
             resume_from = open_work(work, plan.config, plan.base, ordered_fingerprint(plan.splits), say)
             if config.search is not None:
                 plan, is_new = _search(config, plan, work, say)
@@ -104,7 +135,10 @@ def _fine_tune(config: TrainConfig, output: Path, say: Callable[[str], None]) ->
                 if config.few_shot:
                     tuned, history = train_on_few(plan, work, arguments, say, callbacks)
                 else:
-                    tuned, history = train_model(plan, work, resume_from, say, callbacks)
+                    tuned, history = processes.train_together(
+                        Part(os.fspath(work), resume_from, _digest(plan)),
+                        lambda: train_model(plan, work, resume_from, say, callbacks, processes=processes),
+                    )
                 with staged_folder(output, overwrite=config.overwrite) as staging:
                     write_checkpoint(staging, output.name, plan, tuned, history)
                 checkpoint = Checkpoint.load(output)
@@ -129,7 +163,7 @@ def _measure_epochs(plan: Plan, work: Path, report: Report) -> None:
     """Train without keeping anything, and report the validation metric of each epoch, until told to stop."""
     from lc_finetune.train.progress import EpochReports
 
-    trainer, _, _ = _trainer(plan, work, None, lambda line: None, keep=False)
+    trainer, _, _ = _trainer(plan, work, None, lambda line: None, Processes(), keep=False)
     trainer.add_callback(EpochReports(report, metric=plan.task.metric))
     trainer.train()
 
@@ -164,10 +198,9 @@ def _timed_step(plan: Plan, arguments: Any) -> tuple[float, AdapterRecord | None
         adapted = _adapted(plan)
     model = adapted.model.to(device).train()
     encoder = Encoder(plan.base.folder, offsets=plan.task.offsets)
-    features, _ = plan.task.features(plan.splits.train[: plan.config.batch_size], encoder, plan.windowing)
-    batch = {
-        name: tensor.to(device) for name, tensor in collate(features[: plan.config.batch_size], encoder.pad_id).items()
-    }
+    rows = arguments.per_device_train_batch_size
+    features, _ = plan.task.features(plan.splits.train[:rows], encoder, plan.windowing)
+    batch = {name: tensor.to(device) for name, tensor in collate(features[:rows], encoder.pad_id).items()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     seconds = 0.0
     for _ in range(2):
@@ -246,13 +279,15 @@ def _adapted(plan: Plan) -> Adapted:
     return adapt(model, plan.config, plan.base) if plan.config.adapter else Adapted(model, None)
 
 
-def _loss(plan: Plan, features: Sequence[Feature]) -> Loss | None:
+def _loss(plan: Plan, features: Sequence[Feature], processes: Processes) -> Loss | None:
     """Choose the loss; None is the model's own, or the Trainer's with label smoothing."""
     config = plan.config
     # The Trainer's own smoothing looks for the model where peft keeps none beside a prefix.
     smoothed = config.adapter == "prefix" and smoothing_of(plan)
     plain = config.class_weights is None and config.focal_gamma is None and plan.task.loss != "cumulative"
-    if plain and not smoothed:
+    # A model's own loss is the mean over the pieces of one process, whose texts may be shorter than another's.
+    shared = processes.size > 1 and plan.task.loss is not None and isinstance(features[0]["labels"], list)
+    if plain and not smoothed and not shared:
         return None
     return Loss(
         weights=class_weights(config.class_weights, features, plan.task.weighed) if config.class_weights else None,
@@ -284,10 +319,20 @@ def collate(features: Sequence[Feature], pad_id: int) -> dict[str, Any]:
 
 
 def train_model(
-    plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None], trackers: Sequence[Any] = ()
+    plan: Plan,
+    work: Path,
+    resume_from: str | None,
+    say: Callable[[str], None],
+    trackers: Sequence[Any] = (),
+    *,
+    processes: Processes | None = None,
 ) -> tuple[Adapted, list[dict[str, Any]]]:
-    """Run the Trainer; returns the model, whole or adapted, with its best epoch's weights, and the log."""
-    trainer, adapted, validation = _trainer(plan, work, resume_from, say)
+    """Run the Trainer, in each process alike if there are several.
+
+    Returns:
+        The model, whole or adapted, with its best epoch's weights, and the log.
+    """
+    trainer, adapted, validation = _trainer(plan, work, resume_from, say, processes or Processes())
     for callback in trackers:
         trainer.add_callback(callback)
     say("Training")
@@ -301,7 +346,13 @@ def train_model(
 
 
 def _trainer(
-    plan: Plan, work: Path, resume_from: str | None, say: Callable[[str], None], *, keep: bool = True
+    plan: Plan,
+    work: Path,
+    resume_from: str | None,
+    say: Callable[[str], None],
+    processes: Processes,
+    *,
+    keep: bool = True,
 ) -> tuple[Any, Adapted, list[Feature]]:
     """Make the Trainer; returns it with the model that it trains, and the validation rows.
 
@@ -332,7 +383,8 @@ def _trainer(
         layer_decay=config.layer_decay,
         balanced_sampling=config.balanced_sampling,
         penalty=_penalty(plan, adapted.model),
-        compute_loss_func=_loss(plan, train),
+        processes=processes,
+        compute_loss_func=_loss(plan, train, processes),
         model=adapted.model,
         args=arguments,
         train_dataset=cast(Any, train),
@@ -395,14 +447,13 @@ def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epoc
     import torch
     from transformers import AutoConfig, TrainingArguments
 
-    on_cuda = torch.cuda.is_available()
-    on_cpu = not on_cuda and not torch.backends.mps.is_available()
+    on_cuda, cpu = torch.cuda.is_available(), on_cpu()
     in_bf16 = AutoConfig.from_pretrained(base.folder, trust_remote_code=False).model_type not in recipe.NOT_IN_BF16
     values: dict[str, Any] = {
         "output_dir": os.fspath(work),
         "num_train_epochs": epochs,
         "learning_rate": learning_rate_of(config, base),
-        "per_device_train_batch_size": config.batch_size,
+        "per_device_train_batch_size": config.batch_size // size_of_run(),
         "weight_decay": recipe.WEIGHT_DECAY,
         "warmup_steps": recipe.WARMUP,
         "gradient_accumulation_steps": config.gradient_accumulation,
@@ -416,8 +467,8 @@ def training_arguments(config: TrainConfig, base: BaseModel, work: Path, *, epoc
         "restore_callback_states_from_checkpoint": True,  # or the patience of early stopping would start anew
         "seed": config.seed,
         "data_seed": config.seed,
-        "use_cpu": on_cpu,
-        "bf16": in_bf16 and ((on_cuda and torch.cuda.is_bf16_supported()) or (on_cpu and _multiplies_bf16())),
+        "use_cpu": cpu,
+        "bf16": in_bf16 and ((on_cuda and torch.cuda.is_bf16_supported()) or (cpu and _multiplies_bf16())),
         "optim": "adamw_torch_fused",
         "report_to": "none",  # the trackers' callbacks are handed over with their runs open
         "run_name": work.name.removesuffix(".work"),

@@ -394,6 +394,14 @@ def test_a_missing_package_is_named(
         fine_tune(TrainConfig(**options(base_model, folder, tmp_path / "out")))
 
 
+def test_several_processes_take_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their trials would get in each other's way."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    with pytest.raises(ConfigError, match="search: expected one process, found 2"):
+        fine_tune(TrainConfig(search=2))
+
+
 def test_pre_training_takes_no_search(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It has no metric of answers."""
     assert main(["train", "--task", "mlm", "--train-file", str(folder / "train.csv"), "--search", "2"]) == 2
