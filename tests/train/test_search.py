@@ -291,7 +291,7 @@ def test_a_space_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(
         "learning_rate: {low: 1e-5, high: 1e-3, log: true}\nlayer_decay: [null, 0.9]\nepochs: {low: 2, high: 9}\n"
-        "class_weights: [null, balanced]\nbalanced_sampling: [true, false]\n"
+        "class_weights: [null, balanced]\n"
     )
     config = TrainConfig.of({"search": "5", "search_space": str(path)})
 
@@ -300,7 +300,6 @@ def test_a_space_is_read_from_a_file(tmp_path: Path) -> None:
         "layer_decay": Choices(choices=(None, 0.9)),
         "epochs": Range(low=2, high=9),
         "class_weights": Choices(choices=(None, "balanced")),
-        "balanced_sampling": Choices(choices=(True, False)),
     }
 
 
