@@ -113,7 +113,8 @@ def build_chain(
         templates: Answers by intent, with fields for entities.
         faq_labels: Intents that go to the retriever.
         patterns: Regular expressions by entity type; they overrule the tagger.
-        least_score: For classifiers without a calibrated `accepted`.
+        least_score: For classifiers without a calibrated `accepted`. A language model's answers have no score,
+            and stand.
         scope_level: Least p-value `in_scope`, where there is one.
 
     Returns:
@@ -150,7 +151,7 @@ def build_chain(
             reason = "unreadable"
         elif intent.in_scope is not None and intent.in_scope < scope_level:
             reason = "out of scope"
-        elif intent.accepted is False or (intent.accepted is None and (intent.score or 0.0) < least_score):
+        elif intent.accepted is False or (intent.accepted is None and not _certain(intent, least_score)):
             reason = "not certain"
         elif intent.label not in routes:
             reason = f"no route for {intent.label}"
@@ -173,6 +174,11 @@ def build_chain(
         | Each(function=judged)
         | LabelRouter(routes=routes, default=handed_over, key="classification")
     ).with_config(run_name="customer_service")
+
+
+def _certain(intent: Classification, least_score: float) -> bool:
+    """Whether an uncalibrated score is high enough; a language model's answer, as of a cascade, has none to compare."""
+    return intent.source == "llm" if intent.score is None else intent.score >= least_score
 
 
 class Each(Dispatcher):
@@ -214,11 +220,22 @@ def read_conversation(value: Any) -> Item:
     try:
         text = text_of(value)
         earlier = _earlier(value)
+        said = _customer(earlier)
+        if not all(map(_encodable, [*said, text])):
+            raise InputError("Expected a text of valid Unicode, found one with a lone surrogate.")
     except InputError as error:
         return {"text": "", "said": "", "history": [], "error": str(error)}
-    said = [message.text for message in earlier if isinstance(message, HumanMessage)][-EARLIER_TURNS:]
     blank = None if text.strip() else "Expected a message with words, found a blank one."
     return {"text": text, "said": "\n".join([*filter(str.strip, said), text]), "history": earlier, "error": blank}
+
+
+def _customer(messages: Sequence[BaseMessage]) -> list[str]:
+    """Give the texts of the customer's latest messages."""
+    return [str(message.text) for message in messages if isinstance(message, HumanMessage)][-EARLIER_TURNS:]
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _earlier(value: Any) -> list[BaseMessage]:
@@ -426,13 +443,17 @@ class FaqAnswer(Dispatcher):
 
 def _query(item: Item) -> str:
     """Give what the FAQ is searched with: short messages mean little without the ones before."""
-    turns = [message.text for message in item["history"] if isinstance(message, HumanMessage)][-EARLIER_TURNS:]
-    return "\n".join([*turns, item["text"]])
+    return "\n".join([*_customer(item["history"]), item["text"]])
 
 
 def _prompt(item: Item, passages: Sequence[Document]) -> list[BaseMessage]:
     numbered = "\n".join(f"[{number}] {passage.page_content}" for number, passage in enumerate(passages, 1))
-    earlier = [message for message in item["history"] if isinstance(message, HumanMessage | AIMessage)]
+    # Their words alone: providers refuse calls of tools without their results, and many models images.
+    earlier = [
+        type(message)(message.text)
+        for message in item["history"]
+        if isinstance(message, HumanMessage | AIMessage) and message.text.strip()
+    ]
     return [SystemMessage(INSTRUCTIONS.format(passages=numbered)), *earlier, HumanMessage(item["text"])]
 
 
@@ -486,7 +507,8 @@ def read_answer(said: Any, passages: int) -> tuple[str, list[int]]:
         raise AnswerError("Expected an answer in words, found none. The best passage answers.")
     if text.strip(" .\"'*\n") == NO_ANSWER:
         return text, []
-    numbers = list(dict.fromkeys(int(number) for number in _CITATION.findall(text)))
+    # Python refuses to read very long numbers, and nine digits of one are more than there are passages.
+    numbers = list(dict.fromkeys(int(number[:9]) for number in _CITATION.findall(text)))
     if not numbers or not all(1 <= number <= passages for number in numbers):
         raise AnswerError(f"Expected citations from [1] to [{passages}], found {numbers or 'none'}.", llm_output=text)
     return text.strip(), numbers

@@ -155,7 +155,7 @@ def _json_rows(lines: Iterator[str], growing: bool) -> Iterator[Any]:
             return
         try:
             yield json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter of brackets within brackets
             yield None
 
 
@@ -429,11 +429,11 @@ def table_of(events: Sequence[Event], alpha: float) -> Table:
     table = Table(title=f"Share of negatives by window; alert where p ≤ {alpha:g}", title_justify="left")
     table.add_column("window (UTC)", no_wrap=True)
     table.add_column("topic")
-    table.add_column("messages", justify="right")
+    table.add_column("messages", justify="right", no_wrap=True)
     table.add_column("negative", no_wrap=True)
-    table.add_column("baseline", justify="right")
-    table.add_column("p", justify="right")
-    table.add_column("")
+    table.add_column("baseline", justify="right", no_wrap=True)
+    table.add_column("p", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
     alerts = {(event["topic"], event["start"]): event for event in events if event["event"] == "alert"}
     for event in events:
         if event["event"] != "window":
@@ -444,7 +444,7 @@ def table_of(events: Sequence[Event], alpha: float) -> Table:
             event["start"][5:16].replace("T", " "),
             event["topic"],
             str(event["messages"]),
-            f"{event['share']:4.0%} " + "█" * round(20 * event["share"]),
+            f"{event['share']:4.0%} " + "█" * round(10 * event["share"]),
             "–" if event["baseline"] is None else f"{event['baseline']:.0%}",
             "–" if event["p_value"] is None else f"{event['p_value']:.2g}",
             f"ALERT {named}".strip() if alert else "",
@@ -515,6 +515,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         asyncio.run(_show(monitor, rows))
     except LCFinetuneError as error:
         print(f"chains.finance_monitor: error: {error}", file=sys.stderr)
+        if replayed:
+            print("Run `make demo` first: it trains both models.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,11 @@ class Recommender(Dispatcher):
         if candidate.error is not None:
             return Ranked(candidate.item, error=candidate.error)
         others = sum(weight * candidate.features.get(name, 0.0) for name, weight in self.weights.items())
-        if not request.asks:
+        answer = next(answers) if request.asks else None
+        if not math.isfinite(others):
+            return Ranked(candidate.item, error="Expected features whose weighted sum is finite, found others.")
+        if answer is None:
             return Ranked(candidate.item, score=others)
-        answer = next(answers)
         if isinstance(answer, Exception):
             return Ranked(candidate.item, error=f"{type(answer).__name__}: {answer}")
         interest = _interest(answer, self.interested)
@@ -162,11 +165,16 @@ def _candidate(item: Any) -> _Candidate:
     if not isinstance(text, str) or not text.strip():
         found = "a blank one" if isinstance(text, str) else type(text).__name__
         return _Candidate(item, error=f"Expected an item with a text, found {found}.")
-    if not isinstance(features, Mapping) or not all(
-        isinstance(number, int | float) and math.isfinite(number) for number in features.values()
-    ):
+    if not isinstance(features, Mapping) or not all(map(_finite, features.values())):
         return _Candidate(item, error="Expected 'features' as names with finite numbers, found others.")
-    return _Candidate(item, text, features)
+    return _Candidate(item, text, {name: float(number) for name, number in features.items()})
+
+
+def _finite(number: Any) -> bool:
+    try:
+        return isinstance(number, Real) and math.isfinite(number)
+    except OverflowError:  # of an integer that no float holds
+        return False
 
 
 def _asked(

@@ -68,6 +68,11 @@ def are_inline(text: str) -> bool:
     return sorted(_INLINE.findall(text)) == [("", "1"), ("", "2"), ("/", "1"), ("/", "2")]
 
 
+def has_inline(text: str) -> bool:
+    """Say whether a text has one of the inline markers, in either form."""
+    return _INLINE.search(text) is not None
+
+
 def unmark(text: str) -> tuple[str, Range, Range]:
     """Take inline markers, `<e1>…</e1>` and `<e2>…</e2>` or `[E1]…[/E1]`, out of a text, and nothing else.
 

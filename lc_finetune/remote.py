@@ -26,6 +26,8 @@ MARKER = "lc_finetune.incomplete"
 """The file by which a folder says that its upload has not ended."""
 PRIVATE = "private"
 """The subfolder of a checkpoint that may hold the user's texts."""
+COPIES = "checkpoints"
+"""The subfolder of the cache that holds what was fetched."""
 RETRY_AFTER = (1.0, 5.0)
 """Seconds before a file is uploaded once more, and once again."""
 _NEVER_RETRIED = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
@@ -62,6 +64,19 @@ def refuse_url(source: str | os.PathLike[str], doing: str) -> None:
         )
 
 
+def refuse_cached(folder: Path, doing: str) -> None:
+    """Refuse the local copy of a folder at a URL where something is written: the URL's own would stay as it is.
+
+    Raises:
+        ConfigError: If `folder` is such a copy.
+    """
+    if folder.resolve().is_relative_to((_cache() / COPIES).resolve()):
+        raise ConfigError(
+            f"Expected a local checkpoint folder, since {doing} writes into it, found the cached copy of a URL. "
+            "Copy the folder here first, and upload it again afterwards."
+        )
+
+
 def safe(url: str | os.PathLike[str]) -> str:
     """Write a URL for a message: without what may be a secret.
 
@@ -81,8 +96,7 @@ def cache_folder(*names: str) -> Path:
     Raises:
         ConfigError: If nothing can be written there.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("LC_FINETUNE_CACHE") or Path(home) / "lc_finetune").expanduser().absolute()
+    folder = _cache()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in names:
@@ -94,6 +108,11 @@ def cache_folder(*names: str) -> Path:
             "Name another folder in the environment variable LC_FINETUNE_CACHE."
         ) from error
     return folder
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("LC_FINETUNE_CACHE") or Path(home) / "lc_finetune").expanduser().absolute()
 
 
 def short_digest(text: str) -> str:
@@ -234,7 +253,7 @@ def cached_copy(url: str, manifests: dict[str, bytes], states: Sequence[str] = (
         content.update(f"{name}={hashlib.sha256(written).hexdigest()}\n".encode())
     for state in states:
         content.update(f"{state}\n".encode())
-    return cache_folder("checkpoints", short_digest(url.rstrip("/"))) / content.hexdigest()
+    return cache_folder(COPIES, short_digest(url.rstrip("/"))) / content.hexdigest()
 
 
 def _wanted_names(remote: RemoteFolder, wanted: Sequence[str]) -> list[str]:

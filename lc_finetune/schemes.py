@@ -1,4 +1,4 @@
-"""Tagging schemes: IOB1, IOB2, BIOES and BILUO, detected, checked, converted, and turned into spans and back."""
+"""Tagging schemes: IOB1, IOB2, BIOES and BILUO, detected, checked, and turned into spans and back."""
 
 from __future__ import annotations
 
@@ -153,11 +153,6 @@ def _prefix(span: Span, position: int, scheme: Scheme, adjacent: bool) -> str:
         return "B" if first else "I"
     prefix = "S" if first and last else "B" if first else "E" if last else "I"
     return prefix if scheme == "BIOES" else _TO_BILUO.get(prefix, prefix)
-
-
-def convert_tags(tags: Sequence[str], source: Scheme, target: Scheme) -> list[str]:
-    """Write the same entities in another scheme."""
-    return spans_to_tags(tags_to_spans(tags, source), len(tags), target)
 
 
 @dataclass(frozen=True)

@@ -557,10 +557,14 @@ def test_options_can_be_configured_at_a_call() -> None:
         ({"threshold": 1.1}, "threshold"),
         ({"max_share": -0.1}, "max_share"),
         ({"max_escalations": -1}, "max_escalations"),
+        ({"max_escalations": 1.5}, "whole number"),
+        ({"threshold": "0.8"}, "threshold"),
         ({"on_error": "smal"}, "'small', 'raise'"),
         ({"labels": None}, "labels="),
         ({"labels": []}, "label"),
         ({"labels": ["a", "a"]}, "once"),
+        ({"labels": "card"}, "list of names"),
+        ({"labels": ["card", " "]}, "blank"),
     ],
 )
 def test_options_out_of_range_are_refused_at_once(options: dict[str, Any], expected: str) -> None:
@@ -595,6 +599,16 @@ def test_nothing_is_recorded_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyP
     cascade(Answering(failing), record="r.jsonl").batch(["card 0.9 yes"])
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_last_line_without_an_end_stays_apart(tmp_path: Path) -> None:
+    """As editors leave it in a file of rows that is added to."""
+    record = tmp_path / "rows.jsonl"
+    record.write_text('{"text": "mine", "label": "card"}')
+    for text in ("cash 0.3 no", "cash 0.4 no"):
+        cascade(RunnableLambda(lambda _: "card"), record=record).invoke(text)
+
+    assert [json.loads(line)["label"] for line in record.read_text().splitlines()] == ["card"] * 3
 
 
 def test_threads_never_cut_into_each_others_rows(tmp_path: Path) -> None:

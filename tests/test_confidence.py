@@ -1,5 +1,6 @@
 """Scores are probabilities, and what is accepted is as good as was asked."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -28,6 +29,7 @@ from lc_finetune.inference.calibrate import (
     served_ways,
 )
 from lc_finetune.inference.decode import Confidence
+from lc_finetune.inference.fitting import fit_isotonic
 from lc_finetune.inference.predictor import calibration_of
 from lc_finetune.inference.reliability import expected_calibration_error, perfect_error
 from lc_finetune.labels import Span
@@ -226,6 +228,14 @@ def test_what_cannot_be_shown_is_said() -> None:
     assert 0.5 < chosen.precision_bound < 0.95
 
 
+def test_scores_that_differ_in_the_last_digit_alone_have_a_map() -> None:
+    """As those of a model that says of every text the same, rounding apart."""
+    scores = 0.5 + np.arange(20) * 1e-16
+    mapped = fit_isotonic(scores, np.arange(20) % 3 > 0)(scores)
+
+    assert ((mapped > 0.3) & (mapped < 1)).all()
+
+
 def test_a_coverage_is_kept() -> None:
     """At least so many further texts are accepted, in 95 % of calibrations, by a threshold as high as that allows."""
     many = np.sort(answers(200_000, seed=7)[0])
@@ -239,13 +249,16 @@ def test_a_coverage_is_kept() -> None:
 
 
 def test_scores_and_costs_are_taken_as_given() -> None:
-    """A wrong answer that costs 20 referrals is risked from 95 % on; a label may have a threshold of its own."""
+    """A wrong answer that costs 20 referrals is risked from 95 % on; a label may have its own threshold, or cost."""
     scores, right = np.array([0.99, 0.9, 0.6, 0.3]), np.array([True, True, False, False])
     names = np.array(["card", "cash", "card", "cash"], dtype=object)
     cost = accept(Aim.parse("cost=20"), scores, right, names)
+    costs = accept(Aim.parse("cost=2,cash=20"), scores, right, names)
     score = accept(Aim.parse("score=0.5,cash=0.95"), scores, right, names)
 
     assert cost.score == pytest.approx(0.95)
+    assert (costs.of("card"), costs.of("cash")) == pytest.approx((0.5, 0.95))
+    assert (costs.coverage, costs.precision) == (0.5, 0.5)
     assert (score.of("card"), score.of("cash")) == (0.5, 0.95)
     assert (score.coverage, score.precision) == (0.5, 0.5)
 
@@ -259,8 +272,9 @@ def test_scores_and_costs_are_taken_as_given() -> None:
         ("precision=95", "at most 1"),
         ("coverage=nan", "at most 1"),
         ("cost=0.5", "above 1"),
+        ("cost=20,card=1", "above 1"),
         ("precision=0.9,card=0.5", "after score="),
-        ("score=0.5,card=2", "0 to 1"),
+        ("score=0.5,card=2", "card of 0 to at most 1"),
         ("score=0.5,card=0.7,card=0.8", "'card' twice"),
         ("score=0.5,=0.7", "one without a label"),
         ("score=0.5,", "one without a label"),
@@ -273,6 +287,34 @@ def test_a_mistyped_aim_is_one_clear_error(asked: str, named: str) -> None:
 
 
 # A folder.
+
+
+def test_a_blank_text_is_not_accepted_in_calibration_either(folder: Path, rows: list[str]) -> None:
+    """As it never is when the checkpoint serves: what is promised of the coverage counts it as refused."""
+    texts = [*rows[:20], *[" "] * 20]
+    aim, way = Aim.parse("score=0.01"), Way("torch", "cpu", "float32")
+    made = calibrate(Checkpoint.load(folder), texts, ["card"] * 40, split="rows", aim=aim, way=way)
+
+    assert made.acceptance is not None
+    assert made.acceptance.coverage == 0.5
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And stays as it is."""
+
+    def full(path: Path, text: str, **_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    before = (folder / MANIFEST).read_bytes()
+    monkeypatch.setattr("lc_finetune.checkpoint.write_text_atomically", full)
+
+    assert main(["calibrate", str(folder), str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "folder that can be written to, found: No space left on device" in said
+    assert said.count("\n") == 1
+    assert (folder / MANIFEST).read_bytes() == before
 
 
 def test_a_folder_is_calibrated(folder: Path, file: Path, rows: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel, FakeListChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -33,6 +33,7 @@ from chains.customer_service import (
 from lc_finetune import (
     AnswerError,
     Checkpoint,
+    Classification,
     ConfigError,
     DataError,
     Entity,
@@ -199,6 +200,23 @@ def test_the_chat_model_answers_out_of_the_passages(retriever: FaqRetriever) -> 
     assert [message.text for message in chat.prompts[0][1:]] == ["I want a lamp", "Good choice.", "bulb?"]
 
 
+def test_the_chat_model_sees_words_alone(retriever: FaqRetriever) -> None:
+    """Earlier images and calls of tools, which many models would refuse, stay out."""
+    chat = Chat()
+    call = {"name": "find", "args": {}, "id": "1"}
+    turns = [
+        HumanMessage([IMAGE]),
+        AIMessage("", tool_calls=[call]),
+        ToolMessage("found", tool_call_id="1"),
+        AIMessage("One moment.", tool_calls=[call]),
+        HumanMessage([{"type": "text", "text": "This lamp"}, IMAGE]),
+        HumanMessage("bulb?"),
+    ]
+    chain_of(retriever=retriever, chat=chat).invoke(turns)
+
+    assert chat.prompts[0][1:] == [AIMessage("One moment."), HumanMessage("This lamp"), HumanMessage("bulb?")]
+
+
 @pytest.mark.parametrize(
     ("failure", "error"),
     [
@@ -207,6 +225,7 @@ def test_the_chat_model_answers_out_of_the_passages(retriever: FaqRetriever) -> 
         ("", "Expected an answer in words"),
         ("Surely.", "Expected citations from [1] to [1], found none."),
         ("Surely [4].", "Expected citations from [1] to [1], found [4]."),
+        (f"Surely [{'9' * 5000}].", "Expected citations from [1] to [1], found [999999999]."),
     ],
 )
 async def test_where_the_chat_model_fails_the_faq_answers(retriever: FaqRetriever, failure: Any, error: str) -> None:
@@ -266,6 +285,13 @@ def test_an_accepted_answer_needs_no_score() -> None:
     assert chain_of(classifier=classifier).invoke("Where is it?")["route"] == "track_order"
 
 
+def test_an_answer_of_a_language_model_has_no_score_to_compare() -> None:
+    """So it stands, as behind a cascade."""
+    large = RunnableLambda(lambda item: Classification(text=item["text"], label="track_order", source="llm"))
+
+    assert chain_of(classifier=large).invoke("Where is it?")["route"] == "track_order"
+
+
 @pytest.mark.parametrize(
     ("unreadable", "error"),
     [
@@ -278,6 +304,8 @@ def test_an_accepted_answer_needs_no_score() -> None:
         ({"other": 1}, "Expected a str"),
         ([3, ("human", "Where is it?")], "Expected messages before the last one too"),
         (None, "found NoneType"),
+        ("Where is \ud800?", "found one with a lone surrogate"),
+        ([("human", "It \udfff"), ("human", "Where is it?")], "found one with a lone surrogate"),
     ],
 )
 def test_what_cannot_be_read_is_asked_again(unreadable: Any, error: str) -> None:

@@ -249,16 +249,19 @@ def test_an_unknown_zone_is_refused() -> None:
 async def test_waiting_rows_are_one_batch() -> None:
     """Of a limited size; one that comes alone does not wait."""
     sizes: list[int] = []
+    all_asked = asyncio.Event()
 
     class Counting(FakeClassifier):
         async def abatch(self, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
             sizes.append(len(inputs))
+            if sum(sizes) == BATCH + 5:
+                all_asked.set()
             return await super().abatch(inputs, *args, **kwargs)
 
     async def rows() -> AsyncIterator[Any]:
         for second in range(BATCH + 5):
             yield message(second / 10)
-        await asyncio.sleep(0.05)
+        await all_asked.wait()
         yield message(7)
 
     monitor = monitor_of(chain=build_chain(Counting(labels=("neutral",))))
@@ -294,12 +297,13 @@ async def test_files_are_read_from_where_they_were_left(tmp_path: Path) -> None:
     """CSV and JSONL; a line that is no JSON is a row too."""
     table, lines, other = tmp_path / "a.csv", tmp_path / "a.jsonl", tmp_path / "a.txt"
     table.write_text(csv_of(minute(0, 1, 3)))
-    lines.write_text(jsonl_of(minute(0, 1, 2)) + "{broken\n" + json.dumps(message(9)))
+    deep = "[" * 100_000
+    lines.write_text(jsonl_of(minute(0, 1, 2)) + f"{{broken\n{deep}\n" + json.dumps(message(9)))
     other.touch()
 
     assert [row.value["text"] async for row in file_rows(table, {"a.csv": 1})] == [GOOD, GOOD]
     rows = [row async for row in file_rows(lines, {})]
-    assert rows == [Row(value, "a.jsonl") for value in (*minute(0, 1, 2), None, message(9))]
+    assert rows == [Row(value, "a.jsonl") for value in (*minute(0, 1, 2), None, None, message(9))]
     with pytest.raises(DataError, match=r"expected a \.csv or \.jsonl file"):
         [row async for row in file_rows(other, {})]
     with pytest.raises(DataError, match="found FileNotFoundError"):

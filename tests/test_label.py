@@ -305,13 +305,25 @@ def test_another_model_or_label_set_is_named(label: Label, options: dict[str, An
         label(source, "b.csv", **options)
 
 
-def test_a_model_that_never_answers_ends_the_run(label: Label) -> None:
+@pytest.mark.parametrize("rows", [1, 9])
+def test_a_model_that_never_answers_ends_the_run(label: Label, rows: int) -> None:
     """Rather than that a whole file is called unlabelled; the same command goes on when it answers again."""
-    table(Path("a.csv"), tuple(f"text {i}" for i in range(9)))
+    table(Path("a.csv"), tuple(f"text {i}" for i in range(rows)))
 
-    with pytest.raises(ConfigError, match=r"all 9 questions of a batch failed.*PermissionError.*goes on"):
+    with pytest.raises(ConfigError, match=rf"all {rows} questions of a batch failed.*PermissionError.*goes on"):
         label("a.csv", "b.csv", model="lc_label_models:down")
     assert not Path("b.csv").exists()
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_last_row_that_is_never_answered_does_not_hold_the_others_up(label: Label) -> None:
+    """The model has answered before: in this run, or in the one that this one goes on with."""
+    source = str(table(Path("a.csv"), ("a", "b", "c", "d", "please fail")))
+    with pytest.raises(Stop):
+        label(source, "b.csv", report=stopper(4))
+    done = label(source, "b.csv")
+
+    assert (done.rows, done.resumed, done.errors) == (5, 4, 1)
 
 
 def test_an_earlier_file_of_failures_is_not_replaced_unasked(label: Label) -> None:

@@ -26,6 +26,7 @@ from lc_finetune.data import ReadOptions, TextExample, read_examples, sample_fil
 from lc_finetune.evaluation.matrix import matrix_of
 from lc_finetune.inference.backends import resolve_backend
 from lc_finetune.inference.decode import decode_rank
+from lc_finetune.inference.encode import Encoder
 from lc_finetune.inference.export import export
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.labels import LabelSet, number_in, quadratic_weighted_kappa
@@ -33,6 +34,7 @@ from lc_finetune.testing import tiny_checkpoint
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.losses import Loss
 from lc_finetune.train.metrics import confusion_counts, ordinal_figures
+from lc_finetune.train.preparation import prepare
 from tests.test_readme import snippets
 
 TASK = "ordinal-classification"
@@ -131,6 +133,19 @@ def test_names_of_integer_labels_are_their_order(base_model: Path, tmp_path: Pat
     checkpoint = trained_on(train, base_model, tmp_path / "out", epochs=1, label_names=WORDS)
 
     assert checkpoint.labels.names == WORDS
+
+
+def test_names_of_an_order_are_mapped_as_labels_are(base_model: Path, tmp_path: Path) -> None:
+    """Each rank has its new name and keeps its rows; neighbours may become one rank, and no others may."""
+    train = table(tmp_path / "a.csv", WORDS.__getitem__)
+    given = {"task": TASK, "base_model": str(base_model), "train_file": train, "label_names": WORDS}
+    plan, _ = prepare(TrainConfig.of({**given, "label_map": {"cold": "low", "cool": "low", "warm": "high"}}))
+    features, _ = plan.task.features(plan.splits.train, Encoder(base_model, offsets=False), plan.windowing)
+
+    assert plan.task.labels.names == ("low", "high", "hot")
+    assert len(features) == len(plan.splits.train)
+    with pytest.raises(ConfigError, match=r"neighbours in the order of label_names, found x in two places"):
+        prepare(TrainConfig.of({**given, "label_map": {"cold": "x", "hot": "x"}}))
 
 
 def test_a_label_without_a_name_is_refused(base_model: Path, tmp_path: Path) -> None:

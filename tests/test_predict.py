@@ -656,7 +656,7 @@ def test_a_surrogate_is_refused_where_it_cannot_be_written(predict: Predict, tmp
         (["--text-column", "txt"], "did you mean 'text'"),
         (["--device", "tpu"], "tpu"),
         (["--backend", "magic"], "magic"),
-        (["--input", "empty.csv"], "expected a text column"),
+        (["--input", "empty.csv"], "utterance, …), found none."),
         (["--input", "fake.parquet"], "expected a Parquet file"),
         (["--ouput", "x"], "did you mean '--output'"),
     ],

@@ -13,7 +13,7 @@ from langchain_core.load import dumps, loads
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
-from lc_finetune import Checkpoint, Classification, ConfigError, TextClassifier
+from lc_finetune import Checkpoint, Classification, ConfigError, OrdinalClassifier, PairClassifier, TextClassifier
 from lc_finetune.checkpoint import MANIFEST
 from lc_finetune.cli import main
 from lc_finetune.confidence import PredictionSets, ScoreMap, SetLevel
@@ -189,6 +189,22 @@ def test_a_checkpoint_without_them_is_refused(tiny_classifier: Checkpoint) -> No
     lazy = TextClassifier(checkpoint=str(tiny_classifier.path), device="cpu", coverage=0.9)
     with pytest.raises(ConfigError, match="calibrated for prediction sets"):
         lazy.invoke("my card")
+
+
+@pytest.mark.parametrize("kind", [PairClassifier, OrdinalClassifier])
+def test_pairs_and_ordered_labels_have_sets_too(kind: Any, tmp_path: Path, texts: list[str]) -> None:
+    """Of the same calibration, whose label stays as it is."""
+    pairs = kind is PairClassifier
+    task: Any = "text-pair-classification" if pairs else "ordinal-classification"
+    checkpoint = tiny_checkpoint(tmp_path / "c", task=task)
+    given = [{"text": text, **({"text_pair": "my card"} if pairs else {})} for text in texts[:60]]
+    plain = kind.from_checkpoint(checkpoint, device="cpu").batch(given)
+    rows = [{**row, "label": one.label} for row, one in zip(given, plain, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["calibrate", str(checkpoint.path), str(tmp_path / "rows.jsonl")]) == 0
+    results = kind.from_checkpoint(checkpoint.path, device="cpu", coverage=0.9).batch(given)
+
+    assert [one.prediction_set for one in results] == [(one.label,) for one in plain]
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.0, -1, 90])

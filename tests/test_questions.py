@@ -121,6 +121,7 @@ def test_real_data_is_read(language: str) -> None:
         ({"answers": [{"text": "Oslo", "answer_start": "10"}]}, "a whole number"),
         ({"answers": [{"text": "", "answer_start": 0}]}, "an answer's 'text'"),
         ({"answers": [], "is_impossible": False}, "is_impossible false"),
+        ({"answers": [{"text": "it", "answer_start": 0}], "is_impossible": True}, "no answers where is_impossible"),
         ({}, "expected answers with 'text' and 'answer_start'"),
     ],
 )

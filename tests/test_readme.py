@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import lc_finetune
 from lc_finetune.checkpoint import FETCHED, MANIFEST
 from lc_finetune.cli import main
 from lc_finetune.remote import upload
@@ -15,6 +17,7 @@ from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.base_model import BaseModel
 
 ROOT = Path(__file__).parent.parent
+SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 INTEREST = ("interested", "not_interested")
 
 
@@ -30,14 +33,8 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "track_order"), ("hi", "other"))
     ]
     (tmp_path / "tickets.csv").write_text("\n".join(["text,label", *rows]))
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "track_order"))
     tiny_checkpoint(tmp_path / "runs" / "entities", task="token-classification")
-    tiny_checkpoint(tmp_path / "runs" / "relations", task="relation-classification", max_length=64)
-    tiny_checkpoint(tmp_path / "runs" / "questions", task="question-answering")
-    tiny_checkpoint(tmp_path / "runs" / "assistant", task="intent-and-entities")
-    tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
-    tiny_checkpoint(tmp_path / "runs" / "stars", task="ordinal-classification", labels=("1", "2", "3", "4", "5"))
-    tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
-    tiny_checkpoint(tmp_path / "runs" / "interest", task="text-pair-classification", labels=INTEREST)
     base = tiny_base_model(tmp_path / "base")
     namespace: dict[str, Any] = {}
     for snippet in snippets("README.md"):
@@ -45,6 +42,7 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     assert namespace["careful"].invoke("Any news of it?").source == "llm" or namespace["result"].score >= 0.8
     assert len(namespace["results"]) == 2
+    assert namespace["checkpoint"].path == Path("runs/tickets")
 
 
 def commands(page: str) -> list[str]:
@@ -63,17 +61,55 @@ def test_the_chinese_page_names_the_same_commands_and_code() -> None:
     ]
 
 
-def test_the_chinese_page_describes_the_same_formats_and_refers_to_the_same_pages() -> None:
-    """Every suffix and every page of documentation that the one names, the other names too."""
-    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
-    suffixes, links = (
+def prose(page: str) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_chinese_page_names_the_same_things_and_refers_to_the_same_pages() -> None:
+    """Every option, class, column, suffix and page that the one names, the other names too."""
+    pages = [prose(name) for name in ("README.md", "README.zh-CN.md")]
+    named, links = (
         [sorted(set(re.findall(pattern, page))) for page in pages]
-        for pattern in (r"`(\.[a-z]+)`", r"\]\((docs/[^)]+)\)")
+        for pattern in (r"`([^`\n]+)`", r"\]\((docs/[^)]+)\)")
     )
 
-    assert len(suffixes[0]) >= 9
-    assert suffixes[0] == suffixes[1]
+    assert len(named[0]) >= 50
+    assert named[0] == named[1]
     assert links[0] == links[1]
+
+
+def test_the_readme_names_every_task_and_every_page_of_one() -> None:
+    """A task that is added has its row."""
+    page = prose("README.md")
+    tasks = {entry for section in SITE["nav"] for entry in section.get("Tasks", ()) for entry in entry.values()}
+    served = {name for name in lc_finetune.__all__ if name.endswith(("Classifier", "Tagger", "Regressor", "Answerer"))}
+
+    assert len(served) >= 9
+    assert [name for name in sorted(served) if f"| `{name}` |" not in page] == []
+    assert [task for task in sorted(tasks) if f"](docs/{task})" not in page] == []
+
+
+def test_the_page_on_several_labels_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "topics", task="multi-label-classification", labels=("delivery", "payment"))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/multi-label.md"):
+        exec(snippet, namespace)
+
+    assert set(namespace["answer"].scores) == {"delivery", "payment"}
+
+
+def test_the_page_on_numbers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, in one namespace."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "ratings", task="regression")
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/regression.md"):
+        exec(snippet, namespace)
+
+    assert isinstance(namespace["answer"].value, float)
 
 
 def test_the_page_on_relations_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

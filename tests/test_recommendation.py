@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +81,16 @@ def test_features_weigh_in_log_odds(knowing: Knowing) -> None:
     assert weighed["ranking"][0].score == pytest.approx(math.log(0.7 / 0.3) + 2)
 
 
+def test_features_may_be_numbers_of_numpy(knowing: Knowing) -> None:
+    """As they come out of a table."""
+    items = [{"text": "a shaver", "features": {"popularity": np.float32(9)}}, "rye flour"]
+
+    assert texts(build_chain(knowing, weights={"popularity": 1.0}).invoke({"history": "bakes", "items": items})) == [
+        "a shaver",
+        "rye flour",
+    ]
+
+
 def test_without_a_history_the_other_features_rank(knowing: Knowing) -> None:
     """And nothing is asked."""
     items = [{"text": text, "features": {"popularity": i}} for i, text in enumerate(LIKED)]
@@ -98,14 +109,16 @@ def test_without_a_history_the_other_features_rank(knowing: Knowing) -> None:
         (3, "found int"),
         ({"text": "rye flour", "features": {"popularity": "high"}}, "Expected 'features' as names with finite numbers"),
         ({"text": "rye flour", "features": {"popularity": math.nan}}, "finite numbers"),
+        ({"text": "rye flour", "features": {"popularity": 10**400}}, "finite numbers"),
+        ({"text": "rye flour", "features": {"popularity": 1e308}}, "whose weighted sum is finite"),
+        ({"text": "rye flour", "features": None}, "finite numbers"),
         ("poison", "ValueError"),
     ],
 )
 def test_an_item_that_cannot_be_judged_comes_last_and_says_why(knowing: Knowing, item: Any, error: str) -> None:
     """The others are ranked as if it were not there."""
-    (*others, last) = build_chain(knowing).invoke({"history": "bakes", "items": [item, "a shaver", "rye flour"]})[
-        "ranking"
-    ]
+    chain = build_chain(knowing, weights={"popularity": 10.0})
+    (*others, last) = chain.invoke({"history": "bakes", "items": [item, "a shaver", "rye flour"]})["ranking"]
 
     assert [one.item for one in others] == ["rye flour", "a shaver"]
     assert error in last.error

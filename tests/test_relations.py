@@ -197,6 +197,8 @@ def test_texts_are_taken_for_relations_only_if_they_are(tmp_path: Path) -> None:
 
     loaded = read_examples(path)
     assert (loaded.task, loaded.examples[2].text) == ("text-classification", "<e1>x</e1> and <e2>y</e2>")
+    assert "1 of 3 texts have markers such as <e1>, and were read as they are" in " ".join(loaded.notes)
+    assert "markers" not in " ".join(read_examples(path, ReadOptions(task="text-classification")).notes)
     with pytest.raises(DataError, match=r":2: expected two entities"):
         read_examples(path, ReadOptions(task="relation-classification"))
 

@@ -13,6 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from lc_finetune import Checkpoint, CheckpointError, ConfigError, MissingDependencyError, TextClassifier
 from lc_finetune.checkpoint import FETCHED, MANIFEST
 from lc_finetune.cli import main
+from lc_finetune.inference.calibrate import record
 from lc_finetune.inference.export import export
 from lc_finetune.remote import MARKER, is_url, refuse_existing_url, upload
 from lc_finetune.testing import tiny_checkpoint
@@ -354,6 +355,17 @@ def test_what_writes_into_the_folder_wants_a_local_one(
 
     assert main([name, url, *more]) == 2
     assert f"Expected a local checkpoint folder, since {name} writes into it" in capsys.readouterr().err
+
+
+def test_the_cached_copy_is_never_written_into(url: str) -> None:
+    """Nor through a checkpoint that was loaded from the URL: it stays what the URL has."""
+    checkpoint = Checkpoint.load(url)
+    before = (checkpoint.path / MANIFEST).read_bytes()
+    for write in (lambda: record(checkpoint, []), lambda: export(checkpoint)):
+        with pytest.raises(ConfigError, match="found the cached copy of a URL"):
+            write()
+
+    assert (checkpoint.path / MANIFEST).read_bytes() == before
 
 
 def test_an_export_from_python_wants_a_local_folder_too(url: str) -> None:

@@ -16,7 +16,6 @@ from lc_finetune.schemes import (
     SchemeConflict,
     TagSet,
     check_tags,
-    convert_tags,
     detect_scheme,
     parse_tag,
     spans_to_tags,
@@ -69,18 +68,6 @@ def test_spans_survive_every_scheme(scheme: Scheme, case: tuple[list[Span], int]
 
     assert spans == tags_to_spans(tags, scheme)
     assert check_tags(tags, scheme) == []
-
-
-@pytest.mark.parametrize("source", SCHEMES)
-@pytest.mark.parametrize("target", SCHEMES)
-@given(case=spans_in())
-def test_conversion_keeps_the_entities(source: Scheme, target: Scheme, case: tuple[list[Span], int]) -> None:
-    """From any scheme to any other and back."""
-    tags = spans_to_tags(*case, source)
-    converted = convert_tags(tags, source, target)
-
-    assert spans_to_tags(*case, target) == converted
-    assert tags == convert_tags(converted, target, source)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

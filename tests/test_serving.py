@@ -49,7 +49,7 @@ from lc_finetune.checkpoint import RUNNABLES
 from lc_finetune.cli import main
 from lc_finetune.inference import worker
 from lc_finetune.inference.predictor import Predictor
-from lc_finetune.serving import Limits, create_app
+from lc_finetune.serving import Limits, create_app, server
 from lc_finetune.serving.config import API_KEY
 from lc_finetune.serving.server import listener, named, read_questions
 from lc_finetune.systemone import AnsweredBy
@@ -226,6 +226,18 @@ def test_results_are_the_runnables_own(
             assert one == wanted
 
 
+@pytest.mark.parametrize("part", ['"\\ud800"', "NaN", "[Infinity]"])
+def test_what_no_answer_could_repeat_is_refused(part: str, client: Running) -> None:
+    """Rather than that the answer has another id or legend, or none."""
+    legend = '{"state": "x", "questions": {"level": {"type": "score", "criteria": [PART, "b", "c"]}}}'
+    name = '{"model": "topic", "state": "x", "questions": {PART: {"type": "choice", "criteria": {"card": null}}}}'
+    for body in [legend, *([name] if part.startswith('"') else [])]:
+        sent = body.replace("PART", part)
+        response = client.post(ANSWER, content=sent, headers={"content-type": "application/json"})
+        assert response.status_code == 422
+        assert "whole characters" in response.text
+
+
 def test_an_input_fails_alone(client: Running) -> None:
     """What the model cannot read is said in its place; its neighbours are answered."""
     inputs = ["no marks", "<e1>Ann</e1> runs <e2>it</e2>", {"text": SECRET, "head": [0, 99], "tail": [0, 2]}]
@@ -286,6 +298,8 @@ def test_the_model_of_a_request_answers_whatever_the_questions_are_called(client
     assert answered["model"] == "topic"
     assert answered["answers"]["what is it"]["choice"] in TOPIC["criteria"]
     assert client.post(ANSWER, json=asked).status_code == 422
+    asked["questions"] = {"plastic": {"type": "noul"}}  # which is another's, whoever is asked
+    assert client.post(ANSWER, json={"model": "topic", **asked}).raise_for_status().json()["model"] == "topics"
 
 
 def test_the_only_classifier_answers_every_question(guarded: Running) -> None:
@@ -800,6 +814,30 @@ def test_an_address_that_is_taken_is_one_line(tiny_classifier: Checkpoint, capsy
         bound.listen()
         assert main(["serve", str(tiny_classifier.path), "--port", str(bound.getsockname()[1])]) == 2
     assert "in use" in capsys.readouterr().err
+
+
+def test_an_address_that_is_taken_meanwhile_is_one_line(
+    tiny_classifier: Checkpoint, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two servers that load at the same time, the first to be ready has it."""
+    with listener("127.0.0.1", 0, beyond=False) as other:
+
+        def loaded(*args: Any, **options: Any) -> FastAPI:
+            other.listen()
+            return create_app(*args, **options)
+
+        monkeypatch.setattr(server, "create_app", loaded)
+        assert main(["serve", str(tiny_classifier.path), "--port", str(other.getsockname()[1])]) == 2
+    said = capsys.readouterr()
+    assert "in use" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "a\0b", ""])
+def test_a_host_that_is_none_is_one_clear_error(host: str) -> None:
+    """Whatever the resolver makes of it."""
+    with pytest.raises(ConfigError, match="Expected an address"):
+        listener(host, 0, beyond=False)
 
 
 def test_checkpoints_are_named() -> None:

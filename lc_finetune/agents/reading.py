@@ -30,7 +30,7 @@ def classified(classifier: Runnable[Any, Any], messages: Sequence[HumanMessage])
     """Classify the text of each message in one call; a message that cannot be read has its exception instead."""
     texts = [_read(message) for message in messages]
     known = [text for text in texts if isinstance(text, str)]
-    return _filled(texts, classifier.batch(known, return_exceptions=True) if known else [])
+    return _filled(texts, outcomes_of(classifier, known))
 
 
 async def aclassified(
@@ -39,7 +39,23 @@ async def aclassified(
     """As `classified`, without blocking the event loop."""
     texts = [_read(message) for message in messages]
     known = [text for text in texts if isinstance(text, str)]
-    return _filled(texts, await classifier.abatch(known, return_exceptions=True) if known else [])
+    return _filled(texts, await aoutcomes_of(classifier, known))
+
+
+def outcomes_of(model: Runnable[Any, Any], texts: list[str]) -> list[Any]:
+    """Ask a model about texts in one call; each has its answer or exception, also where the call fails as a whole."""
+    try:
+        return model.batch(texts, return_exceptions=True) if texts else []
+    except Exception as error:  # a checkpoint that cannot be loaded, for instance
+        return [error] * len(texts)
+
+
+async def aoutcomes_of(model: Runnable[Any, Any], texts: list[str]) -> list[Any]:
+    """As `outcomes_of`, without blocking the event loop."""
+    try:
+        return await model.abatch(texts, return_exceptions=True) if texts else []
+    except Exception as error:
+        return [error] * len(texts)
 
 
 OnError = Literal["block", "pass"]

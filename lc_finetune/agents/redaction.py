@@ -23,7 +23,7 @@ from langgraph.types import Command
 
 from lc_finetune.agents.masking import Markers, check_pools
 from lc_finetune.agents.messages import Kind, rewritten
-from lc_finetune.agents.reading import OnError, check_types, checked, reason
+from lc_finetune.agents.reading import OnError, aoutcomes_of, check_types, checked, outcomes_of, reason
 from lc_finetune.agents.restoring import RestoringChatModel, restored_message
 from lc_finetune.agents.sentiment import with_line
 from lc_finetune.errors import InputError
@@ -108,7 +108,7 @@ class EntityRedactionMiddleware(AgentMiddleware[RedactionState, Any, Any]):
     ) -> AIMessage | ExtendedModelResponse[Any]:
         """Mask, call, restore."""
         spans, new = self._found.recalled(_texts(request))
-        if self._blocks(spans, new, self.tagger.batch(new, return_exceptions=True) if new else []):
+        if self._blocks(spans, new, outcomes_of(self.tagger, new)):
             return AIMessage(self.blocked)
         call = self._call(request, spans)
         return call.answered(handler(call.request))
@@ -118,7 +118,7 @@ class EntityRedactionMiddleware(AgentMiddleware[RedactionState, Any, Any]):
     ) -> AIMessage | ExtendedModelResponse[Any]:
         """As `wrap_model_call`, without blocking the event loop."""
         spans, new = self._found.recalled(_texts(request))
-        if self._blocks(spans, new, await self.tagger.abatch(new, return_exceptions=True) if new else []):
+        if self._blocks(spans, new, await aoutcomes_of(self.tagger, new)):
             return AIMessage(self.blocked)
         call = self._call(request, spans)
         return call.answered(await handler(call.request))

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 LABEL_ROWS = 64
 """Rows asked about in one batch and written together: what a kill can cost, in answers that were paid for."""
 GIVE_UP_ROWS = 8
-"""A batch of at least so many texts, none of which the model could be asked about, ends the run."""
+"""A batch of at least so many texts, none of which the model could be asked about, ends the run; of fewer, if the model
+has not answered before: the last ones of a file may be texts that it never answers."""
 
 
 class LabelConfig(BaseModel):
@@ -91,7 +92,9 @@ def _label(config: LabelConfig, report: Report) -> Progress:
         with Work(config.output, overwrite=config.overwrite) as work:
             _refuse_existing(apart, config, work)
             work.start(_identity(config, source, sink, answers), source.seek)
-            answered = _answered(model, source.chunks(rows=LABEL_ROWS), config.max_concurrency)
+            assert work.journal is not None
+            known = work.journal.position.rows > work.journal.errors
+            answered = _answered(model, source.chunks(rows=LABEL_ROWS), config.max_concurrency, known=known)
             progress = carry_out(answered, source, sink, answers, work, report)
             work.finish(sink, like=config.input)
     return progress
@@ -162,26 +165,23 @@ def _identity(config: LabelConfig, source: Source, sink: SplitSink, answers: Ans
     }
 
 
-def _answered(model: LargeModel, chunks: Iterator[Chunk], max_concurrency: int | None) -> Answered:
+def _answered(model: LargeModel, chunks: Iterator[Chunk], max_concurrency: int | None, *, known: bool) -> Answered:
+    """Pair each chunk with the answers; `known` says that the model has answered before."""
+    from lc_finetune.parsers import AnswerError
+
     for chunk in chunks:
         texts = [text for text in chunk.texts if isinstance(text, str)]
         asked = [text for text in texts if text.strip()]
         answers = model.ask(asked, asked, {"max_concurrency": max_concurrency}) if asked else []
-        _refuse_silence(answers)
+        faults = [one for one in answers if isinstance(one, Exception) and not isinstance(one, AnswerError)]
+        if faults and len(faults) == len(answers) and not (known and len(answers) < GIVE_UP_ROWS):
+            raise ConfigError(  # rather than call all the rest unlabelled
+                f"Expected answers, found that all {len(answers)} questions of a batch failed, the first with "
+                f"{type(faults[0]).__name__}. Mend the model; the same command goes on."
+            ) from faults[0]
+        known = known or len(faults) < len(answers)
         given = iter(answers)
         yield chunk, iter([next(given) if text.strip() else _blank() for text in texts])
-
-
-def _refuse_silence(answers: list[Any]) -> None:
-    """End the run where the model does not answer at all, rather than call all the rest unlabelled."""
-    from lc_finetune.parsers import AnswerError
-
-    faults = [one for one in answers if isinstance(one, Exception) and not isinstance(one, AnswerError)]
-    if len(faults) == len(answers) >= GIVE_UP_ROWS:
-        raise ConfigError(
-            f"Expected answers, found that all {len(answers)} questions of a batch failed, the first with "
-            f"{type(faults[0]).__name__}. Mend the model; the same command goes on."
-        ) from faults[0]
 
 
 def _blank() -> InputError:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import JOINT, Task
 from lc_finetune.data.columns import TEXT_COLUMNS, find_column
 from lc_finetune.data.rows import Row, kind_of, text_in
 from lc_finetune.errors import DataError, shown
@@ -112,6 +112,17 @@ class _Annotated:
             if one["type"] == kind and control in (None, str(one.get("from_name")))
         ]
 
+    def choices(self, control: str) -> list[Any]:
+        """List what was chosen in a control."""
+        chosen = (value.get("choices") for value in self.values("choices", control))
+        return [name for several in chosen for name in _list(self.row, several, "choices")]
+
+    def spanned(self, column: str) -> Row:
+        """Give the text of a column with its entities."""
+        text = text_in(Row(self.row.where, self.data), column)
+        entities = [entity for value in self.values("labels") for entity in _entities(self.row, text, value)]
+        return Row(self.row.where, {column: text, ENTITIES: entities})
+
 
 def _label_studio(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
     tasks, notes = _annotated(source, rows)
@@ -122,25 +133,13 @@ def _label_studio(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
         return Imported((), None, tuple(notes), wanted.task)
     if not wanted.spans(there=bool(kinds["labels"])):
         control = _control(source, tasks, wanted)
-        labels = [
-            [
-                name
-                for value in task.values("choices", control)
-                for name in _list(task.row, value.get("choices"), "choices")
-            ]
-            for task in tasks
-        ]
-        return _with_labels([Row(task.row.where, task.data) for task in tasks], labels, wanted, notes)
+        plain = [Row(task.row.where, task.data) for task in tasks]
+        return _with_labels(plain, [task.choices(control) for task in tasks], wanted, notes)
     if kinds["choices"]:
         notes.append(f"{source}: {kinds['choices']:,} choices left out: --label-column reads them.")
     names = list(dict.fromkeys(name for task in tasks for name in task.data))
     column = find_column(source, names, wanted.text_column, TEXT_COLUMNS, "text")
-    spanned = []
-    for task in tasks:
-        text = text_in(Row(task.row.where, task.data), column)
-        entities = [entity for value in task.values("labels") for entity in _entities(task.row, text, value)]
-        spanned.append(Row(task.row.where, {column: text, ENTITIES: entities}))
-    return Imported(spanned, None, tuple(notes), wanted.task)
+    return Imported([task.spanned(column) for task in tasks], None, tuple(notes), wanted.task)
 
 
 def _annotated(source: str, rows: Sequence[Row]) -> tuple[list[_Annotated], list[str]]:
@@ -251,21 +250,7 @@ def _is_prodigy(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _prodigy(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
-    answers: Counter[str] = Counter()
-    accepted = []
-    for row in rows:
-        answer = row.fields.get("answer")
-        if answer not in ANSWERS:
-            raise DataError(f"{row.where}: expected an 'answer' of {', '.join(ANSWERS)}, found {kind_of(answer)}.")
-        answers[answer] += 1
-        if answer == "accept":
-            accepted.append(row)
-    notes = []
-    if left := answers["reject"] + answers["ignore"]:
-        notes.append(
-            f"{source}: {left:,} of {len(rows):,} rows left out: {answers['reject']:,} rejected, {answers['ignore']:,} "
-            "ignored."
-        )
+    accepted, notes = _accepted(source, rows)
     columns = {name for row in rows for name in row.fields}
     labels = bool({LABEL, "accept"} & columns)
     if wanted.task == "token-classification" or (not labels and wanted.spans(there="spans" in columns)):
@@ -281,23 +266,51 @@ def _prodigy(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
     if "accept" in columns:
         chosen = [_list(row, row.fields.get("accept"), "accept") for row in accepted]
         return _with_labels(accepted, chosen, wanted, notes)
-    by_text: dict[Any, tuple[Row, list[Any]]] = {}
     text = find_column(source, sorted(columns), wanted.text_column, TEXT_COLUMNS, "text")
-    for row in accepted:  # a question of yes or no about each label: a text comes up again with another
+    together, found = _put_together(accepted, text)
+    again = len(accepted) - len(together)
+    notes += [f"{source}: {again:,} accepted rows were put together with another of the same text."] * bool(again)
+    return _with_labels(together, found, wanted, notes)
+
+
+def _accepted(source: str, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Take the rows that an annotator said yes to; say how many others there are."""
+    answers: Counter[str] = Counter()
+    accepted = []
+    for row in rows:
+        answer = row.fields.get("answer")
+        if answer not in ANSWERS:
+            raise DataError(f"{row.where}: expected an 'answer' of {', '.join(ANSWERS)}, found {kind_of(answer)}.")
+        answers[answer] += 1
+        if answer == "accept":
+            accepted.append(row)
+    if not (left := answers["reject"] + answers["ignore"]):
+        return accepted, []
+    return accepted, [
+        f"{source}: {left:,} of {len(rows):,} rows left out: {answers['reject']:,} rejected, {answers['ignore']:,} "
+        "ignored."
+    ]
+
+
+def _put_together(rows: Sequence[Row], text: str) -> tuple[list[Row], list[list[Any]]]:
+    """Gather the labels of each text, of questions of yes or no about one label each; gives rows and their labels."""
+    by_text: dict[str, tuple[Row, list[Any]]] = {}
+    for row in rows:
         asked = by_text.setdefault(text_in(row, text), (row, []))[1]
         if row.fields.get(LABEL) not in (*asked, None):
             asked.append(row.fields[LABEL])
-    again = len(accepted) - len(by_text)
-    notes += [f"{source}: {again:,} accepted rows were put together with another of the same text."] * bool(again)
-    return _with_labels([row for row, _ in by_text.values()], [found for _, found in by_text.values()], wanted, notes)
+    return [row for row, _ in by_text.values()], [found for _, found in by_text.values()]
 
 
 def _spanned(row: Row, column: str) -> Row:
     """Give a row its entities, from spans of whatever form."""
-    others = {name: value for name, value in row.fields.items() if name not in (*_HOLD_SPANS, "spans")}
-    return Row(
-        row.where, others | {ENTITIES: [_entity(row, one) for one in _list(row, row.fields.get(column), column)]}
-    )
+    entities = [_entity(row, one) for one in _list(row, row.fields.get(column), column)]
+    others = {
+        name: value
+        for name, value in row.fields.items()
+        if name != column and not (name in _HOLD_SPANS and isinstance(value, list | None))
+    }
+    return Row(row.where, others | {ENTITIES: entities})
 
 
 def _entity(row: Row, span: Any) -> dict[str, Any]:
@@ -335,10 +348,12 @@ def _doccano(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
     column = _span_column([row.fields for row in rows])
     relations = sum(len(found) for row in rows if isinstance(found := row.fields.get("relations"), list))
     notes = [f"{source}: {relations:,} relations between entities left out."] * bool(relations)
-    if column is not None and wanted.spans(there=True):
-        if any("cats" in row.fields for row in rows):
+    joint = wanted.task == JOINT
+    if column is not None and (joint or wanted.spans(there=True)):
+        if not joint and any("cats" in row.fields for row in rows):
             notes.append(f"{source}: labels of whole texts left out: --label-column cats reads them.")
-        return Imported([_spanned(row, column) for row in rows], None, tuple(notes), wanted.task)
+        spanned = [_spanned(_alone(row, wanted.label_column), column) for row in rows]
+        return Imported(spanned, wanted.label_column, tuple(notes), wanted.task)
     name = wanted.label_column or LABEL
     if column == name:
         raise DataError(
@@ -349,6 +364,14 @@ def _doccano(source: str, rows: Sequence[Row], wanted: Wanted) -> Imported:
     if len(found) < len(rows):
         return Imported(rows, wanted.label_column, tuple(notes), wanted.task)
     return _with_labels(rows, found, wanted, notes)
+
+
+def _alone(row: Row, column: str | None) -> Row:
+    """Take the only label out of a list of one, as an export has it; any other cell stays as it is."""
+    value = row.fields.get(column) if column is not None else None
+    if column is None or not isinstance(value, list) or len(value) > 1:
+        return row
+    return Row(row.where, {**row.fields, column: next(iter(value), None)})
 
 
 # What they share.

@@ -57,7 +57,7 @@ def find_couple(
 
 def find_column(source: str, columns: Sequence[str], given: str | None, known: Sequence[str], kind: str) -> str:
     """Choose the column that is named, or else the first of the known names, whatever its case."""
-    found = shown(columns)
+    found = shown(columns) or "none"
     if given is not None:
         if given in columns:
             return given

@@ -51,7 +51,13 @@ def from_squad(source: str, articles: Sequence[Mapping[str, Any]]) -> list[Quest
             context = _text(where, paragraph, "context")
             for place, entry in _items(where, paragraph, "qas"):
                 named = _named(place, entry)
-                answers = () if entry.get("is_impossible") is True else _answers(named, context, entry.get("answers"))
+                impossible = entry.get("is_impossible") is True
+                answers = () if impossible else _answers(named, context, entry.get("answers"))
+                if impossible and entry.get("answers"):
+                    raise DataError(
+                        f"{named}: expected no answers where is_impossible is true, found some. Take them out, or set "
+                        "it to false."
+                    )
                 if not answers and entry.get("is_impossible") is False:
                     raise DataError(
                         f"{named}: expected an answer, found none and is_impossible false. Add one, or set it to true."

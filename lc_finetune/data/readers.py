@@ -40,6 +40,7 @@ from lc_finetune.data.relations import (
     from_markers,
     from_spans,
     hold_markers,
+    note_markers,
     semeval_records,
     span_columns,
 )
@@ -229,7 +230,9 @@ def _examples_of(source: str, rows: Sequence[Row], options: ReadOptions) -> Load
         options.task != "text-classification" and _are_several(rows, label, options)
     ):
         return _multi_labelled(source, rows, text, label, options)
-    return _labelled(source, rows, (text,), label, options)
+    loaded = _labelled(source, rows, (text,), label, options)
+    said = note_markers(source, [row.fields.get(text) for row in rows]) if options.task == "auto" else []
+    return replace(loaded, notes=(*loaded.notes, *said))
 
 
 def _are_several(rows: Sequence[Row], label: str, options: ReadOptions) -> bool:

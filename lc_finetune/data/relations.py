@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lc_finetune.data.examples import RelationExample, TextExample
 from lc_finetune.errors import DataError, InputError
-from lc_finetune.markers import Range, are_inline, mark, tight, unmark
+from lc_finetune.markers import Range, are_inline, has_inline, mark, tight, unmark
 
 RELATION_COLUMNS = ("relation", "label", "category", "class", "target")
 COUPLES = (("head", "tail"), ("h", "t"), ("subject", "object"), ("subj", "obj"), ("e1", "e2"))
@@ -30,6 +30,17 @@ def span_columns(columns: Sequence[str], values: Sequence[Mapping[str, Any]]) ->
 def hold_markers(texts: Sequence[Any]) -> bool:
     """Say whether most texts have all four inline markers."""
     return 2 * sum(isinstance(text, str) and are_inline(text) for text in texts) > len(texts)
+
+
+def note_markers(source: str, texts: Sequence[Any]) -> list[str]:
+    """Say that some texts have inline markers, in a file that is not read as one of relations."""
+    some = sum(isinstance(text, str) and has_inline(text) for text in texts)
+    if not some:
+        return []
+    return [
+        f"{source}: {some:,} of {len(texts):,} texts have markers such as <e1>, and were read as they are: most lack "
+        "one of the four. If they are of relations: --task relation-classification."
+    ]
 
 
 def from_markers(where: str, example: TextExample) -> RelationExample:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class Aim:
         asked: As it was written.
         kind: `precision`, `coverage`, `score` or `cost`.
         value: The number asked for.
-        per_label: Further thresholds, for `score`.
+        per_label: Thresholds of labels of their own, for `score` and `cost`.
     """
 
     asked: str
@@ -47,7 +47,7 @@ class Aim:
 
     @classmethod
     def parse(cls, asked: str) -> Aim:
-        """Read `precision=0.95`, `coverage=0.9`, `score=0.8`, `score=0.8,LABEL=0.95`, or `cost=20`.
+        """Read `precision=0.95`, `coverage=0.9`, `score=0.8` or `cost=20`, the last two with labels: `cost=20,LABEL=9`.
 
         Raises:
             ConfigError: If it is none of these.
@@ -60,29 +60,30 @@ class Aim:
                 f"accept: expected precision=…, coverage=…, score=… or cost=…, found {shown([kind])!r}"
                 f"{did_you_mean(kind, _CHOICES)}."
             )
-        value = _number(kind, number)
-        if kind == "cost" and not value > 1:
-            raise ConfigError(f"accept: expected a cost above 1, what one referral costs, found {value:g}.")
-        if kind != "cost" and not 0 < value <= 1:
-            raise ConfigError(f"accept: expected {kind} above 0 and at most 1, found {value:g}.")
-        if others and kind != "score":
-            raise ConfigError("accept: expected thresholds of labels after score=… only, as in score=0.8,LABEL=0.95.")
+        value = _number(kind, kind, number)
+        if others and kind not in _THRESHOLD_OF:
+            raise ConfigError(
+                "accept: expected values of labels after score=… or cost=… only, as in score=0.8,LABEL=0.95."
+            )
         per_label: dict[str, float] = {}
         for other in others:
             label, _, number = (part.strip() for part in other.rpartition("="))
             if not label or label in per_label:
                 raise ConfigError(
-                    "accept: expected LABEL=… with each label once after score=…, found "
+                    f"accept: expected LABEL=… with each label once after {kind}=…, found "
                     f"{f'{shown([label])!r} twice' if label else 'one without a label'}."
                 )
-            per_label[label] = _number(label, number)
-            if not 0 <= per_label[label] <= 1:
-                raise ConfigError(f"accept: expected a score of 0 to 1 for a label, found {per_label[label]:g}.")
+            per_label[label] = _THRESHOLD_OF[kind](_number(kind, label, number, least=0.0))
         return cls(asked, kind, value, per_label)
 
     def threshold_of(self, label: str) -> float:
         """Give the threshold that was asked for, of a label by its name; one for all, whatever it is, in other aims."""
-        return self.per_label.get(label, self.value)
+        return self.per_label.get(label, self.threshold)
+
+    @property
+    def threshold(self) -> float:
+        """The threshold of labels without their own, in `score` and `cost`; the number asked for in other aims."""
+        return _THRESHOLD_OF[self.kind](self.value) if self.kind in _THRESHOLD_OF else self.value
 
     def check_labels(self, known: Sequence[str]) -> None:
         """Refuse thresholds of labels that a model does not have.
@@ -174,18 +175,20 @@ def _covering(aim: Aim, scores: FloatArray, right: BoolArray, _: NDArray[Any]) -
     return _acceptance(aim, max(0.0, score - ROUNDING), scores, right, reached=bool(len(enough)) and score >= 0)
 
 
-def _scored(aim: Aim, scores: FloatArray, right: BoolArray, labels: NDArray[Any]) -> Acceptance:
+def _given(aim: Aim, scores: FloatArray, right: BoolArray, labels: NDArray[Any]) -> Acceptance:
     """Take the thresholds as given; a threshold that no answer reaches is no error, but is said."""
     thresholds = np.array([aim.threshold_of(str(label)) for label in labels])
     return _acceptance(aim, thresholds, scores, right)
 
 
-def _costing(aim: Aim, scores: FloatArray, right: BoolArray, _: NDArray[Any]) -> Acceptance:
+def _worth(cost: float) -> float:
     """Accept while a wrong answer is expected to cost less than a referral, whose cost is 1: Chow 1970."""
-    return _acceptance(aim, 1.0 - 1.0 / aim.value, scores, right)
+    return 1.0 - 1.0 / cost
 
 
-_CHOICES = {"precision": _precise, "coverage": _covering, "score": _scored, "cost": _costing}
+_THRESHOLD_OF: dict[str, Callable[[float], float]] = {"score": float, "cost": _worth}
+"""Of the aims that say the threshold, how."""
+_CHOICES = {"precision": _precise, "coverage": _covering, "score": _given, "cost": _given}
 
 
 def _acceptance(
@@ -202,7 +205,7 @@ def _acceptance(
     count, good = int(accepted.sum()), int(right[accepted].sum())
     return Acceptance(
         asked=aim.asked,
-        score=thresholds if isinstance(thresholds, float) else aim.value,
+        score=thresholds if isinstance(thresholds, float) else aim.threshold,
         per_label=aim.per_label,
         coverage=count / len(scores),
         precision=good / count if count else None,
@@ -223,11 +226,17 @@ def _threshold_of_share(scores: FloatArray, share: float) -> float:
     return max(0.0, float((ordered[last] + below[0]) / 2 if len(below) else ordered[last] - ROUNDING))
 
 
-def _number(name: str, written: str) -> float:
+def _number(kind: str, name: str, written: str, *, least: float = np.nextafter(0.0, 1.0)) -> float:
+    """Read the number behind a name: that of an aim, or of one of its labels."""
     try:
         value = float(written)
     except ValueError:
         raise ConfigError(
             f"accept: expected a number after {shown([name])}=, found none. Write it as in {DEFAULT}."
         ) from None
+    if kind == "cost" and not value > 1:
+        raise ConfigError(f"accept: expected a cost above 1, what one referral costs, found {value:g}.")
+    if kind != "cost" and not least <= value <= 1:
+        above = "of 0" if least == 0.0 else "above 0"
+        raise ConfigError(f"accept: expected {shown([name])} {above} to at most 1, found {value:g}.")
     return value

@@ -36,6 +36,7 @@ from lc_finetune.inference.parity import Gold
 from lc_finetune.inference.predictor import Predictor, window_of
 from lc_finetune.inference.reliability import reliability, reliability_of_pairs
 from lc_finetune.labels import LabelSet, Span
+from lc_finetune.remote import refuse_cached
 from lc_finetune.schemas import (
     Classification,
     Input,
@@ -296,14 +297,14 @@ def calibrate(
         entities = _of_entities(raw, results, spans, checkpoint.tags, aim)
         results = [result.classification for result in results]
     evidence = evidence_of(results, cast(Gold, wanted), checkpoint.labels.names)
-    of_labels = raw.scope is not None and isinstance(evidence, TextEvidence)
+    of_texts = checkpoint.task != "token-classification"  # and not of entities, which a blank text has none of
     return Calibration(
         backend=cast(Any, raw.backend.name),
         precision=cast(Any, raw.backend.precision),
         model=raw.export or checkpoint.weights_digest,
         split=split,
         texts=len(rows),
-        **dict(_judged(evidence, aim, _inside(raw, results) if of_labels else None)),
+        **dict(_judged(evidence, aim, _may_be_accepted(raw, results) if of_texts else None)),
         entities=entities,
         sets=prediction_sets(ScoreMap().of_labels(evidence.logits), evidence.gold)
         if isinstance(evidence, TextEvidence)
@@ -321,28 +322,34 @@ def answers_of(checkpoint: Checkpoint) -> Sequence[str]:
     return types if checkpoint.tags is None else (*checkpoint.labels.names, *types)
 
 
-def _judged(evidence: Evidence, aim: Aim, inside: BoolArray | None) -> HeadCalibration:
-    """Fit the map and choose the threshold; of texts that are not `inside`, shape `(answers,)`, none is accepted."""
+def _judged(evidence: Evidence, aim: Aim, may_be: BoolArray | None) -> HeadCalibration:
+    """Fit the map and choose the threshold, for answers that `may_be` accepted, shape `(answers,)`; all if None."""
     map, before, after = fit(evidence)
     verdicts = evidence.verdicts(map, aim)
-    if inside is not None:
-        verdicts = verdicts._replace(scores=np.where(inside, verdicts.scores, NEVER))
+    if may_be is not None:
+        verdicts = verdicts._replace(scores=np.where(may_be, verdicts.scores, NEVER))
     return HeadCalibration(map=map, before=before, after=after, acceptance=accept(aim, *verdicts))
 
 
-def _inside(raw: Predictor, results: Sequence[Any]) -> BoolArray:
-    """Say which texts are in scope, shape `(texts,)`."""
+def _may_be_accepted(raw: Predictor, results: Sequence[Any]) -> BoolArray:
+    """Say which answers a high score would get accepted, shape `(texts,)`: no blank text's, none out of scope."""
     significance = raw.scope.significance if raw.scope else 0.0
-    return np.array([result.in_scope is None or result.in_scope >= significance for result in results])
+    scope = [getattr(result, "in_scope", None) for result in results]
+    return np.array(
+        [
+            result.accepted is not False and (p_value is None or p_value >= significance)
+            for result, p_value in zip(results, scope, strict=True)
+        ]
+    )
 
 
 def _of_entities(
     raw: Predictor, results: Sequence[IntentAndEntities], spans: Gold, tags: LabelSet, aim: Aim
 ) -> HeadCalibration | None:
     """Calibrate what a second head finds; None if it finds too little."""
-    inside = np.repeat(_inside(raw, results), [len(result.entities) for result in results])
+    may_be = np.repeat(_may_be_accepted(raw, results), [len(result.entities) for result in results])
     try:
-        return _judged(evidence_of([result.tagging for result in results], spans, tags.names), aim, inside)
+        return _judged(evidence_of([result.tagging for result in results], spans, tags.names), aim, may_be)
     except TooFewAnswers as error:
         logger.warning("The entities are left uncalibrated: %s", error)
         return None
@@ -508,7 +515,12 @@ def record(checkpoint: Checkpoint, calibrations: Sequence[Calibration]) -> Check
 
     Returns:
         The folder, read anew.
+
+    Raises:
+        CheckpointError: If the folder cannot be written to, or its card cannot be read.
+        ConfigError: If the folder is the cached copy of a URL.
     """
+    refuse_cached(checkpoint.path, "calibration")
     card = checkpoint.path / "README.md"
     try:
         written = card.read_text(encoding="utf-8") if card.is_file() else None
@@ -517,9 +529,16 @@ def record(checkpoint: Checkpoint, calibrations: Sequence[Calibration]) -> Check
     new = {(one.backend, one.precision) for one in calibrations}
     manifest = checkpoint.manifest or _plain_manifest(checkpoint)
     kept = tuple(one for one in manifest.calibration if (one.backend, one.precision) not in new)
-    manifest = write_manifest(checkpoint.path, manifest.model_copy(update={"calibration": (*kept, *calibrations)}))
-    if written is not None:
-        write_text_atomically(card, _with_section(written, manifest.calibration))
+    manifest = manifest.model_copy(update={"calibration": (*kept, *calibrations)})
+    try:
+        manifest = write_manifest(checkpoint.path, manifest)
+        if written is not None:
+            write_text_atomically(card, _with_section(written, manifest.calibration))
+    except OSError as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: expected a folder that can be written to, found: {error.strerror}. Copy it, and "
+            "calibrate the copy."
+        ) from error
     return Checkpoint.load(checkpoint.path)
 
 

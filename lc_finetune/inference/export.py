@@ -33,7 +33,7 @@ from lc_finetune.inference.exported import (
 from lc_finetune.inference.parity import BelowParity, Gold, measure_parity, sample_texts, shortfall
 from lc_finetune.inference.quantize import quantize_onnx
 from lc_finetune.inference.saved_model import SavedModel, convert, environment_python
-from lc_finetune.remote import refuse_url
+from lc_finetune.remote import refuse_cached, refuse_url
 from lc_finetune.schemas import Input
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ def export(
     Raises:
         BelowParity: If the export misses the least parity (`parity.LEAST`) and is not forced; a `CheckpointError`.
         CheckpointError: If the folder is no valid checkpoint.
-        ConfigError: If there is no such format or precision, or int8 lacks texts.
+        ConfigError: If there is no such format or precision, int8 lacks texts, or the folder is the cached copy of a
+            URL.
         MissingDependencyError: If the format's package, or TensorFlow's environment, is not installed.
         NotExportable: If the format has no words for the model; a `CheckpointError`.
     """
@@ -92,6 +93,7 @@ def export(
     if not isinstance(checkpoint, Checkpoint):
         refuse_url(checkpoint, "export")
         checkpoint = Checkpoint.load(checkpoint)
+    refuse_cached(checkpoint.path, "export")
     texts, gold = _shuffled(texts, gold)
     scales = _share(len(texts)) if precision == "int8" else 0
     calibration, texts, gold = texts[:scales], texts[scales:], None if gold is None else gold[scales:]

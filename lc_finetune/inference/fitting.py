@@ -71,10 +71,13 @@ def fit_isotonic(scores: FloatArray, right: BoolArray) -> Isotonic:
         scores: Of each answer, shape `(answers,)`.
         right: Whether it was right, shape `(answers,)`.
     """
-    from sklearn.isotonic import IsotonicRegression
+    from sklearn.isotonic import isotonic_regression
 
     order = np.argsort(scores, kind="stable")
-    levels = IsotonicRegression().fit_transform(scores[order], right[order].astype(np.float64))
+    # Not `IsotonicRegression`, which divides by the distance of neighbours: scores may differ in the last digit alone.
+    _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    shares = np.bincount(which, weights=right) / counts
+    levels = isotonic_regression(shares, sample_weight=counts)[which][order]
     edges = np.flatnonzero(np.diff(levels)) + 1
     margin = 1.0 / (len(scores) + 2)
     return Isotonic(

@@ -9,6 +9,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
@@ -99,10 +100,10 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
             ConfigError: If an option is out of its range, or there are no labels.
         """
         for name, share in (("threshold", threshold), ("max_share", max_share)):
-            if share is not None and not 0 <= share <= 1:
+            if share is not None and not (isinstance(share, Real) and 0 <= share <= 1):
                 raise ConfigError(f"Expected {name} from 0 to 1, found {share!r}.")
-        if max_escalations is not None and max_escalations < 0:
-            raise ConfigError(f"Expected max_escalations of 0 or more, found {max_escalations!r}.")
+        if max_escalations is not None and not (isinstance(max_escalations, int) and max_escalations >= 0):
+            raise ConfigError(f"Expected max_escalations, a whole number of 0 or more, found {max_escalations!r}.")
         if isinstance(on_error, str) and on_error not in ("small", "raise"):
             raise ConfigError(f"Expected on_error 'small', 'raise' or a Runnable, found {on_error!r}.")
         model = as_branch(small)
@@ -111,7 +112,7 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
         super().__init__(  # type: ignore[call-arg]  # LangChain types its constructor by its own fields
             small=model,
             large=as_branch(large),
-            labels=None if labels is None else LabelSet(tuple(labels)).names,
+            labels=None if labels is None else _names(labels),
             threshold=threshold,
             max_escalations=max_escalations,
             max_share=max_share,
@@ -299,6 +300,12 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
             logger.error("%s: %d escalations could not be recorded: %s.", self.record, len(rows), error.strerror)
 
 
+def _names(labels: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(labels, str) or not all(isinstance(label, str) and label.strip() for label in labels):
+        raise ConfigError("Expected labels as a list of names, found another, or a blank name. Write ['a', 'b'].")
+    return LabelSet(tuple(labels)).names
+
+
 def _has_labels(runnable: Runnable[Any, Any]) -> bool:
     return "labels" in vars(runnable) or hasattr(type(runnable), "labels")  # of the type: a model would be loaded
 
@@ -319,11 +326,17 @@ def _put(outcomes: list[Any], positions: Sequence[int], others: Sequence[Any]) -
 
 
 def _append(path: str, content: bytes) -> None:
-    """Add whole lines to a private file; of several threads or processes, none cuts into another's."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    """Add whole lines to a private file; of several threads or processes, none cuts into another's.
+
+    A last line without an end, as an editor or a full disk leaves it, gets one.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     with _recording:
         descriptor = os.open(path, flags, 0o600)
         try:
+            if content and (size := os.fstat(descriptor).st_size):
+                os.lseek(descriptor, size - 1, os.SEEK_SET)
+                content = content if os.read(descriptor, 1) == b"\n" else b"\n" + content
             while content:
                 content = content[os.write(descriptor, content) :]
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field
 
@@ -25,16 +25,11 @@ from lc_finetune.schemas import (
 )
 from lc_finetune.schemes import TagSet
 
+C = TypeVar("C", bound=Classification)
 
-class TextClassifier(EncoderRunnable[Classification]):
-    """Classify a text: one label, with the probability of each.
 
-    Example:
-        ```python
-        classifier = TextClassifier.from_checkpoint("runs/support")
-        classifier.invoke("Where is my parcel?").label
-        ```
-    """
+class OneLabelClassifier(EncoderRunnable[C], Generic[C]):
+    """One label of several, with the probability of each."""
 
     coverage: float | None = Field(
         default=None,
@@ -42,8 +37,6 @@ class TextClassifier(EncoderRunnable[Classification]):
         lt=1,
         description="How probable it is, at least, that `prediction_set` holds the right label; None for no set.",
     )
-
-    _task: ClassVar[Task] = "text-classification"
 
     @classmethod
     def from_checkpoint(
@@ -71,13 +64,26 @@ class TextClassifier(EncoderRunnable[Classification]):
     def _complete(self, predictor: Predictor) -> Completion | None:
         return None if self.coverage is None else predictor.with_set(self.coverage)
 
+
+class TextClassifier(OneLabelClassifier[Classification]):
+    """Classify a text: one label, with the probability of each.
+
+    Example:
+        ```python
+        classifier = TextClassifier.from_checkpoint("runs/support")
+        classifier.invoke("Where is my parcel?").label
+        ```
+    """
+
+    _task: ClassVar[Task] = "text-classification"
+
     @property
     def OutputType(self) -> type[Classification]:
         """The result."""
         return Classification
 
 
-class PairClassifier(EncoderRunnable[PairClassification]):
+class PairClassifier(OneLabelClassifier[PairClassification]):
     """Classify a pair of texts: one label, with the probability of each.
 
     What the labels mean is what the training data says of two texts: whether the one follows from the other, whether
@@ -106,12 +112,13 @@ class PairClassifier(EncoderRunnable[PairClassification]):
         backend: BackendName = "auto",
         input_key: str = "text",
         accept_score: float | None = None,
+        coverage: float | None = None,
         pair_key: str = "text_pair",
     ) -> Self:
         """Validate and load at once; as `TextClassifier.from_checkpoint`, with `pair_key` for the second text."""
         return cls(
             checkpoint=source_of(checkpoint), revision=revision, device=device, dtype=dtype, backend=backend,
-            input_key=input_key, accept_score=accept_score, pair_key=pair_key,
+            input_key=input_key, accept_score=accept_score, coverage=coverage, pair_key=pair_key,
         ).warm_up()  # fmt: skip
 
     @property
@@ -181,7 +188,7 @@ class MultiLabelClassifier(EncoderRunnable[MultiLabelClassification]):
         return MultiLabelClassification
 
 
-class OrdinalClassifier(EncoderRunnable[OrdinalClassification]):
+class OrdinalClassifier(OneLabelClassifier[OrdinalClassification]):
     """Classify a text by labels that have an order, such as low, medium, high: one label, with the probability of each.
 
     The order is that of training. A plain Hugging Face classifier is taken to number its labels from the lowest up.

@@ -6,7 +6,8 @@ import ipaddress
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,6 +19,8 @@ from lc_finetune.systemone import AnsweredBy
 
 GRACE_SECONDS = 60
 """How long requests under way may take after the signal to stop."""
+BACKLOG = 2048
+"""Connections that wait to be taken."""
 
 
 def serve(config: ServeConfig, *, say: Callable[[str], None] = lambda _: None) -> None:
@@ -42,11 +45,13 @@ def serve(config: ServeConfig, *, say: Callable[[str], None] = lambda _: None) -
             device=config.device, dtype=config.dtype, backend=config.backend,
         )  # fmt: skip
         host, port = bound.getsockname()[:2]
+        with _address_faults(config.host, config.port):  # another server may have been loading, too
+            bound.listen(BACKLOG)
         say(f"Serving {', '.join(sources)} on http://{f'[{host}]' if ':' in host else host}:{port}. Ctrl-C stops it.")
         # No access log: a path may hold what somebody mistook for a parameter.
         settings = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, ws="none",
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_graceful_shutdown=GRACE_SECONDS, backlog=BACKLOG,
         )  # fmt: skip
         uvicorn.Server(settings).run(sockets=[bound])
 
@@ -105,7 +110,7 @@ def listener(host: str, port: int, *, beyond: bool) -> socket.socket:
     Raises:
         ConfigError: If the address cannot be had, or must not.
     """
-    try:
+    with _address_faults(host, port):
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         if not beyond and not ipaddress.ip_address(address[0]).is_loopback:
             raise ConfigError(
@@ -119,8 +124,13 @@ def listener(host: str, port: int, *, beyond: bool) -> socket.socket:
         except OSError:
             bound.close()
             raise
-    except OSError as error:
-        raise ConfigError(
-            f"Expected an address to listen on, found {host}, port {port}: {error.strerror or type(error).__name__}."
-        ) from error
     return bound
+
+
+@contextmanager
+def _address_faults(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a name that is none is a ValueError
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise ConfigError(f"Expected an address to listen on, found {host!r}, port {port}: {why}.") from error

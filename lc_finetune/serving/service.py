@@ -64,8 +64,9 @@ class Service:
             raise Refused(status, failure.error, at=("body",), kind=failure.type) from answers
         self._count(SYSTEM_ONE, answered=len(request.questions))
         names = [name for name, one in answerer.classifiers.items() if one._predictor in reading.texts]
+        named = request.model in names and len(reading.texts) == 1  # it may have a twin of another name
         return SystemOneResponse(
-            model=request.model or ", ".join(names), answers=answers, usage=Usage(input_tokens=tokens)
+            model=str(request.model) if named else ", ".join(names), answers=answers, usage=Usage(input_tokens=tokens)
         )
 
     async def predict(self, request: PredictRequest) -> PredictResponse:

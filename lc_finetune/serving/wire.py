@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, Task
 from lc_finetune.schemas import (
@@ -56,6 +57,17 @@ class SystemOneRequest(_Body):
     assets: dict[str, JsonValue] = Field(
         default_factory=dict, max_length=0, description="Images, which no text classifier reads: none."
     )
+
+    @field_validator("questions")
+    @classmethod
+    def _repeatable(cls, questions: dict[str, Question]) -> dict[str, Question]:
+        """Refuse what no answer could repeat: NaN, infinity, and halves of characters."""
+        try:
+            plain = {name: question.model_dump() for name, question in questions.items()}
+            json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()
+        except ValueError:
+            raise ValueError("expected questions of JSON and whole characters, found others") from None
+        return questions
 
 
 class Usage(_Body):

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def with_pieces(base: BaseModel, pieces: Sequence[str], add: Callable[[Any], Non
                 (folder / file.name).symlink_to(file.resolve())
             except OSError:  # Windows allows links to few
                 shutil.copy2(file, folder / file.name)
-    extended = BaseModel(folder, base.name, base.revision)
+    extended = replace(base, folder=folder)
     weakref.finalize(extended, shutil.rmtree, folder, ignore_errors=True)
     return extended
 

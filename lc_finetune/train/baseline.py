@@ -67,9 +67,9 @@ def _fitted(
     base: Path, train: Sequence[Example], test: Sequence[Example], max_length: int
 ) -> tuple[Any, NDArray[np.float32]]:
     """Fit a logistic regression to the labels of the training rows; gives it, and the features of the test rows."""
-    rows = cast("Sequence[TextExample]", train[:ROWS])
+    rows = cast("Sequence[TextExample]", _some(train))
     features = _both_pooled(base, [*rows, *cast("Sequence[TextExample]", test)], max_length)
-    return _regression().fit(features[: len(rows)], [row.label for row in rows]), features[len(rows) :]
+    return _regression(features[: len(rows)], [row.label for row in rows]), features[len(rows) :]
 
 
 def intent_baseline(
@@ -93,9 +93,9 @@ def relation_baseline(
     base: Path, train: Sequence[RelationExample], test: Sequence[RelationExample], max_length: int
 ) -> Figures:
     """Fit mean-pooled states of the untouched base model, of the text, its head and its tail side by side."""
-    rows = train[:ROWS]
+    rows = cast("Sequence[RelationExample]", _some(train))
     features = _mentions_pooled(base, [*rows, *test], max_length)
-    model = _regression().fit(features[: len(rows)], [e.label for e in rows])
+    model = _regression(features[: len(rows)], [e.label for e in rows])
     return relation_figures([e.label for e in test], list(map(str, model.predict(features[len(rows) :]))))
 
 
@@ -110,12 +110,12 @@ def multi_label_baseline(
     """Fit mean-pooled features of the untouched base model to each label, and its threshold as of a fine-tuned one."""
     from sklearn.multiclass import OneVsRestClassifier
 
-    rows = train[:ROWS]
+    rows = _some(train)
     features = _pooled(base, [example.text for example in (*rows, *validation, *test)], max_length)
     fitted, held_out, tested = np.split(features, [len(rows), len(rows) + len(validation)])
     with catch_warnings():
         simplefilter("ignore")  # a label that all rows have, or none
-        model = OneVsRestClassifier(_regression()).fit(fitted, indicators(rows, labels))
+        model = OneVsRestClassifier(_unfitted()).fit(fitted, indicators(rows, labels))
 
     def logits(features: NDArray[np.float32]) -> NDArray[np.float64]:
         probabilities = (
@@ -133,7 +133,7 @@ def regression_baseline(base: Path, train: Sequence[Example], test: Sequence[Exa
     """Fit mean-pooled features of the untouched base model to the numbers by ridge regression."""
     from sklearn.linear_model import RidgeCV
 
-    rows = cast("Sequence[RegressionExample]", train[:ROWS])
+    rows = cast("Sequence[RegressionExample]", _some(train))
     tested = cast("Sequence[RegressionExample]", test)
     features = _pooled(base, [example.text for example in (*rows, *tested)], max_length)
     model = RidgeCV(alphas=np.logspace(-3, 3, 13)).fit(features[: len(rows)], [e.value for e in rows])
@@ -154,7 +154,7 @@ def _spans(
 ) -> list[list[Span]]:  # fmt: skip
     features: list[NDArray[np.float32]] = []
     wanted: list[str] = []
-    rows = train[:ROWS]
+    rows = cast("Sequence[TaggedExample]", _some(train))
     for example, (encoding, state) in zip(rows, encoder_states(base, [e.text for e in rows], max_length), strict=True):
         units = [unit for unit in tag_units(example.text, encoding, tag_unit) if unit[0] < len(state)]
         spans = [s for s in align(example, encoding, tag_unit)[0] if s.end <= len(units)]
@@ -162,7 +162,7 @@ def _spans(
         wanted += spans_to_tags(spans, len(units), tags.scheme)
         if len(features) > UNITS:
             break
-    model = _regression().fit(np.stack(features), wanted)
+    model = _regression(np.stack(features), wanted)
     columns = [tags.labels.id_of[name] for name in model.classes_]
     found = []
     for example, (encoding, state) in zip(
@@ -178,7 +178,22 @@ def _spans(
     return found
 
 
-def _regression() -> Any:
+def _some(rows: Sequence[Example]) -> Sequence[Example]:
+    """Draw at most `ROWS` rows, in their order: the first ones of a file may all be of one class."""
+    if len(rows) <= ROWS:
+        return rows
+    return [rows[i] for i in sorted(np.random.default_rng(0).permutation(len(rows))[:ROWS].tolist())]
+
+
+def _regression(features: NDArray[np.float32], wanted: Sequence[Any]) -> Any:
+    """Fit features of shape `(rows, hidden)` to classes; where all rows are of one, that is the answer."""
+    from sklearn.dummy import DummyClassifier
+
+    model = _unfitted() if len(set(wanted)) > 1 else DummyClassifier()
+    return model.fit(features, wanted)
+
+
+def _unfitted() -> Any:
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=10.0, max_iter=300)

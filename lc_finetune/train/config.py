@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_type_hints
 
@@ -328,6 +329,12 @@ class TrainConfig(BaseModel):
         except ValidationError as error:
             name, message = _one_line(error)
             raise ConfigError(message if name in (overrides or {}) else f"{path}: {message}") from None
+
+    @property
+    def label_order(self) -> list[str]:
+        """The labels that `label_names` lists, under their new names; those that are merged are one if neighbours."""
+        names = [self.label_map.get(name, name) for name in self.label_names]
+        return [name for name, _ in groupby(names) if name != self.out_of_scope_label]
 
     @property
     def task_of_rows(self) -> Task | Literal["auto"]:

@@ -101,14 +101,14 @@ def _name(source: str) -> str:
 
 def _check_labels_stay(config: TrainConfig, checkpoint: Checkpoint) -> None:
     known = TASKS[checkpoint.task].answers_of(checkpoint.labels)
-    lost = [name for name in known if config.label_names and name not in config.label_names]
+    lost = [name for name in known if config.label_names and name not in config.label_order]
     if lost:
         raise ConfigError(
             f"label_names: expected all labels of {config.continue_from}, found {len(lost)} missing "
             f"({shown(lost, most=5)}). A label is never lost by going on: name them too, or train anew with "
             "--base-model."
         )
-    if TASKS[checkpoint.task].has_order and config.label_names and config.label_names != tuple(known):
+    if TASKS[checkpoint.task].has_order and config.label_names and config.label_order != list(known):
         raise ConfigError(
             f"label_names: expected the labels of {config.continue_from} in its order ({shown(known)}), found another. "
             "Leave them out, or train anew with --base-model."

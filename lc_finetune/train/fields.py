@@ -17,6 +17,8 @@ OF_EPOCHS = (
     "gradient_accumulation", "gradient_checkpointing",
 )  # fmt: skip
 """Fields of a fine-tuning in epochs, which few rows do not get."""
+WITHOUT_LABELS = ("token-classification", "question-answering")
+"""Tasks whose rows have no label of their own."""
 OF_WARM_UP = ("use_cpu", "bf16", "dataloader_pin_memory")
 """Fields of TrainingArguments that the warm-up takes."""
 
@@ -65,7 +67,7 @@ def _check_continued(config: TrainConfig) -> None:
                     f"{name}: expected it beside continue_from, found none. Name a checkpoint, or leave it out"
                 )
         return
-    if config.base_model != type(config).model_fields["base_model"].default or config.revision is not None:
+    if "base_model" in config.model_fields_set or config.revision is not None:
         raise ValueError(
             "continue_from and base_model: expected one of them, found both; a checkpoint that is trained further is "
             "its own base model"
@@ -116,6 +118,9 @@ def check_task(config: TrainConfig, task: type[TrainingTask]) -> None:
     for name in ("class_weights", "focal_gamma"):
         if getattr(config, name) is not None and task.loss is None:
             raise ConfigError(f"{name}: expected a task with classes, found data for {task.name}. Leave it out.")
+    for name in ("label_names", "drop_unlabelled"):
+        if getattr(config, name) and task.name in WITHOUT_LABELS:
+            raise ConfigError(f"{name}: expected rows with a label each, found data for {task.name}. Leave it out.")
     if config.balanced_sampling and not task.one_class:
         raise ConfigError(
             f"balanced_sampling: expected one label a text, found data for {task.name}, where a row belongs to no "

@@ -52,8 +52,6 @@ def grow_embeddings(model: Any, words: Mapping[int, Sequence[int]]) -> None:
         model: The model.
         words: New pieces, the last of the vocabulary, each with older ones.
     """
-    import torch
-
     rows = len(model.get_input_embeddings().weight)
     if max(words) < rows:
         return

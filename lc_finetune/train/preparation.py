@@ -164,7 +164,7 @@ def prepare(config: TrainConfig, *, test: bool = True) -> tuple[Plan, Summary]:
         training = training.after(continued.checkpoint)
         notes += label_notes(continued, training)
     else:
-        training = training.ordered([name for name in config.label_names if name != config.out_of_scope_label])
+        training = training.ordered(config.label_order)
     Aim.parse(config.accept).check_labels(training.answers)
     all_examples = [
         *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,

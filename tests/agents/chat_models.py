@@ -8,7 +8,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableLambda
 from pydantic import Field
 
 Plan = Callable[[list[BaseMessage]], AIMessage]
@@ -50,6 +50,16 @@ class WholeModel(PlannedModel):
 
     _stream = BaseChatModel._stream
     _astream = BaseChatModel._astream
+
+
+class AllOrNothing(RunnableLambda[Any, Any]):
+    """A classifier or tagger whose batch fails as a whole, whatever is said of exceptions."""
+
+    def batch(self, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        return [self.invoke(one) for one in inputs]
+
+    async def abatch(self, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        return [await self.ainvoke(one) for one in inputs]
 
 
 def in_characters(message: AIMessage) -> Iterator[AIMessageChunk]:

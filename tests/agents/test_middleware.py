@@ -26,7 +26,7 @@ from langgraph.prebuilt import InjectedState
 from lc_finetune import Checkpoint, Classification, ConfigError, EntityTagger, TextClassifier
 from lc_finetune.agents import SentimentMiddleware, ToolSelectorMiddleware, TopicGuardMiddleware, pii_detector
 from lc_finetune.testing import FakeClassifier, FakeTagger
-from tests.agents.chat_models import PlannedModel, failing, saying
+from tests.agents.chat_models import AllOrNothing, PlannedModel, failing, saying
 
 MOOD = FakeClassifier(
     labels=("neutral", "negative", "positive"), label_of={"Bad.": "negative", "Awful.": "negative", "Good.": "positive"}
@@ -173,6 +173,19 @@ def test_a_classifier_that_raises_does_not_stop_the_agent() -> None:
 
     assert state["messages"][-1].content == "Fine."
     assert state["sentiment_trail"][0]["error"] == "RuntimeError"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_call_that_fails_as_a_whole_does_not_stop_the_agent(asynchronous: bool) -> None:
+    """As when the weights have gone: no message has an answer then."""
+    guard = TopicGuardMiddleware(AllOrNothing(broken), message="Not that.", on_error="block")
+    watching = create_agent(saying("Fine."), middleware=[SentimentMiddleware(AllOrNothing(broken))])
+    guarded = create_agent(saying("Fine."), middleware=[guard])
+    asked = {"messages": [HumanMessage("Bad.")]}
+    states = [await agent.ainvoke(asked) if asynchronous else agent.invoke(asked) for agent in (watching, guarded)]
+
+    assert states[0]["sentiment_trail"][0]["error"] == "RuntimeError"
+    assert [state["messages"][-1].content for state in states] == ["Fine.", "Not that."]
 
 
 def test_a_chat_model_that_raises_leaves_a_conversation_that_goes_on(saver: Any) -> None:

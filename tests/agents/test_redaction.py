@@ -30,7 +30,7 @@ from lc_finetune.agents.redaction import BLOCKED
 from lc_finetune.agents.restoring import StreamedAnswer
 from lc_finetune.labels import Span
 from lc_finetune.testing import FakeTagger
-from tests.agents.chat_models import PlannedModel, WholeModel, failing, saying
+from tests.agents.chat_models import AllOrNothing, PlannedModel, WholeModel, failing, saying
 
 PEOPLE = ("Ann Lee", "Ann Lee-Smith", 'Jörg "Jo" Müller', "Seán O'Neil", "张伟", "Zoë 🎉 Blanc", "Back\\slash Bob")
 CITIES = ("Oslo", "Île-de-France", "São Paulo", "北京")
@@ -411,10 +411,11 @@ def broken(text: str) -> Tagging:
     raise RuntimeError(f"cannot tag {text}")
 
 
-async def test_a_failing_tagger_blocks_the_turn(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [RunnableLambda, AllOrNothing])
+async def test_a_failing_tagger_blocks_the_turn(kind: type[Any], caplog: pytest.LogCaptureFixture) -> None:
     """The model is not called, the agent lives, and the log holds no text."""
     model = saying("Fine.")
-    agent = create_agent(model, middleware=[redaction(tagger=RunnableLambda(broken))])
+    agent = create_agent(model, middleware=[redaction(tagger=kind(broken))])
     asked = {"messages": [HumanMessage("Ann Lee")]}
 
     assert agent.invoke(asked)["messages"][-1].content == BLOCKED

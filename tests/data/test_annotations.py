@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lc_finetune.data import (
+    IntentExample,
     Loaded,
     MultiLabelExample,
     ReadOptions,
@@ -176,6 +177,17 @@ def test_labels_of_doccano(tmp_path: Path) -> None:
     assert read_examples(jsonl(tmp_path, [cats]), ReadOptions(label_column="cats")).examples == (
         TextExample("Ann left", "news"),
     )
+
+
+def test_a_label_beside_spans_of_doccano_is_read_with_them(tmp_path: Path) -> None:
+    """A name beside spans is never left out unsaid; a list of one label, as intents and slots have it, is asked for."""
+    named = [{"text": "Ann left", "label": "news", "entities": [[0, 3, "PER"]]}]
+    listed = [{"text": "Ann left", "cats": ["news"], "entities": [[0, 3, "PER"]]}]
+    wanted = (IntentExample("Ann left", "news", (Span(0, 3, "PER"),)),)
+
+    assert read_examples(jsonl(tmp_path, named)).examples == wanted
+    asked = ReadOptions(label_column="cats", task="intent-and-entities")
+    assert read_examples(jsonl(tmp_path, listed), asked).examples == wanted
 
 
 # Prodigy.

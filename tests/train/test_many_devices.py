@@ -298,6 +298,7 @@ def test_a_mistake_is_said_by_the_first_process(base: Path, tmp_path: Path) -> N
     [
         ({"batch_size": 32}, r"batch_size: expected a multiple of the 3 processes.*found 32\. Give 30 or 33"),
         ({"batch_size": 2}, r"batch_size: .*found 2\. Give 3\."),
+        ({"batch_size": 3, "search": 2}, "search: expected one process, found 3"),
         ({"batch_size": 3, "trainer": {"fsdp": "full_shard"}}, "trainer: expected .* the whole model, found fsdp"),
     ],
 )

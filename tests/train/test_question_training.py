@@ -197,7 +197,10 @@ def test_options_of_other_tasks_are_refused(base: Path, tmp_path: Path) -> None:
     config = options(base, write_rows(tmp_path, rows=20), tmp_path / "out")
     del config["epochs"], config["batch_size"]
 
-    for name, value in (("class_weights", "balanced"), ("label_smoothing", 0.1), ("few_shot", True)):
+    for name, value in (
+        ("class_weights", "balanced"), ("label_smoothing", 0.1), ("few_shot", True), ("label_names", ("a", "b")),
+        ("drop_unlabelled", True),
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"^{name}: expected"):
             fine_tune(TrainConfig(**config, **{name: value}))
 

@@ -11,7 +11,7 @@ from lc_finetune import Checkpoint, ConfigError, DataError, RelationClassifier
 from lc_finetune.data import sample_file
 from lc_finetune.labels import LabelSet
 from lc_finetune.markers import MARKERS
-from lc_finetune.testing import tiny_base_model
+from lc_finetune.testing import tiny_base_model, tiny_checkpoint
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.base_model import resolve_base_model
 from lc_finetune.train.metrics import relation_figures, relation_macro_f1
@@ -162,6 +162,15 @@ def test_a_relation_checkpoint_is_a_base_model_with_markers(trained: Checkpoint)
     base = resolve_base_model(str(trained.path))
 
     assert RelationClassification.extend(base) is base
+
+
+def test_what_a_base_model_went_through_is_kept_where_markers_are_added(tmp_path: Path) -> None:
+    """A base model of this package's own stays in the lineage."""
+    earlier = resolve_base_model(str(tiny_checkpoint(tmp_path / "earlier").path))
+    extended = RelationClassification.extend(earlier)
+
+    assert extended.folder != earlier.folder
+    assert extended.lineage == earlier.lineage != ()
 
 
 def test_the_bundled_sample_trains(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from lc_finetune.train.metrics import Figures, label_confidence_figures, macro_a
 from lc_finetune.train.tasks.base import Judged, TrainingTask
 from lc_finetune.train.thresholds import METHOD, choose_thresholds
 from lc_finetune.train.tokenization import Feature, Windowing, indicators, multi_label_features
-
-if TYPE_CHECKING:
-    pass
 
 
 class MultiLabelClassification(TrainingTask):

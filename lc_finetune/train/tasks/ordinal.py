@@ -34,8 +34,13 @@ class OrdinalClassification(TextClassification):
         """Take the order of the names or, without any, of labels that are numbers.
 
         Raises:
-            ConfigError: If there are no names, and a label is a word.
+            ConfigError: If there are no names, and a label is a word; or if a name has two places.
         """
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(
+                f"label_map: expected labels with one name to be neighbours in the order of label_names, found "
+                f"{shown(twice)} in two places. Give them two names."
+            )
         if names:
             return type(self)(LabelSet(tuple(names)))
         numbers = {label: number_in(label) for label in self.labels.names}

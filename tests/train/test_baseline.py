@@ -1,0 +1,40 @@
+"""What fine-tuning has to beat is fitted to rows of all kinds, whatever the order of the file."""
+
+from pathlib import Path
+
+import pytest
+
+from lc_finetune.data import TaggedExample, TextExample
+from lc_finetune.labels import Span
+from lc_finetune.schemes import TagSet
+from lc_finetune.train import baseline
+
+
+def rows_of(label: str, number: int) -> list[TextExample]:
+    return [TextExample(f"{label} {label} number {i}", label) for i in range(number)]
+
+
+def test_of_rows_sorted_by_class_some_of_each_are_fitted(base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many common data sets are: the first rows alone are of one class."""
+    monkeypatch.setattr(baseline, "ROWS", 20)
+    train = [*rows_of("card", 30), *rows_of("cash", 30)]
+    figures = baseline.classification_baseline(base_model, train, [*rows_of("card", 5), *rows_of("cash", 5)], 32)
+
+    assert figures["accuracy"] > 0.5
+
+
+def test_rows_of_one_class_are_answered_with_it(base_model: Path) -> None:
+    """As those of a checkpoint that goes on from others, with a new label alone and none kept."""
+    figures = baseline.classification_baseline(
+        base_model, rows_of("loan", 4), [*rows_of("loan", 3), *rows_of("card", 1)], 32
+    )
+
+    assert figures["accuracy"] == 0.75
+
+
+def test_texts_that_are_entities_and_nothing_else_have_one_tag(base_model: Path) -> None:
+    """Which each unit of the others gets, too."""
+    train = [TaggedExample("card", (Span(0, 4, "A"),))] * 3
+    figures = baseline.tagging_baseline(base_model, train, train, TagSet.of_types(["A"]), 32, "word")
+
+    assert figures["f1"] == 1.0
