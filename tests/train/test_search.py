@@ -291,7 +291,7 @@ def test_a_space_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(
         "learning_rate: {low: 1e-5, high: 1e-3, log: true}\nlayer_decay: [null, 0.9]\nepochs: {low: 2, high: 9}\n"
-        "class_weights: [null, balanced]\nbalanced_sampling: [true, false]\n"
+        "class_weights: [null, balanced]\n"
     )
     config = TrainConfig.of({"search": "5", "search_space": str(path)})
 
@@ -300,7 +300,6 @@ def test_a_space_is_read_from_a_file(tmp_path: Path) -> None:
         "layer_decay": Choices(choices=(None, 0.9)),
         "epochs": Range(low=2, high=9),
         "class_weights": Choices(choices=(None, "balanced")),
-        "balanced_sampling": Choices(choices=(True, False)),
     }
 
 
@@ -392,6 +391,14 @@ def test_a_missing_package_is_named(
 
     with pytest.raises(MissingDependencyError, match=r"pip install 'lc-finetune\[search\]'"):
         fine_tune(TrainConfig(**options(base_model, folder, tmp_path / "out")))
+
+
+def test_several_processes_take_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their trials would get in each other's way."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    with pytest.raises(ConfigError, match="search: expected one process, found 2"):
+        fine_tune(TrainConfig(search=2))
 
 
 def test_pre_training_takes_no_search(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
