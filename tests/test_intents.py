@@ -480,7 +480,7 @@ def test_labels_are_calibrated_even_if_nothing_is_found(tmp_path: Path, caplog: 
     empty = [{"text": " " * i, "label": ("card", "cash")[i % 2], "entities": []} for i in range(1, 12)]
     path = write(tmp_path / "rows.jsonl", rows(*empty))
 
-    assert main(["calibrate", str(made.path), str(path), "--accept", "score=0.1"]) == 0
+    assert main(["calibrate", str(made.path), str(path)]) == 0
     loaded = Checkpoint.load(made.path)
     assert loaded.manifest is not None
     assert loaded.manifest.calibration[0].entities is None

@@ -67,7 +67,7 @@ def _check_continued(config: TrainConfig) -> None:
                     f"{name}: expected it beside continue_from, found none. Name a checkpoint, or leave it out"
                 )
         return
-    if "base_model" in config.model_fields_set or config.revision is not None:
+    if config.base_model != type(config).model_fields["base_model"].default or config.revision is not None:
         raise ValueError(
             "continue_from and base_model: expected one of them, found both; a checkpoint that is trained further is "
             "its own base model"

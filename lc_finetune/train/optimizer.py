@@ -159,7 +159,7 @@ class FasterHeadTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
             )
         else:
             sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, BalancedSampler | LengthGroupedSampler):
+        if self._processes.size > 1 and isinstance(sampler, BalancedSampler | LengthGroupedSampler):
             sampler.batch_size *= self._processes.size
             return SharedOrder(sampler, self._processes)
         return sampler

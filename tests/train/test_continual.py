@@ -180,7 +180,6 @@ def test_a_renamed_label_is_said(earlier: Checkpoint, tmp_path: Path) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"base_model": "other"}, "continue_from and base_model: expected one of them"),
-    ({"base_model": "minilm"}, "continue_from and base_model: expected one of them"),
     ({"few_shot": True}, "continue_from and few_shot: expected one of them"),
     ({"train_file": None}, "continue_from: expected a training file"),
     ({"continue_from": None, "distillation": 1.0}, "distillation: expected it beside continue_from"),
