@@ -105,6 +105,7 @@ def test_a_missing_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str]) ->
     assert "expected" in capsys.readouterr().err.lower()
 
 
+@pytest.mark.slow
 def test_tuning_names_a_budget(exported: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
     """One of those that were tried."""
     status = tune.main(
@@ -167,6 +168,7 @@ def test_confidence_judges_pairs_of_texts_and_labels(tmp_path: Path) -> None:
     assert 0 <= row["right of them %"] <= 100
 
 
+@pytest.mark.slow
 def test_the_accelerator_script_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a tiny model: every table that the goals are read from, and the goals."""
     output = tmp_path / "results.json"
@@ -188,6 +190,7 @@ def test_the_accelerator_script_says_that_there_is_no_accelerator(capsys: pytest
     assert "expected a device of this machine" in capsys.readouterr().err.lower()
 
 
+@pytest.mark.slow
 def test_the_agents_script_runs(exported: Checkpoint, tiny_tagger: Checkpoint, tmp_path: Path) -> None:
     """With tiny models; all entities of the sample are counted."""
     output = tmp_path / "results.json"

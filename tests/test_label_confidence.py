@@ -254,6 +254,7 @@ def test_a_plain_folder_is_calibrated_too(folder: Path, file: Path, texts: list[
     assert None not in {one.accepted for one in after}
 
 
+@pytest.mark.slow
 def test_calibrating_twice_is_calibrating_once(folder: Path, file: Path) -> None:
     """The model's own scores are what is mapped."""
     assert main(["calibrate", str(folder), str(file)]) == 0

@@ -40,7 +40,7 @@ print(0, True)
 
 
 @pytest.mark.parametrize("onnx", [False, True], ids=["torch", "onnx"])
-@pytest.mark.parametrize("then", [FORK, POOL], ids=["fork", "pool"])
+@pytest.mark.parametrize("then", [FORK, pytest.param(POOL, marks=pytest.mark.slow)], ids=["fork", "pool"])
 def test_a_forked_child_can_predict(then: str, onnx: bool, tmp_path: Path) -> None:
     """After its parent has loaded and predicted; so can the parent afterwards."""
     assert run(LOAD + then, tiny_checkpoint(tmp_path / "c", onnx=onnx)) == "0 True"

@@ -114,6 +114,7 @@ def test_the_folder_arrives_whole_with_its_manifest(checkpoint: Checkpoint, fake
     assert "saved-model" not in EXPORTS
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_its_parity_and_no_calibration(
     checkpoint: Checkpoint, fake: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -173,6 +173,7 @@ def test_any_program_reads_the_same_answers(sentence_encoder: Path, table: Path,
     assert len([entry for entry in history if "loss" in entry]) == recipe.WARM_UP_STEPS // 10
 
 
+@pytest.mark.slow
 def test_a_killed_run_starts_anew(sentence_encoder: Path, table: Path, tmp_path: Path) -> None:
     """What a killed warm-up left is thrown away."""
     left = tmp_path / "out.work" / "warmed-base"
@@ -202,6 +203,7 @@ def test_only_device_and_precision_of_the_trainer_are_taken() -> None:
         TrainConfig.of({"few_shot": True, "trainer": {"max_steps": 3}})
 
 
+@pytest.mark.slow
 def test_classes_can_be_weighed(sentence_encoder: Path, table: Path, tmp_path: Path) -> None:
     """In the regression, as in any loss."""
     weights = {"card": 1000.0, "cash": 0.001}

@@ -184,6 +184,7 @@ def test_without_unanswerable_rows_there_always_is_an_answer(base: Path, tmp_pat
     assert QuestionAnswerer.from_checkpoint(made.path).invoke(("who?", "at home")).answer is not None
 
 
+@pytest.mark.slow
 def test_the_bundled_sample_trains(tmp_path: Path) -> None:
     """Nested as SQuAD 2, in windows."""
     base = tiny_base_model(tmp_path / "base", max_length=160)

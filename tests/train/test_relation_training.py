@@ -173,6 +173,7 @@ def test_what_a_base_model_went_through_is_kept_where_markers_are_added(tmp_path
     assert extended.lineage == earlier.lineage != ()
 
 
+@pytest.mark.slow
 def test_the_bundled_sample_trains(tmp_path: Path) -> None:
     """From columns of spans; the tail may come first."""
     base = tiny_base_model(tmp_path / "base", max_length=192)

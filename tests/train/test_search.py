@@ -182,6 +182,7 @@ def test_the_first_trial_is_the_defaults(plan: Plan, tmp_path: Path) -> None:
     assert found.trials[0]["settings"] == {"learning_rate": recipe.learning_rate(32), "batch_size": 32}
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_as_a_whole_one(plan: Plan, tmp_path: Path) -> None:
     """The trial that was cut off counts as failed and is run again; the others are as if nothing had happened."""
     whole, part = tmp_path / "whole", tmp_path / "part"
@@ -209,6 +210,7 @@ def test_an_interrupted_search_goes_on_as_a_whole_one(plan: Plan, tmp_path: Path
     assert again == found
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_with_the_study(plan: Plan, tmp_path: Path) -> None:
     """The first ones are kept."""
     few = replace(plan, config=plan.config.model_copy(update={"search": 3}))
@@ -410,6 +412,7 @@ def test_pre_training_takes_no_search(folder: Path, capsys: pytest.CaptureFixtur
 # The whole way.
 
 
+@pytest.mark.slow
 def test_other_tasks_are_searched_by_their_own_metric(base_model: Path, folder: Path, tmp_path: Path) -> None:
     """A tagger by the F1 of entities."""
     made = fine_tune(TrainConfig(**options(base_model, folder, tmp_path / "out", search=2,
@@ -420,6 +423,7 @@ def test_other_tasks_are_searched_by_their_own_metric(base_model: Path, folder: 
     assert (made.manifest.search.metric, made.manifest.search.finished) == ("f1", 2)
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_after_its_search_goes_on_with_what_was_found(
     base_model: Path, folder: Path, tmp_path: Path
 ) -> None:
