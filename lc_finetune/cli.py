@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +15,8 @@ from lc_finetune.errors import ConfigError, LCFinetuneError, MissingDependencyEr
 from lc_finetune.train.processes import follows, one_speaker, part_ways
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from lc_finetune.bulk import Progress
     from lc_finetune.checkpoint import Checkpoint
     from lc_finetune.data import Example, Loaded
@@ -466,18 +468,7 @@ def _add_predict(commands: Any) -> None:
         description="Answer every row of a CSV, TSV, JSONL or Parquet file of any size. Its columns stay as they are. "
         "After an interruption the same command goes on, without losing or doubling a row.",
     )  # fmt: skip
-    for name, field in PredictConfig.model_fields.items():
-        flag = "--" + name.replace("_", "-")
-        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
-        if name == "checkpoint":
-            predict.add_argument(name, metavar="CHECKPOINT", help=field.description)
-        elif field.annotation is bool:
-            predict.add_argument(flag, action="store_true", help=field.description)
-        else:
-            predict.add_argument(
-                flag, required=field.is_required(), default=field.default, choices=choices,
-                metavar=None if choices else "VALUE", help=field.description,
-            )  # fmt: skip
+    _add_fields(predict, PredictConfig, positional="checkpoint", metavars={"checkpoint": "CHECKPOINT"})
     predict.add_argument("--quiet", action="store_true", help="Show no progress and no summary.")
     predict.set_defaults(run=_predict, goes_on="the same command goes on where it stopped")
 
@@ -504,18 +495,8 @@ def _add_label(commands: Any) -> None:
         description="Ask a chat model, or any Runnable that answers one of the labels, for the label of every row. "
         "Rows that it could not label go to a file of their own. After an interruption the same command goes on.",
     )  # fmt: skip
-    for name, field in LabelConfig.model_fields.items():
-        flag = "--with" if name == "model" else "--" + name.replace("_", "-")
-        if name == "input":
-            label.add_argument(name, metavar="UNLABELLED", type=Path, help=field.description)
-        elif field.annotation is bool:
-            label.add_argument(flag, action="store_true", help=field.description)
-        else:
-            metavar = {"model": "MODULE:RUNNABLE", "labels": "A,B,…"}.get(name, "VALUE")
-            label.add_argument(
-                flag, dest=name, required=field.is_required(), default=field.default, metavar=metavar,
-                type=int if name == "max_concurrency" else str, help=field.description,
-            )  # fmt: skip
+    metavars = {"input": "UNLABELLED", "model": "MODULE:RUNNABLE", "labels": "A,B,…"}
+    _add_fields(label, LabelConfig, positional="input", metavars=metavars, flags={"model": "--with"})
     label.add_argument("--quiet", action="store_true", help="Show no progress and no summary.")
     label.set_defaults(run=_label, goes_on="the same command goes on where it stopped")
 
@@ -580,19 +561,7 @@ def _add_serve(commands: Any) -> None:
         description="Serve checkpoints over HTTP: POST /predict, and POST /v1/systemone in the System One format. "
         "On this machine alone, unless there is a key in LC_FINETUNE_API_KEY. SIGTERM stops it in good order.",
     )  # fmt: skip
-    for name, field in ServeConfig.model_fields.items():
-        flag = "--" + name.replace("_", "-")
-        if name == "checkpoints":
-            serve.add_argument(name, nargs="+", metavar="CHECKPOINT", help=field.description)
-        elif field.annotation is bool:
-            serve.add_argument(flag, action="store_true", help=field.description)
-        else:
-            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
-            default = "" if field.default is None else f" Default: {field.default}."
-            serve.add_argument(
-                flag, default=field.default, choices=choices, metavar=None if choices else "VALUE",
-                type=int if field.annotation is int else str, help=f"{field.description}{default}",
-            )  # fmt: skip
+    _add_fields(serve, ServeConfig, positional="checkpoints", metavars={"checkpoints": "CHECKPOINT"})
     serve.set_defaults(run=_serve, goes_on="requests under way were answered")
 
 
@@ -608,6 +577,41 @@ def _serve(arguments: argparse.Namespace) -> None:
         flag = "--" + str(first["loc"][0]).replace("_", "-")
         raise ConfigError(f"{flag}: {first['msg']}, found {first['input']!r}.") from error
     serve(config, say=lambda line: print(line, flush=True))
+
+
+def _add_fields(
+    parser: Any,
+    config: type[BaseModel],
+    *,
+    positional: str,
+    metavars: Mapping[str, str],
+    flags: Mapping[str, str] | None = None,
+) -> None:
+    """Add an option for each field of a configuration, and the one argument that has no flag.
+
+    Args:
+        parser: Of the command.
+        config: What the command makes of its options.
+        positional: Field of the argument; several values if it is a tuple.
+        metavars: Field → what stands for its value in the help; `VALUE` if left out.
+        flags: Field → its flag, where that is not the field's name.
+    """
+    for name, field in config.model_fields.items():
+        annotation, metavar = field.annotation, metavars.get(name, "VALUE")
+        flag = (flags or {}).get(name, "--" + name.replace("_", "-"))
+        if name == positional:
+            several = {"nargs": "+"} if get_origin(annotation) is tuple else {}
+            parser.add_argument(name, metavar=metavar, help=field.description, **several)
+        elif annotation is bool:
+            parser.add_argument(flag, action="store_true", help=field.description)
+        else:
+            choices = get_args(annotation) if get_origin(annotation) is Literal else None
+            shown = "" if field.is_required() or field.default in (None, (), "") else f" Default: {field.default}."
+            parser.add_argument(
+                flag, dest=name, required=field.is_required(), default=None if field.is_required() else field.default,
+                choices=choices, metavar=None if choices else metavar, help=f"{field.description}{shown}",
+                type=int if annotation in (int, int | None) else str,
+            )  # fmt: skip
 
 
 class _Bar:
