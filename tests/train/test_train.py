@@ -148,7 +148,6 @@ def test_training_stops_once_validation_gets_no_better(base_model: Path, table: 
     epochs = [entry["eval_accuracy"] for entry in log if "eval_accuracy" in entry]
 
     assert len(epochs) < 50
-    assert max(epochs) >= epochs[-1]
     assert checkpoint.metrics["validation"]["accuracy"] == pytest.approx(max(epochs))
 
 
