@@ -141,16 +141,6 @@ def whole_run(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Che
     return fine_tune(TrainConfig(**options(base_model, _write_table(folder), folder / "out", epochs=6)))
 
 
-def test_training_stops_once_validation_gets_no_better(base_model: Path, table: Path, tmp_path: Path) -> None:
-    """After as many epochs as it has patience; what is measured is the best epoch."""
-    checkpoint = fine_tune(TrainConfig(**options(base_model, table, tmp_path / "out", epochs=50, patience=1)))
-    log = [json.loads(line) for line in (checkpoint.path / "metrics.jsonl").read_text().splitlines()]
-    epochs = [entry["eval_accuracy"] for entry in log if "eval_accuracy" in entry]
-
-    assert len(epochs) < 50
-    assert checkpoint.metrics["validation"]["accuracy"] == pytest.approx(max(epochs))
-
-
 def test_training_ends_with_calibration(whole_run: Checkpoint) -> None:
     """Of torch and of the export; the record, the card and the metrics say what was found, and on which rows."""
     manifest = whole_run.manifest
