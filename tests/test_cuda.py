@@ -203,6 +203,15 @@ def test_a_device_has_one_name(asked: str, found: str, monkeypatch: pytest.Monke
         resolve_device("cuda:2")
 
 
+@pytest.mark.parametrize(("mps", "found"), [(True, "mps"), (False, "cpu")])
+def test_without_cuda_auto_takes_mps_then_the_cpu(mps: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    assert resolve_device("auto") == found
+
+
 # On a CUDA device.
 
 

@@ -130,6 +130,17 @@ def test_windows_cover_a_text_and_their_cores_share_it_out(length: int, capacity
     assert all(r[0] <= c[0] and c[1] <= r[1] for r, c in zip(ranges, plan.cores(ranges), strict=True))
 
 
+def test_windows_are_merged_before_anything_is_decided() -> None:
+    """A classifier's logits are averaged by the pieces that are each window's own; a tagger's are of the whole text."""
+    ranges = plan.windows(10, 6, 2)
+    pieces = [np.arange(start, end, dtype=np.float32)[:, None] for start, end in ranges]
+    logits, features = [np.array([1.0, 0.0]), np.array([0.0, 2.0])], [np.zeros(3)] * 2
+
+    assert ranges == [(0, 6), (4, 10)]
+    assert worker.merge(ranges, logits, features, per_piece=False)[0].tolist() == [0.5, 1.0]
+    assert worker.merge(ranges, pieces, features, per_piece=True)[0][:, 0].tolist() == list(range(10))
+
+
 @given(st.lists(st.integers(1, 100), max_size=60), st.integers(1, 400))
 def test_batches_hold_every_window_within_the_budget(lengths: list[int], budget: int) -> None:
     """Padding counted; only a single window may be longer than the budget."""

