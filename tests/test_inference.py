@@ -56,6 +56,84 @@ def test_the_logits_are_transformers_own(tiny_classifier: Checkpoint) -> None:
     assert np.abs(theirs - ours).max() < 1e-5
 
 
+class Recorded:
+    """A backend that remembers how many rows each forward had."""
+
+    def __init__(self, backend: Any) -> None:
+        self.name, self.precision, self.rows = backend.name, backend.precision, list[int]()
+        self._backend = backend
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Remember, and run the model."""
+        self.rows.append(len(batch.input_ids))
+        return self._backend.forward(batch)  # type: ignore[no-any-return]
+
+
+def test_logits_of_a_batch_are_transformers_own_and_those_of_each_text_alone(tiny_classifier: Checkpoint) -> None:
+    """As they leave the model, padded to a batch of 32 rows: within 1e-5."""
+    texts = [f"my {'card ' * (i % 7)}cash" for i in range(32)]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_classifier.path)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_classifier.path).eval()
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        theirs = model(**inputs).logits.numpy()
+        alone = np.concatenate([model(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in texts])
+    predictor = Predictor.load(tiny_classifier, device="cpu", backend="torch")
+    ours = predictor.forward(Batch(inputs["input_ids"].numpy(), inputs["attention_mask"].numpy())).logits
+
+    assert ours.shape == (32, len(tiny_classifier.labels))
+    assert np.abs(ours - theirs).max() < 1e-5
+    assert np.abs(ours - alone).max() < 1e-5
+
+
+def test_thirty_two_short_texts_are_one_forward_and_answer_as_alone(tiny_classifier: Checkpoint) -> None:
+    """Their scores differ by rounding alone."""
+    texts = [f"my {'card ' * (i % 7)}cash" for i in range(32)]
+    predictor = Predictor(tiny_classifier, device="cpu", dtype="auto", backend="torch")
+    predictor._backend = recorded = Recorded(predictor.backend)
+    together = logits_of(predictor, texts)
+
+    assert recorded.rows == [32]
+    assert np.abs(together - np.concatenate([logits_of(predictor, [text]) for text in texts])).max() < 1e-5
+
+
+class Marking:
+    """A tagger by the seam of backends: some pieces begin an entity, others go on with it, whatever is around them."""
+
+    name, precision = "torch", "float32"
+
+    def __init__(self, tags: dict[int, int], outside: int, labels: int) -> None:
+        self._tags, self._outside, self._labels = tags, outside, labels
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Give each piece its tag."""
+        tags = np.vectorize(lambda piece: self._tags.get(int(piece), self._outside))(batch.input_ids)
+        return Outputs(10 * np.eye(self._labels, dtype=np.float32)[tags], np.zeros((len(tags), 8), dtype=np.float32))
+
+
+def test_an_entity_at_the_edge_of_a_window_is_whole(tiny_tagger: Checkpoint) -> None:
+    """Wherever it lies: found once, with all its words."""
+    predictor = Predictor(tiny_tagger, device="cpu", dtype="auto", backend="torch")
+    first, second, other = (one.ids for one in predictor.encode(["my", "card", "cash"]) if isinstance(one, Encoding))
+    names = tiny_tagger.labels.names
+    label = next(name[2:] for name in names if name.startswith("B-"))
+    tags = {**dict.fromkeys(second, names.index(f"I-{label}")), first[0]: names.index(f"B-{label}")}
+    tags |= dict.fromkeys(first[1:], names.index(f"I-{label}"))
+    predictor._backend = Marking(tags, names.index("O"), len(names))
+    words = predictor.max_length // len(other)
+
+    for before in range(max(0, words - 12), words + 12):
+        (tagging,) = predictor.predict([f"{'cash ' * before}my card{' cash' * words}"])
+        assert [(entity.text, entity.start) for entity in tagging.entities] == [("my card", 5 * before)]
+
+
+def test_a_classifier_reads_a_megabyte(tiny_classifier: Checkpoint) -> None:
+    """In windows, whose logits are averaged."""
+    (result,) = Predictor.load(tiny_classifier, device="cpu").predict(["card " * 200_000])
+
+    assert sum(result.scores.values()) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("task", ["text-classification", "token-classification"])
 def test_the_export_agrees_with_torch(tmp_path: Path, task: Any) -> None:
     """ONNX within 1e-4, long texts too; `auto` on CPU takes it."""

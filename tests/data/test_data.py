@@ -15,6 +15,7 @@ from lc_finetune.data import (
     Summary,
     TaggedExample,
     TextExample,
+    duplicates,
     fingerprint,
     read_examples,
     split_examples,
@@ -341,6 +342,17 @@ def test_a_large_set_gives_calibration_rows_of_their_own() -> None:
     assert pytest.approx(300, abs=5) == len(splits.validation)
     assert pytest.approx(300, abs=5) == len(splits.calibration)
     assert pytest.approx(0.25, abs=0.02) == sum(e.label == "b" for e in splits.validation) / len(splits.validation)
+
+
+def test_beyond_the_limit_only_equal_texts_share_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near ones are looked for up to a number of rows."""
+    text = "the parcel that I ordered on Monday has still not arrived at my door"
+    texts = [text, f"{text}!", text]
+
+    assert duplicates.LIMIT == 100_000
+    assert len(set(groups(texts))) == 1
+    monkeypatch.setattr(duplicates, "LIMIT", 2)
+    assert groups(texts) == [0, 1, 0]
 
 
 def test_near_duplicates_share_a_group() -> None:

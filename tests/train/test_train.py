@@ -12,10 +12,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.numpy import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lc_finetune import Checkpoint, CheckpointError, ConfigError, DataError, EntityTagger, TextClassifier
 from lc_finetune.checkpoint import TagUnit
@@ -30,6 +32,9 @@ from lc_finetune.schemes import TagSet
 from lc_finetune.testing import TOKENIZER_KINDS, tiny_base_model
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.metrics import classification_figures, entity_figures
+from lc_finetune.train.report import report_table
+from lc_finetune.train.tasks import TASKS
+from lc_finetune.train.tasks.text_classification import TextClassification
 from lc_finetune.train.tokenization import IGNORED, Windowing, align, choose_tag_unit, tagging_features
 
 WORDS = {"card": ["card", "bank card", "my card is lost"], "cash": ["cash", "withdraw cash", "cash please"]}
@@ -74,14 +79,55 @@ def test_a_table_becomes_a_classifier(base_model: Path, table: Path, tmp_path: P
     assert {"lc_finetune.json", "model.safetensors", "onnx/model.onnx", "README.md", "metrics.jsonl"} <= files
     assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in files)
     assert not (tmp_path / "out.work").exists()
+    card = (checkpoint.path / "README.md").read_text("utf-8")
+    for shown in (report_table(TASKS[checkpoint.task], checkpoint.metrics), card):
+        assert all(word in shown for word in ("macro", "weighted", "card", "cash", "frozen encoder"))
 
 
 def test_spans_become_a_tagger(base_model: Path, spans: Path, tmp_path: Path) -> None:
-    """With entity-level figures."""
+    """With entity-level figures, those of the frozen encoder beside them, in the table and in the card."""
     checkpoint = fine_tune(TrainConfig(**options(base_model, spans, tmp_path / "out", baseline=True)))
+    figures = checkpoint.metrics["validation"]
 
-    assert {"precision", "recall", "f1", "per_label"} <= set(checkpoint.metrics["validation"])
+    assert {"precision", "recall", "f1", "macro_f1", "weighted_f1", "per_label", "frozen_baseline"} <= set(figures)
+    assert all(row["support"] > 0 for row in figures["per_label"].values())
+    card = (checkpoint.path / "README.md").read_text("utf-8")
+    for shown in (report_table(TASKS[checkpoint.task], checkpoint.metrics), card):
+        assert all(word in shown for word in ("macro", "weighted", *figures["per_label"], "frozen encoder"))
     assert EntityTagger.from_checkpoint(checkpoint.path, device="cpu").invoke("at Oslo").text == "at Oslo"
+
+
+def test_training_stops_early_and_keeps_the_best_epoch(
+    base_model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second epoch is measured best, the two after it are not: what is written gives the second's answers."""
+    given: list[Any] = []
+
+    def validate(_: Any, predictions: Any, gold: Any) -> float:
+        given.append(np.asarray(predictions))
+        return 0.5 if len(given) == 2 else 0.1
+
+    monkeypatch.setattr(TextClassification, "validate", validate)
+    rows = [("my card", "card"), ("my cash", "cash"), ("card, please", "card"), ("cash, please", "cash")]
+    (tmp_path / "held.csv").write_text("text,label\n" + "".join(f'"{text}",{label}\n' for text, label in rows))
+    wanted = {"validation_file": str(tmp_path / "held.csv"), "learning_rate": 0.005, "patience": 2, "epochs": 9}
+    checkpoint = fine_tune(TrainConfig(**{**options(base_model, table, tmp_path / "out"), **wanted}))
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint.path).eval()
+    with torch.inference_mode():
+        kept = model(**tokenizer([text for text, _ in rows], padding=True, return_tensors="pt")).logits.numpy()
+    assert len(given) == 4
+    assert int(np.argmin([np.abs(np.sort(kept, axis=0) - np.sort(epoch, axis=0)).max() for epoch in given])) == 1
+
+
+def test_the_command_line_has_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """But for the Trainer's own options, which are a mapping in a file."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+
+    assert [name for name in TrainConfig.model_fields if f"--{name.replace('_', '-')}" not in shown] == ["trainer"]
 
 
 TRAIN = "import sys; from lc_finetune.cli import main; sys.exit(main(['train', *sys.argv[1:]]))"
