@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
-from lc_finetune.errors import MissingDependencyError
+from lc_finetune.errors import MissingDependencyError, raised
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import validated
 from lc_finetune.runnables import TextClassifier
@@ -25,7 +25,6 @@ from lc_finetune.systemone import (
     Answerer,
     Classifier,
     choice_confidence,
-    raised,
     score_confidence,
     state_text,
 )

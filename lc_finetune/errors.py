@@ -82,6 +82,13 @@ def _like_a_name(name: str) -> bool:
     return 0 < len(name) <= 40 and name.isprintable() and len(name.split()) <= 4
 
 
+def raised(outcome: Any) -> Any:
+    """Raise an outcome that is an exception; return any other."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
 def __getattr__(name: str) -> Any:
     # AnswerError is LangChain's exception too; importing LangChain here would make every import pay for it.
     if name == "AnswerError":

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from typing_extensions import TypedDict
 
 from lc_finetune.checkpoint import ORDINAL, Task
-from lc_finetune.errors import ConfigError, InputError, did_you_mean, shown
+from lc_finetune.errors import ConfigError, InputError, did_you_mean, raised, shown
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.labels import LabelSet, number_in
 from lc_finetune.runnables import MultiLabelClassifier, OrdinalClassifier, TextClassifier, TextRegressor
@@ -357,13 +357,6 @@ def score_confidence(probabilities: Sequence[float]) -> float:
 
 def _within(value: float) -> float:
     return min(1.0, max(0.0, value))
-
-
-def raised(outcome: Any) -> Any:
-    """Raise an outcome that is an exception; return any other."""
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
 
 
 # Requests and questions.

@@ -240,6 +240,15 @@ def test_a_plain_folder_is_recognised_by_its_tags(tmp_path: Path) -> None:
     assert IntentAndEntityTagger.from_checkpoint(made.path, device="cpu").invoke(MERKEL).accepted is None
 
 
+def test_a_plain_text_classifier_is_refused(tmp_path: Path) -> None:
+    """It has no tags: its labels are not taken for some."""
+    folder = tiny_checkpoint(tmp_path / "c", task="text-classification").path
+    (folder / "lc_finetune.json").unlink()
+
+    with pytest.raises(CheckpointError, match="TextClassifier"):
+        IntentAndEntityTagger.from_checkpoint(folder, device="cpu")
+
+
 # The Runnable.
 
 

@@ -16,7 +16,7 @@ from lc_finetune.bulk.answers import Answers, columns_of, is_text, not_a_text
 from lc_finetune.bulk.sink import Sink, open_sink
 from lc_finetune.bulk.source import Chunk, Source, TextColumns, open_source
 from lc_finetune.bulk.work import Work
-from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, Checkpoint
+from lc_finetune.checkpoint import PAIRS, RELATIONS, Checkpoint
 from lc_finetune.errors import ConfigError
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor
@@ -109,10 +109,7 @@ def file_faults(output: Path) -> Iterator[None]:
 def _predict(config: PredictConfig, report: Report) -> Progress:
     check_apart(config.input, config.output)
     checkpoint = _served(config)
-    wanted = TextColumns(
-        config.text_column, config.text_pair_column, pairs=checkpoint.task in PAIRS,
-        questions=checkpoint.task == QUESTIONS,
-    )  # fmt: skip
+    wanted = TextColumns(config.text_column, config.text_pair_column, checkpoint.task)
     with closing(open_source(config.input, wanted)) as source:
         columns = columns_of(checkpoint.task, scores=config.scores)
         answers = Answers(columns, checkpoint.labels, prefix=config.prefix)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from lc_finetune.bulk.cells import JSON, json_text
-from lc_finetune.checkpoint import sha256
+from lc_finetune.checkpoint import PAIRS, QUESTIONS, Task, sha256
 from lc_finetune.data.columns import TEXT_COLUMNS, find_column, find_couple
 from lc_finetune.data.questions import CONTEXT_COLUMNS, QUESTION_COLUMNS
 from lc_finetune.data.rows import check_file, check_header, check_width, csv_records, decoded, json_object
@@ -129,14 +129,12 @@ class TextColumns:
     Attributes:
         text: The column of the text, or of the first of a pair.
         pair: The column of the second text of a pair.
-        pairs: Whether pairs are wanted.
-        questions: Whether those are questions and contexts.
+        task: Of the model: whether a text, a pair, or a question and its context are wanted.
     """
 
     text: str | None = None
     pair: str | None = None
-    pairs: bool = False
-    questions: bool = False
+    task: Task = "text-classification"
 
     def among(self, source: str, columns: Sequence[str]) -> tuple[str, ...]:
         """Find them.
@@ -144,12 +142,12 @@ class TextColumns:
         Raises:
             DataError: If one is missing.
         """
-        if self.questions:
+        if self.task == QUESTIONS:
             return (
                 find_column(source, columns, self.text, QUESTION_COLUMNS, "text"),
                 find_column(source, columns, self.pair, CONTEXT_COLUMNS, "text-pair"),
             )
-        couple = find_couple(source, columns, self.text, self.pair, "text-pair-classification") if self.pairs else None
+        couple = find_couple(source, columns, self.text, self.pair, self.task) if self.task in PAIRS else None
         return couple or (find_column(source, columns, self.text, TEXT_COLUMNS, "text"),)
 
 

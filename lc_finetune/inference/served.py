@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lc_finetune.checkpoint import MULTI_LABEL, ORDINAL, RUNNABLES, Checkpoint, Task
+from lc_finetune.checkpoint import JOINT, MULTI_LABEL, ORDINAL, RUNNABLES, Checkpoint, Task
 from lc_finetune.errors import CheckpointError
 
 _EXPECTED: dict[Task, str] = {
@@ -19,7 +19,9 @@ _EXPECTED: dict[Task, str] = {
     "intent-and-entities": "a model of intents and entities",
 }
 
-_SOFTMAX: tuple[Task, ...] = ("text-classification", "text-pair-classification", ORDINAL, "intent-and-entities")
+_UNSAID: tuple[Task, ...] = ("text-pair-classification", ORDINAL)
+"""Tasks whose plain folders look like those of text classifiers."""
+_ONE_LABEL: tuple[Task, ...] = ("text-classification", *_UNSAID, JOINT)
 """Tasks of one label a text, or a pair."""
 _MAY_BE_MEANT = ("text-classification", "multi-label-classification")
 """What a plain folder is taken for, and what it may be if its configuration is silent."""
@@ -31,7 +33,7 @@ def as_asked(checkpoint: Checkpoint, task: Task) -> Checkpoint:
     Its configuration says neither.
     """
     plain = checkpoint.manifest is None and checkpoint.task == "text-classification"
-    return replace(checkpoint, task=task) if plain and task in _SOFTMAX else checkpoint
+    return replace(checkpoint, task=task) if plain and task in _UNSAID else checkpoint
 
 
 def check_served(checkpoint: Checkpoint, task: Task) -> None:
@@ -47,7 +49,7 @@ def check_served(checkpoint: Checkpoint, task: Task) -> None:
             f"{checkpoint.path}: expected {_EXPECTED[task]}, found a checkpoint for {checkpoint.task}. "
             f"Load it with {RUNNABLES[checkpoint.task]}.{hint}"
         )
-    if task not in _SOFTMAX:
+    if task not in _ONE_LABEL:
         return
     problem = checkpoint.config.get("problem_type")
     if problem not in (None, "single_label_classification") or len(checkpoint.labels) < 2:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from lc_finetune.checkpoint import QUESTIONS, Task
+from lc_finetune.confidence import FloatArray
 from lc_finetune.errors import DataError, shown
 from lc_finetune.inspection.measures import FEWEST, Measures
 
@@ -26,7 +26,6 @@ SHOWN = 12
 """Lines of a table for measures that did not move."""
 
 Test = Literal["Kolmogorov-Smirnov", "chi-squared", "two-proportion", "Fisher's exact"]
-FloatArray = NDArray[np.float64]
 
 
 class Tested(NamedTuple):

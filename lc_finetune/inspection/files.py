@@ -12,7 +12,7 @@ import numpy as np
 
 from lc_finetune.bulk.answers import is_text
 from lc_finetune.bulk.source import KINDS, Position, TextColumns, open_source
-from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, Task
+from lc_finetune.checkpoint import PAIRS, RELATIONS, Task
 from lc_finetune.data import ReadOptions, inputs_of, read_examples, read_texts
 from lc_finetune.errors import ConfigError, DataError
 from lc_finetune.inspection.measures import CHUNK_ROWS
@@ -70,7 +70,7 @@ def draw(
         chosen = _chosen(len(whole), most)
         parts = (chosen[i : i + CHUNK_ROWS] for i in range(0, len(chosen), CHUNK_ROWS))
         return Drawn(([whole[row] for row in part] for part in parts), len(whole), 0)
-    wanted = TextColumns(text_column, text_pair_column, pairs=task in PAIRS, questions=task == QUESTIONS)
+    wanted = TextColumns(text_column, text_pair_column, task)
     rows = blank = 0
     for texts, others in _batches(path, wanted):
         rows, blank = rows + len(texts), blank + others

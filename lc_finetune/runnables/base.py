@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 from lc_finetune.checkpoint import EXPLAINED, RUNNABLES, Checkpoint, Task
 from lc_finetune.composition import ResultRunnable
 from lc_finetune.confidence import Thresholds
-from lc_finetune.errors import ConfigError, did_you_mean
+from lc_finetune.errors import ConfigError, did_you_mean, raised
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
 from lc_finetune.inference.served import as_asked, check_served
@@ -233,11 +233,11 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         return [self._described(one) for one in config] if isinstance(config, list) else self._described(config)
 
     def _one(self, value: Any) -> R:
-        result: R = _raised(self._many([value])[0])
+        result: R = raised(self._many([value])[0])
         return result
 
     async def _aone(self, value: Any) -> R:
-        result: R = _raised((await self._amany([value]))[0])
+        result: R = raised((await self._amany([value]))[0])
         return result
 
     def _many(self, values: Sequence[Any]) -> list[Any]:
@@ -359,12 +359,6 @@ def source_of(checkpoint: Any) -> str:
 def answer(result: Result) -> str:
     """Write a result as the JSON that a tool answers: everything but the texts, which the caller has."""
     return json.dumps(result.model_dump(mode="json", exclude={"text", "text_pair", "question"}), ensure_ascii=False)
-
-
-def _raised(outcome: Any) -> Any:
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
 
 
 def _filled(slots: Sequence[Exception | None], outcomes: Sequence[Any]) -> list[Any]:

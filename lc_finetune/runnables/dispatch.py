@@ -10,6 +10,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializa
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 from pydantic import BaseModel, RootModel, create_model
 
+from lc_finetune.errors import raised
 from lc_finetune.runnables.inputs import awhole, whole
 
 
@@ -99,10 +100,10 @@ class Dispatcher(WholeBatches, RunnableSerializable[Any, Any]):
             yield chunk
 
     def _one(self, value: Any, run_manager: Any, config: RunnableConfig, **kwargs: Any) -> Any:
-        return _raised(self._many([value], [run_manager], [config], **kwargs)[0])
+        return raised(self._many([value], [run_manager], [config], **kwargs)[0])
 
     async def _aone(self, value: Any, run_manager: Any, config: RunnableConfig, **kwargs: Any) -> Any:
-        return _raised((await self._amany([value], [run_manager], [config], **kwargs))[0])
+        return raised((await self._amany([value], [run_manager], [config], **kwargs))[0])
 
     def _each(self, values: Iterator[Any], run_manager: Any, config: RunnableConfig, **kwargs: Any) -> Iterator[Any]:
         for value in whole(values):
@@ -147,9 +148,3 @@ def schema_of(shape: Any, name: str) -> type[BaseModel]:
     if isinstance(shape, type) and issubclass(shape, BaseModel):
         return shape
     return create_model(name, __base__=RootModel[shape])
-
-
-def _raised(outcome: Any) -> Any:
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from lc_finetune.checkpoint import PAIRS, QUESTIONS, RELATIONS, Task
+from lc_finetune.checkpoint import QUESTIONS, RELATIONS, Task
 from lc_finetune.schemas import (
     Classification,
     IntentAndEntities,
@@ -113,7 +113,7 @@ class TextWithMentions(_Body):
 Given = str | TextPair | ContextQuestion | TextWithMentions
 
 TAKES: dict[Task, tuple[type, ...]] = {
-    PAIRS[0]: (TextPair,),
+    "text-pair-classification": (TextPair,),
     QUESTIONS: (ContextQuestion,),
     RELATIONS: (TextWithMentions, str),
 }
