@@ -22,7 +22,7 @@ from lc_finetune.inference.scope import SIGNIFICANCE, ScopeDetector, fit_detecto
 from lc_finetune.testing import SENTENCES, tiny_checkpoint
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.preparation import prepare
-from lc_finetune.train.writing import in_turn
+from lc_finetune.train.replay import in_turn
 
 HIDDEN, CLASSES = 16, 3
 WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
@@ -321,6 +321,6 @@ def test_each_class_gets_its_turn() -> None:
     """However rare it is, and however few rows are taken."""
     classes = np.array([0] * 50 + [1] * 3 + [2])
 
-    assert {0, 1, 2} == set(classes[in_turn(classes, 3)])
-    assert len(set(in_turn(classes, 20))) == 20
-    assert in_turn(classes, 100) == list(range(54))
+    assert {0, 1, 2} == set(classes[in_turn(classes.tolist(), 3)])
+    assert len(set(in_turn(classes.tolist(), 20))) == 20
+    assert in_turn(classes.tolist(), 100) == list(range(54))

@@ -58,6 +58,7 @@ from lc_finetune.data.rows import (
 )
 from lc_finetune.errors import DataError, shown
 from lc_finetune.labels import Span, number_in
+from lc_finetune.markers import tight
 
 PATTERN = "*?["
 """Marks by which the name of a file stands for several."""
@@ -529,9 +530,7 @@ def _intents(source: str, rows: Sequence[Row], columns: Sequence[str], text: str
 
 def _tight(text: str, span: Span) -> Span:
     """Take white space off both ends: no tokenizer gives a piece for it, so no tagger could ever find it."""
-    inside = text[span.start : span.end]
-    start = span.end - len(inside.lstrip())
-    return Span(start, max(start, span.start + len(inside.rstrip())), span.label)
+    return Span(*tight(text, span.start, span.end), span.label)
 
 
 def _span(row: Row, entity: Any, length: int) -> Span:

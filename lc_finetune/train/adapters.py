@@ -111,9 +111,7 @@ def _layer_settings(peft: Any, model: Any, config: TrainConfig, base: Base) -> t
     }
     if kind == "ia3":
         return peft.IA3Config(feedforward_modules=targets.feed_forward, **values), described
-    rank = config.adapter_rank or recipe.ADAPTER_RANK
-    alpha = config.adapter_alpha or 2.0 * rank
-    dropout = recipe.ADAPTER_DROPOUT if config.adapter_dropout is None else config.adapter_dropout
+    rank, alpha, dropout = low_rank_settings(config)
     described |= {"rank": rank, "alpha": alpha, "dropout": dropout}
     low_rank = {"lora_alpha": alpha, "lora_dropout": dropout}
     if kind == "lora":
@@ -122,6 +120,13 @@ def _layer_settings(peft: Any, model: Any, config: TrainConfig, base: Base) -> t
         target_r=rank, init_r=-(-rank * 3 // 2), total_step=recipe.UNKNOWN_STEPS, **low_rank, **values
     )
     return settings, described
+
+
+def low_rank_settings(config: TrainConfig) -> tuple[int, float, float]:
+    """Say what rank, alpha and dropout LoRA or AdaLoRA will have."""
+    rank = config.adapter_rank or recipe.ADAPTER_RANK
+    dropout = recipe.ADAPTER_DROPOUT if config.adapter_dropout is None else config.adapter_dropout
+    return rank, config.adapter_alpha or 2.0 * rank, dropout
 
 
 def prefix_tokens(config: TrainConfig) -> int:

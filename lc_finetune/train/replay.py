@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lc_finetune.checkpoint import write_text_atomically
 from lc_finetune.data import Example, MultiLabelExample, Splits, TaggedExample, TextExample
 from lc_finetune.data.duplicates import fold
-from lc_finetune.data.split import classes
+from lc_finetune.data.split import classes as classes_of
 from lc_finetune.errors import CheckpointError
 from lc_finetune.labels import Span
 from lc_finetune.remote import PRIVATE
@@ -64,18 +64,25 @@ def choose_replay(splits: Splits, rows: int) -> Replay:
 
 
 def balanced(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
-    """Choose at random one row of each class, then another of each, until there are enough; in their own order.
+    """Choose rows as `in_turn` does; of several classes of a row, its rarest counts."""
+    frequency = Counter(name for example in examples for name in classes_of(example))
+    rarest = [min(classes_of(one), key=lambda name: (frequency[name], name), default="") for one in examples]
+    return tuple(examples[row] for row in in_turn(rarest, most))
 
-    Of several classes of a row, its rarest counts.
+
+def in_turn(classes: Sequence[Hashable], most: int) -> list[int]:
+    """Choose rows at random, one of each class, then another of each, until there are enough; in their own order.
+
+    Example:
+        >>> in_turn([0, 0, 0, 0, 1], 2)[-1]
+        4
     """
-    frequency = Counter(name for example in examples for name in classes(example))
-    seen: Counter[str] = Counter()
+    seen: Counter[Hashable] = Counter()
     turns: list[tuple[int, int]] = []
-    for row in np.random.default_rng(0).permutation(len(examples)).tolist():
-        rarest = min(classes(examples[row]), key=lambda name: (frequency[name], name), default="")
-        turns.append((seen[rarest], row))
-        seen[rarest] += 1
-    return tuple(examples[row] for row in sorted(row for _, row in sorted(turns)[:most]))
+    for row in np.random.default_rng(0).permutation(len(classes)).tolist():
+        turns.append((seen[classes[row]], row))
+        seen[classes[row]] += 1
+    return sorted(row for _, row in sorted(turns)[:most])
 
 
 def write_replay(folder: Path, replay: Replay) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from lc_finetune.checkpoint import SearchRecord
 from lc_finetune.errors import ConfigError, LCFinetuneError, MissingDependencyError
 from lc_finetune.train import recipe
+from lc_finetune.train.adapters import low_rank_settings
 from lc_finetune.train.fields import check_task
 from lc_finetune.train.preparation import Plan, epochs_of, learning_rate_of, smoothing_of
 from lc_finetune.train.resuming import STUDY
@@ -107,7 +108,8 @@ def default_space(plan: Plan) -> dict[str, Dimension]:
     Raises:
         ConfigError: If it sets all.
     """
-    config, rate, epochs, size = plan.config, learning_rate_of(plan.config, plan.base), epochs_of(plan), 32
+    config, rate, epochs = plan.config, learning_rate_of(plan.config, plan.base), epochs_of(plan)
+    size = config.batch_size
     space: dict[str, Dimension] = {
         "learning_rate": Range(low=rate / recipe.SEARCH_FACTOR, high=min(1.0, rate * recipe.SEARCH_FACTOR), log=True),
         "epochs": Range(low=max(1, epochs // 2), high=max(2, epochs + epochs // 2)),
@@ -116,7 +118,7 @@ def default_space(plan: Plan) -> dict[str, Dimension]:
     if plan.task.loss in ("softmax", "cumulative") and not config.focal_gamma:
         space["label_smoothing"] = Range(low=0.0, high=recipe.SEARCH_SMOOTHING)
     if config.adapter in ("lora", "adalora"):
-        rank = recipe.ADAPTER_RANK
+        rank, _, _ = low_rank_settings(config)
         space["adapter_rank"] = Choices(choices=(rank // 2, rank, rank * 2))
     left = {name: one for name, one in space.items() if not is_set(config, name)}
     if not left:
@@ -259,13 +261,14 @@ def _distribution(name: str, one: Dimension) -> Any:
 
 def _usual(plan: Plan, space: Mapping[str, Dimension]) -> dict[str, Scalar] | None:
     """Name what a training without a search has for the fields of the space; None if that lies outside."""
+    rank, alpha, dropout = low_rank_settings(plan.config)
     decided: dict[str, Scalar] = {
         "learning_rate": learning_rate_of(plan.config, plan.base),
         "epochs": epochs_of(plan),
         "label_smoothing": smoothing_of(plan),
-        "adapter_rank": recipe.ADAPTER_RANK,
-        "adapter_alpha": 2.0 * (plan.config.adapter_rank or recipe.ADAPTER_RANK),
-        "adapter_dropout": recipe.ADAPTER_DROPOUT,
+        "adapter_rank": rank,
+        "adapter_alpha": alpha,
+        "adapter_dropout": dropout,
     }
     usual = {name: decided.get(name, getattr(plan.config, name)) for name in space}
     return usual if all(value in space[name] for name, value in usual.items()) else None

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lc_finetune.checkpoint import (
     Checkpoint,
@@ -45,7 +43,7 @@ from lc_finetune.train.metrics import (
     out_of_scope_figures,
 )
 from lc_finetune.train.preparation import Plan
-from lc_finetune.train.replay import balanced, choose_replay, write_replay
+from lc_finetune.train.replay import balanced, choose_replay, in_turn, write_replay
 from lc_finetune.train.report import model_card
 from lc_finetune.train.tasks import TASKS
 
@@ -161,7 +159,7 @@ def _write_scope(staging: Path, plan: Plan) -> None:
     predictor = Predictor.load(Checkpoint.load(staging))
     train = cast("Sequence[TextExample]", plan.splits.train)
     classes = np.array([plan.task.labels.id_of[row.label] for row in train])
-    chosen = in_turn(classes, SCOPE_ROWS)
+    chosen = in_turn(classes.tolist(), SCOPE_ROWS)
     outside = plan.splits.out_of_scope
     some = np.random.default_rng(0).permutation(len(outside))[:OUTSIDE_ROWS]
     detector = fit_detector(
@@ -179,21 +177,6 @@ def _write_neighbours(staging: Path, plan: Plan, most: int) -> None:
     rows = cast("Sequence[TextExample | MultiLabelExample]", balanced(plan.splits.train, most))
     features = outputs_of(Predictor.load(checkpoint), inputs_of(rows)).features
     Neighbourhood.of(rows, features).save(checkpoint)
-
-
-def in_turn(classes: NDArray[np.intp], most: int) -> list[int]:
-    """Choose rows at random, one of each class, then another of each, until there are enough.
-
-    Example:
-        >>> in_turn(np.array([0, 0, 0, 0, 1]), 2)[-1]
-        4
-    """
-    seen: Counter[int] = Counter()
-    turns: list[tuple[int, int]] = []
-    for row in np.random.default_rng(0).permutation(len(classes)).tolist():
-        turns.append((seen[int(classes[row])], row))
-        seen[int(classes[row])] += 1
-    return sorted(row for _, row in sorted(turns)[:most])
 
 
 def _calibrations(staging: Path, plan: Plan) -> tuple[Calibration, ...]:
