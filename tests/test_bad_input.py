@@ -230,6 +230,31 @@ def test_an_option_that_cannot_be_used(
     assert snapshot(place) == before
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 1000), "model.safetensors"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "config.json"),
+        (SPOILED["pickled"], "pickled"),
+    ],
+    ids=["missing", "truncated", "altered", "pickled"],
+)
+def test_a_checkpoint_that_cannot_be_used(
+    fault: Callable[[Path], Any], words: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line with the file, and no output."""
+    folder = tiny_checkpoint(tmp_path / "checkpoint").path
+    fault(folder)
+    given = [str(folder), "--input", str(place / "good.csv"), "--output", str(tmp_path / "answers.csv")]
+
+    assert main(["predict", *given]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("lc-finetune: error: ")
+    assert words in error
+    assert not (tmp_path / "answers.csv").exists()
+
+
 def test_a_mount_point_is_no_output_folder() -> None:
     """It cannot be renamed into, which would show only after training."""
     with pytest.raises(ConfigError, match="mount point"):
