@@ -15,6 +15,7 @@ from langchain_core.runnables import (
 from langchain_core.utils.pydantic import TypeBaseModel
 from pydantic import ConfigDict, Field
 
+from lc_finetune import runs
 from lc_finetune.errors import InputError
 from lc_finetune.schemas import Result
 
@@ -66,7 +67,7 @@ class Fields(RunnableSerializable[Any, dict[str, Any]]):
         **kwargs: Any,
     ) -> list[dict[str, Any]]:
         """Give the fields of each result, without a thread for each."""
-        return self._batch_with_config(each_read, inputs, config, return_exceptions=return_exceptions, **kwargs)
+        return runs.batch(self, each_read, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
         self,
@@ -81,7 +82,7 @@ class Fields(RunnableSerializable[Any, dict[str, Any]]):
         async def read(values: Sequence[Any]) -> list[Any]:
             return each_read(values)
 
-        return await self._abatch_with_config(read, inputs, config, return_exceptions=return_exceptions, **kwargs)
+        return await runs.abatch(self, read, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     def transform(
         self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any

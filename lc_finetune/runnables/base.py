@@ -12,6 +12,7 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, create_model, field_validator
 
+from lc_finetune import runs
 from lc_finetune.checkpoint import EXPLAINED, RUNNABLES, Checkpoint, Task
 from lc_finetune.composition import ResultRunnable
 from lc_finetune.confidence import Thresholds
@@ -136,10 +137,14 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> R:
         """Answer one input."""
+        if runs.unwatched(config):
+            return self._one(input, **kwargs)
         return self._call_with_config(self._one, input, self._described(config), **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> R:
         """Answer one input without blocking the event loop."""
+        if runs.unwatched(config):
+            return await self._aone(input, **kwargs)
         return await self._acall_with_config(self._aone, input, self._described(config), **kwargs)
 
     def batch(
@@ -152,7 +157,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     ) -> list[R]:
         """Answer many inputs in as few forwards as the token budget allows, in their order."""
         described = self._each_described(config)
-        return self._batch_with_config(self._many, inputs, described, return_exceptions=return_exceptions, **kwargs)
+        return runs.batch(self, self._many, inputs, described, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
         self,
@@ -164,9 +169,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     ) -> list[R]:
         """As `batch`, without blocking the event loop."""
         described = self._each_described(config)
-        return await self._abatch_with_config(
-            self._amany, inputs, described, return_exceptions=return_exceptions, **kwargs
-        )
+        return await runs.abatch(self, self._amany, inputs, described, return_exceptions=return_exceptions, **kwargs)
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[R]:
         """Answer each text of an iterator as it arrives; chunks of one message are put together first."""
@@ -227,9 +230,9 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         own = {"ls_provider": "lc_finetune", "ls_model_name": self.checkpoint, "ls_model_type": self._task}
         return {**config, "metadata": {**config["metadata"], **own}}
 
-    def _each_described(
-        self, config: RunnableConfig | list[RunnableConfig] | None
-    ) -> RunnableConfig | list[RunnableConfig]:
+    def _each_described(self, config: runs.Configs) -> runs.Configs:
+        if runs.unwatched(config):
+            return config
         return [self._described(one) for one in config] if isinstance(config, list) else self._described(config)
 
     def _one(self, value: Any) -> R:

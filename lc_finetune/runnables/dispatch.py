@@ -10,6 +10,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializa
 from langchain_core.runnables.utils import ConfigurableFieldSpec, get_unique_config_specs
 from pydantic import BaseModel, RootModel, create_model
 
+from lc_finetune import runs
 from lc_finetune.errors import raised
 from lc_finetune.runnables.inputs import awhole, whole
 
@@ -38,7 +39,7 @@ class WholeBatches(Runnable[Any, Any]):
         **kwargs: Any,
     ) -> list[Any]:
         """Hand all inputs on, in one batch to each Runnable that has any; the answers come back in order."""
-        return self._batch_with_config(self._many, inputs, config, return_exceptions=return_exceptions, **kwargs)
+        return runs.batch(self, self._many, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
         self,
@@ -49,9 +50,7 @@ class WholeBatches(Runnable[Any, Any]):
         **kwargs: Any,
     ) -> list[Any]:
         """As `batch`, without blocking the event loop."""
-        return await self._abatch_with_config(
-            self._amany, inputs, config, return_exceptions=return_exceptions, **kwargs
-        )
+        return await runs.abatch(self, self._amany, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
 
 class Dispatcher(WholeBatches, RunnableSerializable[Any, Any]):
