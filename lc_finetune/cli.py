@@ -280,7 +280,8 @@ def _add_calibrate(commands: Any) -> None:
     parser.add_argument(
         "--accept", metavar="AIM", default=DEFAULT,
         help="precision=0.95, coverage=0.9, score=0.8, or cost=20 (of a wrong answer, in referrals); the last two with "
-        f"others for some labels, as in score=0.8,LABEL=0.95. Default: {DEFAULT}.",
+        "others for some labels, as in score=0.8,LABEL=0.95; or cost=FILE.csv, with the cost of each mistake. Default: "
+        f"{DEFAULT}.",
     )  # fmt: skip
     _add_columns(parser)
     parser.set_defaults(run=_calibrate, goes_on="the checkpoint is as it was")

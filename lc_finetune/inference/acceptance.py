@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lc_finetune.checkpoint import Task
 from lc_finetune.confidence import Acceptance, FloatArray
 from lc_finetune.errors import ConfigError, did_you_mean, shown
+from lc_finetune.inference.costs import PRICED, SUFFIX, CostMatrix
 
 BoolArray = NDArray[np.bool_]
 
@@ -38,19 +40,23 @@ class Aim:
         kind: `precision`, `coverage`, `score` or `cost`.
         value: The number asked for.
         per_label: Thresholds of labels of their own, for `score` and `cost`.
+        costs: What each mistake costs, where that was asked for; `priced` makes thresholds of it.
     """
 
     asked: str
     kind: str
     value: float
     per_label: dict[str, float] = field(default_factory=dict)
+    costs: CostMatrix | None = None
 
     @classmethod
     def parse(cls, asked: str) -> Aim:
         """Read `precision=0.95`, `coverage=0.9`, `score=0.8` or `cost=20`, the last two with labels: `cost=20,LABEL=9`.
 
+        `cost=FILE.csv` names a file with the cost of each mistake, which is read at once.
+
         Raises:
-            ConfigError: If it is none of these.
+            ConfigError: If it is none of these, or the file holds no costs.
         """
         first, *others = asked.split(",")
         kind, _, number = first.partition("=")
@@ -60,6 +66,8 @@ class Aim:
                 f"accept: expected precision=…, coverage=…, score=… or cost=…, found {shown([kind])!r}"
                 f"{did_you_mean(kind, _CHOICES)}."
             )
+        if kind == "cost" and asked.strip().lower().endswith(SUFFIX):
+            return cls(asked, kind, 1.0, costs=CostMatrix.read(asked.partition("=")[2].strip()))
         value = _number(kind, kind, number)
         if others and kind not in _THRESHOLD_OF:
             raise ConfigError(
@@ -85,17 +93,33 @@ class Aim:
         """The threshold of labels without their own, in `score` and `cost`; the number asked for in other aims."""
         return _THRESHOLD_OF[self.kind](self.value) if self.kind in _THRESHOLD_OF else self.value
 
-    def check_labels(self, known: Sequence[str]) -> None:
-        """Refuse thresholds of labels that a model does not have.
+    def check(self, task: Task, known: Sequence[str]) -> None:
+        """Refuse thresholds and costs of labels that a model does not have.
+
+        Args:
+            task: What the model is trained for.
+            known: What a threshold can be set for.
 
         Raises:
             ConfigError: With a guess.
         """
+        if self.costs is not None:
+            if task not in PRICED:
+                raise ConfigError(
+                    f"accept: expected one cost, as in cost=20, for {task}, found a file of them. One label for each "
+                    "text has mistakes of different costs."
+                )
+            self.costs.check_labels(known)
         for label in self.per_label:
             if label not in known:
                 raise ConfigError(
                     f"accept: expected labels of the model, found {shown([label])!r}{did_you_mean(label, known)}."
                 )
+
+    def priced(self, costs: Mapping[str, float]) -> Aim:
+        """Turn what a wrong answer of each label costs into thresholds; `score` is that of the average cost."""
+        average = sum(costs.values()) / len(costs)
+        return replace(self, value=average, per_label={label: _worth(cost) for label, cost in costs.items()})
 
 
 def accept(aim: Aim, scores: FloatArray, right: BoolArray, labels: NDArray[Any]) -> Acceptance:
@@ -183,7 +207,7 @@ def _given(aim: Aim, scores: FloatArray, right: BoolArray, labels: NDArray[Any])
 
 def _worth(cost: float) -> float:
     """Accept while a wrong answer is expected to cost less than a referral, whose cost is 1: Chow 1970."""
-    return 1.0 - 1.0 / cost
+    return max(0.0, 1.0 - 1.0 / cost) if cost else 0.0
 
 
 _THRESHOLD_OF: dict[str, Callable[[float], float]] = {"score": float, "cost": _worth}

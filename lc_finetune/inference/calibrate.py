@@ -29,6 +29,7 @@ from lc_finetune.errors import CheckpointError, ConfigError, shown
 from lc_finetune.inference.acceptance import NEVER, Aim, BoolArray, accept
 from lc_finetune.inference.backends import BackendName, Dtype, resolve_device
 from lc_finetune.inference.conformal import prediction_sets
+from lc_finetune.inference.costs import CostMatrix
 from lc_finetune.inference.decode import Confidence
 from lc_finetune.inference.exported import SERVED, is_exported
 from lc_finetune.inference.fitting import fit_beta, fit_isotonic, fit_temperature
@@ -135,6 +136,10 @@ class TextEvidence:
             "temperature": cooled,
             **{kind: cooled.model_copy(update={"top": fit(scores, right)}) for kind, fit in _TOP_MAPS.items()},
         }
+
+    def costs(self, map: ScoreMap, of: CostMatrix) -> dict[str, float]:
+        """Say what a wrong answer of each label costs on average."""
+        return of.when_wrong(map.of_labels(self.logits), self.logits.argmax(axis=1), self.gold, self.names)
 
     def verdicts(self, map: ScoreMap, _: Aim) -> Verdicts:
         """Judge each text's label."""
@@ -284,7 +289,7 @@ def calibrate(
             dtype is not to be had.
         LCFinetuneError: If a text cannot be read or answered.
     """
-    aim.check_labels(answers_of(checkpoint))
+    aim.check(checkpoint.task, answers_of(checkpoint))
     several = checkpoint.task == "multi-label-classification"
     most = min(MOST_ROWS, MOST_PAIRS // len(checkpoint.labels)) if several else MOST_ROWS
     rows = np.random.default_rng(SEED).permutation(len(texts))[:most]
@@ -325,6 +330,8 @@ def answers_of(checkpoint: Checkpoint) -> Sequence[str]:
 def _judged(evidence: Evidence, aim: Aim, may_be: BoolArray | None) -> HeadCalibration:
     """Fit the map and choose the threshold, for answers that `may_be` accepted, shape `(answers,)`; all if None."""
     map, before, after = fit(evidence)
+    if aim.costs is not None and isinstance(evidence, TextEvidence):
+        aim = aim.priced(evidence.costs(map, aim.costs))
     verdicts = evidence.verdicts(map, aim)
     if may_be is not None:
         verdicts = verdicts._replace(scores=np.where(may_be, verdicts.scores, NEVER))

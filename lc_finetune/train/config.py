@@ -129,8 +129,8 @@ class TrainConfig(BaseModel):
     resume: bool = Field(default=False, description="Continue a run that was interrupted.")
     accept: str = Field(
         default="precision=0.95",
-        description="Which answers count as accepted: precision=0.95, coverage=0.9, score=0.8 or cost=20 "
-        "(of a wrong answer, in referrals).",
+        description="Which answers count as accepted: precision=0.95, coverage=0.9, score=0.8, cost=20 (of a "
+        "wrong answer, in referrals) or cost=FILE.csv (of each mistake).",
     )
     baseline: bool = Field(default=True, description="Report the frozen encoder with logistic regression beside.")
     adapter: Literal["lora", "adalora", "ia3", "prefix"] | None = Field(

@@ -165,7 +165,7 @@ def prepare(config: TrainConfig, *, test: bool = True) -> tuple[Plan, Summary]:
         notes += label_notes(continued, training)
     else:
         training = training.ordered(config.label_order)
-    Aim.parse(config.accept).check_labels(training.answers)
+    Aim.parse(config.accept).check(task, training.answers)
     all_examples = [
         *splits.train, *splits.validation, *splits.calibration, *splits.test, *splits.out_of_scope,
         *splits.out_of_scope_test,
