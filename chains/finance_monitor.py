@@ -15,10 +15,11 @@ import json
 import logging
 import os
 import random
+import re
 import sys
 import tempfile
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +31,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from chains.surges import Event, SurgeConfig, Windows, WindowsState
 from lc_finetune import (
+    CheckpointError,
     Classification,
     ConfigError,
     DataError,
@@ -40,6 +42,10 @@ from lc_finetune import (
     Tagging,
     TextClassifier,
 )
+from lc_finetune.errors import shown
+from lc_finetune.labels import LabelSet
+from lc_finetune.runnables.dispatch import aoutcomes_of
+from lc_finetune.schemes import TagSet
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,6 +56,8 @@ EVERYTHING = "all"
 """The one topic where there is no classifier of topics."""
 BATCH = 64
 """Messages for one call of the models, at most; fewer when fewer are waiting."""
+
+_SECONDS = re.compile(r"(?!\d{8}$)\d+(\.\d*)?")
 
 
 class MonitorConfig(SurgeConfig):
@@ -106,6 +114,8 @@ class Row(NamedTuple):
 def read_time(value: Any, zone: str = "UTC") -> datetime:
     """Read a timestamp: ISO 8601, a `datetime`, or seconds since 1970. Without a zone of its own it is in `zone`.
 
+    Eight digits are a date, as `20260105`; of any other number the digits are seconds.
+
     Raises:
         InputError: If it is none of these.
 
@@ -115,7 +125,8 @@ def read_time(value: Any, zone: str = "UTC") -> datetime:
     """
     try:
         if isinstance(value, str):
-            value = float(value) if value.strip().replace(".", "", 1).isdigit() else datetime.fromisoformat(value)
+            text = value.strip()
+            value = float(text) if _SECONDS.fullmatch(text) else datetime.fromisoformat(text)
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = datetime.fromtimestamp(value, UTC)
         if isinstance(value, datetime):
@@ -270,9 +281,12 @@ class Monitor:
             now: The time, which no message is later than.
 
         Raises:
-            DataError: If the state cannot be read, or speaks of more events than there are.
+            DataError: If the state cannot be read, speaks of more events than there are, or a file has no folder.
             ConfigError: If it was kept with windows of another length.
         """
+        for file in (events, state):
+            if file is not None and (file.is_dir() or not file.parent.is_dir()):
+                raise DataError(f"{file}: expected a file in a folder that exists, found none. Make the folder first.")
         self.chain = chain
         self.config = config or MonitorConfig()
         self._events, self._state, self._now = events, state, now
@@ -300,7 +314,7 @@ class Monitor:
             else:
                 times.append(time)
                 texts.append(text)
-        outcomes = iter(await self.chain.abatch(texts, return_exceptions=True) if texts else [])
+        outcomes = iter(await aoutcomes_of(self.chain, texts))
         events: list[Event] = []
         for row, read in zip(batch, times, strict=True):
             source = row.source if isinstance(row, Row) else ""
@@ -498,14 +512,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         options["negative_labels"] = frozenset(label.lower() for label in arguments.negative)
     if arguments.names or replayed:
         options["name_labels"] = frozenset(arguments.names or ["PRODUCT"])
-    tagger = arguments.tagger or ("runs/demo/entities" if replayed else None)
+    tagged_by = arguments.tagger or ("runs/demo/entities" if replayed else None)
     try:
-        chain = build_chain(
-            TextClassifier.from_checkpoint(arguments.sentiment),
-            topic=TextClassifier.from_checkpoint(arguments.topic) if arguments.topic else None,
-            tagger=EntityTagger.from_checkpoint(tagger) if tagger else None,
-        )
-        monitor = Monitor(chain, MonitorConfig(**options), events=arguments.events, state=arguments.state)
+        config = _configured(options)
+        sentiment = TextClassifier.from_checkpoint(arguments.sentiment)
+        topic = TextClassifier.from_checkpoint(arguments.topic) if arguments.topic else None
+        tagger = EntityTagger.from_checkpoint(tagged_by) if tagged_by else None
+        _check_named("--negative", config.negative_labels, [label.lower() for label in sentiment.labels])
+        if tagger is not None:
+            _check_named("--names", config.name_labels, TagSet.from_labels(LabelSet(tagger.labels)).types)
+        chain = build_chain(sentiment, topic=topic, tagger=tagger)
+        monitor = Monitor(chain, config, events=arguments.events, state=arguments.state)
         if arguments.file is not None:
             rows: AsyncIterator[Any] = file_rows(arguments.file, monitor.state.positions)
         elif arguments.folder is not None:
@@ -513,14 +530,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             rows = _replayed(sample_file("sentiment", "test"), monitor.state.positions.get("", 0))
         asyncio.run(_show(monitor, rows))
-    except LCFinetuneError as error:
+    except (LCFinetuneError, OSError) as error:
         print(f"chains.finance_monitor: error: {error}", file=sys.stderr)
-        if replayed:
+        if isinstance(error, CheckpointError) and replayed:
             print("Run `make demo` first: it trains both models.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _configured(options: Mapping[str, Any]) -> MonitorConfig:
+    try:
+        return MonitorConfig(**options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(f"{first['loc'][0]}: {first['msg']}, found {first['input']!r}.") from None
+
+
+def _check_named(flag: str, named: Collection[str], known: Collection[str]) -> None:
+    if not set(named) & set(known):
+        raise ConfigError(f"Expected {flag} to name labels of the model, which are {shown(known)}, found none of them.")
 
 
 async def _replayed(file: Path, start: int) -> AsyncIterator[dict[str, Any]]:

@@ -11,8 +11,8 @@ from langchain.agents.middleware.types import PrivateStateAttr
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
-from lc_finetune.agents.reading import aclassified, check_labels, classified, human, reason
-from lc_finetune.errors import ConfigError
+from lc_finetune.agents.reading import aclassified, check_labels, classified, human
+from lc_finetune.errors import ConfigError, reason
 from lc_finetune.schemas import Classification
 
 logger = logging.getLogger(__name__)
