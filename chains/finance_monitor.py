@@ -1,7 +1,8 @@
 """Finance monitor: messages with timestamps → sentiment by topic → windowed share of negatives → alerts.
 
 Run `python -m chains.finance_monitor` after `make demo` has trained `runs/demo/sentiment` and `runs/demo/entities`. It
-replays the bundled sample on a seeded synthetic clock, with a surge in it; `--file` or `--folder` reads yours.
+replays the bundled sample on a seeded synthetic clock, with a surge in it; `--replay` does so with labelled texts of
+yours, `--file` and `--folder` read messages that have their times.
 
 An alert is a window whose share of negatives departs from its topic's baseline: `chains.surges` says by which test.
 """
@@ -42,6 +43,7 @@ from lc_finetune import (
     Tagging,
     TextClassifier,
 )
+from lc_finetune.data import TextExample, read_examples, sample_file
 from lc_finetune.errors import shown
 from lc_finetune.labels import LabelSet
 from lc_finetune.runnables.dispatch import aoutcomes_of
@@ -489,14 +491,13 @@ async def _show(monitor: Monitor, rows: AsyncIterator[Any], shown: int = 20) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Follow a replay, a file or a folder; returns the exit status."""
-    from lc_finetune.data.bundled import sample_file
-
     parser = argparse.ArgumentParser(
         prog="python -m chains.finance_monitor", description=(__doc__ or "").split("\n")[0]
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--file", type=Path, help="read this CSV or JSONL file with the columns text and timestamp")
     source.add_argument("--folder", type=Path, help="watch this folder")
+    source.add_argument("--replay", help="give the labelled texts of this file a seeded clock, with a surge in it")
     parser.add_argument("--sentiment", default="runs/demo/sentiment", metavar="CHECKPOINT")
     parser.add_argument("--topic", metavar="CHECKPOINT", help="count by the labels of this classifier")
     parser.add_argument("--tagger", metavar="CHECKPOINT", help="name who the negative messages of an alert speak of")
@@ -506,13 +507,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--events", type=Path, metavar="FILE", help="add events to this JSONL file")
     parser.add_argument("--state", type=Path, metavar="FILE", help="go on from this file, and keep the state in it")
     arguments = parser.parse_args(argv)
-    replayed = arguments.file is None and arguments.folder is None
+    bundled = arguments.file is None and arguments.folder is None and arguments.replay is None
     options: dict[str, Any] = {"window_seconds": arguments.window}
     if arguments.negative:
         options["negative_labels"] = frozenset(label.lower() for label in arguments.negative)
-    if arguments.names or replayed:
+    if arguments.names or bundled:
         options["name_labels"] = frozenset(arguments.names or ["PRODUCT"])
-    tagged_by = arguments.tagger or ("runs/demo/entities" if replayed else None)
+    tagged_by = arguments.tagger or ("runs/demo/entities" if bundled else None)
     try:
         config = _configured(options)
         sentiment = TextClassifier.from_checkpoint(arguments.sentiment)
@@ -528,11 +529,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif arguments.folder is not None:
             rows = folder_rows(arguments.folder, monitor.state.positions)
         else:
-            rows = _replayed(sample_file("sentiment", "test"), monitor.state.positions.get("", 0))
+            texts = _texts_by_mood(arguments.replay or str(sample_file("sentiment", "test")), config.negative_labels)
+            rows = _replayed(texts, monitor.state.positions.get("", 0))
         asyncio.run(_show(monitor, rows))
     except (LCFinetuneError, OSError) as error:
         print(f"chains.finance_monitor: error: {error}", file=sys.stderr)
-        if isinstance(error, CheckpointError) and replayed:
+        if isinstance(error, CheckpointError) and bundled:
             print("Run `make demo` first: it trains both models.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -553,12 +555,19 @@ def _check_named(flag: str, named: Collection[str], known: Collection[str]) -> N
         raise ConfigError(f"Expected {flag} to name labels of the model, which are {shown(known)}, found none of them.")
 
 
-async def _replayed(file: Path, start: int) -> AsyncIterator[dict[str, Any]]:
-    rows: list[Mapping[str, str]] = [row.value for row in read_rows(file)]
+def _texts_by_mood(file: str, negative_labels: Collection[str]) -> dict[bool, list[str]]:
+    """Read labelled texts: those with a label that counts, and the others."""
+    examples = [example for example in read_examples(file).examples if isinstance(example, TextExample)]
     texts = {
-        negative: [row["text"] for row in rows if (row["label"] == "negative") is negative]
+        negative: [one.text for one in examples if (one.label.lower() in negative_labels) is negative]
         for negative in (True, False)
     }
+    if not (texts[True] and texts[False]):
+        raise DataError(f"{file}: expected texts with a label that --negative names, and others, found no such two.")
+    return texts
+
+
+async def _replayed(texts: Mapping[bool, Sequence[str]], start: int) -> AsyncIterator[dict[str, Any]]:
     for number, row in enumerate(replay(texts)):
         if number >= start:
             yield row

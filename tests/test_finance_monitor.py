@@ -477,6 +477,20 @@ def test_the_demonstration_shows_the_surge(
     assert lines == (tmp_path / "events.jsonl").read_text()
 
 
+def test_labelled_texts_are_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of any file, with the labels that count in it; its texts need no times."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "mood", labels=("0", "1"))
+    (tmp_path / "tweets.csv").write_text(f"text,label\n{BAD},0\n{GOOD},1\n")
+    truth = FakeClassifier(labels=("1", "0"), label_of={BAD: "0"})
+    monkeypatch.setattr(finance_monitor, "build_chain", lambda *_, **__: build_chain(truth))
+
+    assert finance_monitor.main(["--replay", "tweets.csv", "--sentiment", "mood", "--negative", "0"]) == 0
+    assert capsys.readouterr().out.count("ALERT") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -492,6 +506,8 @@ def test_the_demonstration_shows_the_surge(
         ("--file rows.csv --negative bad", "Expected --negative to name labels of the model, which are negative, "),
         ("--file rows.csv --tagger tagger", "Expected --names to name labels of the model, which are PRODUCT, "),
         ("--file rows.csv --topic none", "none"),
+        ("--replay labelled.csv --negative angry negative", "expected texts with a label that --negative names"),
+        ("--replay rows.csv", "rows.csv"),
     ],
 )
 def test_what_cannot_be_followed_is_said_in_a_line(
@@ -503,6 +519,7 @@ def test_what_cannot_be_followed_is_said_in_a_line(
     tiny_checkpoint(tmp_path / "tagger", task="token-classification", labels=("PRODUCT",))
     (tmp_path / "rows.csv").write_text(csv_of(minute(0, 1)))
     (tmp_path / "rows.txt").touch()
+    (tmp_path / "labelled.csv").write_text("text,label\nGood,positive\n")
 
     assert finance_monitor.main(["--sentiment", "mood", *arguments.split()]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chains.")]

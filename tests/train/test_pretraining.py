@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from lc_finetune.train.masking import WordMasking, masked_once
 from lc_finetune.train.packing import NO_WORD, pack, word_starts
 from lc_finetune.train.pretraining import PretrainedModel
 from lc_finetune.train.tokenization import IGNORED
+from tests.test_readme import snippets
 
 WORDS = ["card", "cash", "bank", "money", "account", "transfer", "password", "refund", "delay", "lost", "stolen"]
 
@@ -161,9 +161,8 @@ def test_the_page_on_it_runs(base_model: Path, lines: Path, tmp_path: Path, monk
     """Its code, as a reader types it, with a base model that is there."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "messages.txt").write_text(lines.read_text())
-    page = (Path(__file__).parents[2] / "docs" / "pre-training.md").read_text(encoding="utf-8")
     namespace: dict[str, Any] = {}
-    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+    for snippet in snippets("docs/pre-training.md"):
         exec(snippet.replace('task="mlm"', f'task="mlm", base_model="{base_model}", epochs=1'), namespace)
 
     assert namespace["domain"].path == Path("runs/domain")
