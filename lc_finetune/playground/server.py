@@ -1,0 +1,134 @@
+"""The page as an application of this machine alone, which asks nothing of any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lc_finetune.checkpoint import Checkpoint, Task
+from lc_finetune.data import ReadOptions, read_examples
+from lc_finetune.data.rows import rows_of
+from lc_finetune.errors import ConfigError, LCFinetuneError
+from lc_finetune.playground.config import PlaygroundConfig
+from lc_finetune.playground.form import KEYS, Form
+from lc_finetune.playground.page import FastAPI, Steps, create_page, mounted  # says what is missing of the extra
+from lc_finetune.serving.listening import listener, run
+from lc_finetune.serving.models import Runtime, Served
+
+HOST = "127.0.0.1"
+HOSTS = (HOST, "localhost")
+"""Names by which a browser of this machine asks for the page."""
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self' data:; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+"""What the browser may load: nothing from elsewhere, whatever the page asks for."""
+GRACE_SECONDS = 1
+"""How long requests may take after the signal to stop; an open page holds one for as long as it is open."""
+
+
+def playground(config: PlaygroundConfig, *, say: Callable[[str], None] = lambda _: None) -> None:
+    """Show the page until SIGTERM or Ctrl-C.
+
+    Args:
+        config: The checkpoint, and where corrections go.
+        say: Called with a line for whoever started it, when the page can be opened.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be served.
+        ConfigError: If the port cannot be had, or the file of corrections holds something else.
+    """
+    with listener(HOST, config.port, beyond=False) as bound:
+        app = create_app(config)
+
+        def started(url: str) -> None:
+            say(f"{config.checkpoint} on {url}; corrections go to {config.corrections}. Ctrl-C stops it.")
+
+        run(app, bound, started, grace=GRACE_SECONDS)
+
+
+def create_app(config: PlaygroundConfig) -> FastAPI:
+    """Load the checkpoint and make the application, for any ASGI server of this machine.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be served.
+        ConfigError: If the file of corrections cannot be one, or holds something else.
+    """
+    checkpoint = Checkpoint.load(config.checkpoint)
+    check_corrections(config.corrections, checkpoint.task)
+    served = Served.load(checkpoint, Runtime(config.device, config.dtype, config.backend))
+    steps = Steps(served, Form.of(checkpoint), config.corrections, config.max_text_characters)
+    app = mounted(create_page(steps, name=_name(config.checkpoint)))
+    app.add_middleware(Guard)
+    return app
+
+
+def _name(source: str) -> str:
+    """Name a checkpoint by the last part of its place."""
+    return source.rstrip("/").replace("\\", "/").rpartition("/")[2] or source
+
+
+def check_corrections(path: Path, task: Task) -> None:
+    """Refuse a file to which rows for a task cannot be added.
+
+    Raises:
+        ConfigError: If it is no JSONL file, or has rows that are not read as the new ones are.
+    """
+    if path.suffix.lower() != ".jsonl":
+        raise ConfigError(f"{path}: expected a .jsonl file for the corrections, found {path.suffix or 'no suffix'}.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"{path}: expected a file in a folder that exists, found none. Make the folder first.")
+    if not path.exists() or not path.stat().st_size:
+        return
+    try:
+        found = read_examples(path, ReadOptions(task=task)).task
+        lacking = [name for name in KEYS[task] if any(name not in row.fields for row in rows_of(path, ()))]
+    except LCFinetuneError as error:
+        raise ConfigError(
+            f"{path}: expected rows for {task}, to which more can be added, found others. {error}"
+        ) from error
+    if found != task or lacking:
+        raise ConfigError(
+            f"{path}: expected rows for {task} with {', '.join(KEYS[task])}, to which more can be added, found "
+            f"{f'rows without {lacking[0]}' if lacking else f'rows for {found}'}. Name another file with --corrections."
+        )
+
+
+class Guard:
+    """ASGI middleware around the page: pages of elsewhere that are open in the same browser cannot use it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
+            await send(message)
+
+        if _is_ours(Headers(scope=scope)):
+            await self._app(scope, receive, with_policy)
+        else:
+            refusal = (
+                "Expected a request of this page, on this machine, found another. Open the address as it was said."
+            )
+            await PlainTextResponse(refusal, 403)(scope, receive, send)
+
+
+def _is_ours(headers: Headers) -> bool:
+    """Say whether a request names this machine, and comes from the page itself if from any."""
+    try:
+        host, origin = urlsplit(f"//{headers.get('host', '')}"), urlsplit(headers.get("origin", ""))
+        return host.hostname in HOSTS and origin.netloc in ("", host.netloc) and origin.path != "null"
+    except ValueError:
+        return False
