@@ -35,8 +35,9 @@ STYLE = """
 .gradio-container { width: 100%; max-width: 56rem !important; margin: 0 auto !important; }
 .result { overflow-x: auto; }
 @media (max-width: 40rem) {
+  .result div[style*="display:grid"] { column-gap: .5em !important; font-size: .8em !important; }
   .result span { overflow-wrap: break-word !important; }
-  .result span[aria-hidden] { width: 3em !important; }
+  .result span[aria-hidden] { width: 2em !important; }
 }
 """
 """A column for reading; on a narrow screen bars make room for words."""
@@ -169,10 +170,10 @@ def create_page(steps: Steps, *, name: str) -> gr.Blocks:
 
         asked = [ask.click, *(one.submit for one in texts)]
         filled = [answered, below, shown, save, status, *fields, *([target, explanation] if explains else ())]
-        gr.on(asked, _told(answer), texts, filled, api_visibility="private")
+        gr.on(asked, told(answer), texts, filled, api_visibility="private")
         if explains:
-            explain.click(_told(attribute), [answered, target, *texts], explanation, api_visibility="private")
-        save.click(_told(correct), [answered, *texts, *fields], [status, save, answered], api_visibility="private")
+            explain.click(told(attribute), [answered, target, *texts], explanation, api_visibility="private")
+        save.click(told(correct), [answered, *texts, *fields], [status, save, answered], api_visibility="private")
     return page
 
 
@@ -187,7 +188,7 @@ def mounted(page: gr.Blocks) -> FastAPI:
     return app
 
 
-def _told(step: Callable[..., Any]) -> Callable[..., Any]:
+def told(step: Callable[..., Any]) -> Callable[..., Any]:
     """Show on the page what went wrong; what is no fault of the user's is logged, without the text."""
 
     @wraps(step)
