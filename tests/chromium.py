@@ -79,6 +79,14 @@ class Tab:
         self.js(f"(e => {{ e.focus(); e.select(); }})(document.querySelector({json.dumps(selector)}))")
         self.call("Input.insertText", text=text)
 
+    def double_click(self, element: str) -> None:
+        """Click twice in the middle of an element."""
+        self.js(f"{element}.scrollIntoView({{block: 'center'}})")
+        x, y = self.js(f"(box => [box.x + box.width / 2, box.y + box.height / 2])({element}.getBoundingClientRect())")
+        for count in (1, 2):
+            for kind in ("mousePressed", "mouseReleased"):
+                self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=count)
+
     def press(self, key: str, code: int) -> None:
         """Press a key."""
         for kind in ("rawKeyDown", "keyUp"):

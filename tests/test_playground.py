@@ -40,7 +40,8 @@ from lc_finetune.data import (
 from lc_finetune.evaluation.corrections import row_of
 from lc_finetune.labels import Span
 from lc_finetune.playground import PlaygroundConfig
-from lc_finetune.playground.form import COLUMNS, FIELDS, KEYS, Form
+from lc_finetune.playground.form import FIELDS, KEYS, Form
+from lc_finetune.rendering import to_html
 from lc_finetune.schemas import Entity, QuestionAnswer, Tagging
 from lc_finetune.serving.listening import listener
 from lc_finetune.serving.models import Runtime, Served
@@ -49,8 +50,8 @@ from tests.chromium import BROWSER, Tab, tab
 
 gr = pytest.importorskip("gradio")
 
-from lc_finetune.playground import page, server
-from lc_finetune.playground.page import Steps, create_page, told
+from lc_finetune.playground import page, server  # noqa: E402  # they need it
+from lc_finetune.playground.page import Steps, create_page, told  # noqa: E402
 
 SECRET = "my secret text of five words"
 TEXT = "Ann flew to Oslo. Then Ann left."
@@ -214,6 +215,15 @@ def test_a_file_of_other_rows_is_left_alone(name: str, content: str, says: str, 
         server.check_corrections(path, "text-classification")
 
 
+def test_what_no_row_can_be_added_to_is_refused(tmp_path: Path) -> None:
+    """A folder, and a link, which may lead anywhere."""
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
+    for name, says in (("folder.jsonl", "found a folder"), ("link.jsonl", "found a link")):
+        with pytest.raises(ConfigError, match=says):
+            server.check_corrections(tmp_path / name, "regression")
+
+
 # The page.
 
 
@@ -300,9 +310,70 @@ def test_entities_are_corrected_in_a_table(tagger: Checkpoint, tmp_path: Path, b
     """A cell is typed over; what cannot be used is said on the page, and nothing is written."""
     rows = tmp_path / "rows.jsonl"
     with opened(server.create_app(config_of(tagger, rows))) as address:
+        browser.console.clear()
         asked(browser, address, TEXT)
-        browser.until(f"document.querySelectorAll('[data-testid^=\"cell-\"]').length >= {len(COLUMNS['entities'])}")
-        print(browser.js("document.querySelector('table').outerHTML"))
+        type_into(browser, 0, ("Oslo", "LOK", ""))
+        for row in range(1, browser.js(ROWS)):
+            type_into(browser, row, ("", "", ""))
+        press(browser, "Add to rows.jsonl")
+        browser.until(
+            "document.querySelector('.toast-body')?.innerText.includes(\"Row 1: expected a type (LOC, PER)\")"
+        )
+        written = rows.exists()
+        type_into(browser, 0, ("Oslo", "LOC", ""))
+        press(browser, "Add to rows.jsonl")
+        browser.until("document.querySelector('#status').innerText.includes('Added to')")
+
+    assert not written
+    assert read_examples(rows).examples == (TaggedExample(TEXT, (Span(12, 16, "LOC"),)),)
+    assert browser.console == []
+
+
+ROWS = 'document.querySelectorAll(\'[data-testid$="-0"][data-testid^="cell-"]\').length'
+
+
+def type_into(seen: Tab, row: int, words: tuple[str, ...]) -> None:
+    """Type over the cells of a row of the table that say something else."""
+    for column, said in enumerate(words):
+        cell = f"document.querySelector('[data-testid=\"cell-{row}-{column}\"]')"
+        seen.until(cell)
+        if seen.js(f"{cell}.innerText.trim()") != said:
+            seen.double_click(cell)
+            seen.until("['TEXTAREA', 'INPUT'].includes(document.activeElement?.tagName)")
+            seen.js("document.activeElement.select()")
+            seen.call("Input.insertText", text=said) if said else seen.press("Backspace", 8)
+            seen.press("Enter", 13)
+            seen.until(f"{cell}.innerText.trim() === {json.dumps(said)}")
+
+
+def sent(client: TestClient, step: int, given: list[Any]) -> list[Any]:
+    """Do what the page does when a button is pressed; what its parts hold then."""
+    client.post("/gradio_api/queue/join", json={"data": given, "fn_index": step, "session_hash": "me"})
+    with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "me"}) as lines:
+        told = (json.loads(line.removeprefix("data: ")) for line in lines.iter_lines() if line)
+        done = next(one for one in told if one["msg"] == "process_completed")
+    assert done["success"], done
+    return list(done["output"]["data"])
+
+
+@pytest.mark.parametrize("task", CORRECTIONS)
+def test_an_answer_of_every_task_can_be_added_as_it_is(task: Task, tmp_path: Path) -> None:
+    """What the fields are filled with is what they give back."""
+    labels = {ORDINAL: ("low", "high")}.get(task)
+    config = config_of(tiny_checkpoint(tmp_path / "c", task=task, labels=labels, max_length=64), tmp_path / "r.jsonl")
+    texts = CORRECTIONS[task][0]
+    with TestClient(server.create_app(config), base_url="http://127.0.0.1") as client:
+        last = len(client.get("/config").json()["dependencies"]) - 1
+        _, _, shown, _, _, *fields = sent(client, 0, list(texts))
+        said, *_ = sent(client, last, [None, *texts, *fields[: len(FIELDS[task])]])
+    steps = steps_for(Checkpoint.load(config.checkpoint), tmp_path / "other.jsonl", most=50_000)
+    result = steps.answer(*texts).result
+
+    assert shown == to_html(result)
+    assert "r.jsonl" in said
+    assert read_examples(config.corrections, ReadOptions(task=task)).examples == (
+        steps.form.corrected(result, steps.form.filled(result)),
+    )
 
 
 def test_pages_of_elsewhere_cannot_use_it(tiny_classifier: Checkpoint, tmp_path: Path) -> None:

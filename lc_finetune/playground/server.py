@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -81,8 +82,11 @@ def check_corrections(path: Path, task: Task) -> None:
     """
     if path.suffix.lower() != ".jsonl":
         raise ConfigError(f"{path}: expected a .jsonl file for the corrections, found {path.suffix or 'no suffix'}.")
-    if path.is_dir() or not path.parent.is_dir():
+    if not path.parent.is_dir():
         raise ConfigError(f"{path}: expected a file in a folder that exists, found none. Make the folder first.")
+    if path.is_symlink() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        found = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "one that cannot"
+        raise ConfigError(f"{path}: expected a file that can be written, found {found}. Name another file.")
     if not path.exists() or not path.stat().st_size:
         return
     try:
