@@ -14,8 +14,12 @@ __all__ = ["PlaygroundConfig", "create_app", "playground"]
 
 def __getattr__(name: str) -> Any:
     # Lazy: the command line shows its options without the extra.
-    if name in ("create_app", "playground"):
-        from lc_finetune.playground import server
+    if name == "create_app":
+        from lc_finetune.playground.server import create_app
 
-        return getattr(server, name)
+        return create_app
+    if name == "playground":
+        from lc_finetune.playground.server import playground
+
+        return playground
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +52,18 @@ def playground(config: PlaygroundConfig, *, say: Callable[[str], None] = lambda 
         def started(url: str) -> None:
             say(f"{config.checkpoint} on {url}; corrections go to {config.corrections}. Ctrl-C stops it.")
 
-        run(app, bound, started, grace=GRACE_SECONDS)
+        log = logging.getLogger("uvicorn.error")
+        log.addFilter(_is_fault)
+        try:
+            run(app, bound, started, grace=GRACE_SECONDS)
+        finally:
+            log.removeFilter(_is_fault)
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Tell what is worth a line from the end of the request that an open page holds, which is cut off with the rest."""
+    cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not (cut_off or record.msg.startswith("Cancel "))
 
 
 def create_app(config: PlaygroundConfig) -> FastAPI:
