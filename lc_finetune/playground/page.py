@@ -24,6 +24,7 @@ try:
     import gradio as gr
     from fastapi import FastAPI
 
+    from lc_finetune.playground.guard import Guard
     from lc_finetune.serving.faults import log_fault
 except ImportError as error:
     raise MissingDependencyError(
@@ -178,13 +179,14 @@ def create_page(steps: Steps, *, name: str) -> gr.Blocks:
 
 
 def mounted(page: gr.Blocks) -> FastAPI:
-    """Make an application of the page alone: no link to elsewhere, and no texts kept in the browser."""
+    """Make a guarded application of the page alone: no link to elsewhere, and no texts kept in the browser."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     gr.mount_gradio_app(
         app, page, path="/", server_name="127.0.0.1", footer_links=[], run_history=False, ssr_mode=False,
         mcp_server=False, enable_monitoring=False, pwa=False, theme=gr.themes.Default(font=FONT, font_mono=FONT),
         css=STYLE,
     )  # fmt: skip
+    app.add_middleware(Guard)
     return app
 
 

@@ -7,11 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
-
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing import TYPE_CHECKING
 
 from lc_finetune.checkpoint import Checkpoint, Task
 from lc_finetune.data import ReadOptions, read_examples
@@ -19,18 +15,14 @@ from lc_finetune.data.rows import rows_of
 from lc_finetune.errors import ConfigError, LCFinetuneError
 from lc_finetune.playground.config import PlaygroundConfig
 from lc_finetune.playground.form import KEYS, Form
-from lc_finetune.playground.page import FastAPI, Steps, create_page, mounted  # says what is missing of the extra
+from lc_finetune.playground.page import Steps, create_page, mounted  # says what is missing of the extra
 from lc_finetune.serving.listening import listener, run
 from lc_finetune.serving.models import Runtime, Served
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 HOST = "127.0.0.1"
-HOSTS = (HOST, "localhost")
-"""Names by which a browser of this machine asks for the page."""
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self' data:; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-)
-"""What the browser may load: nothing from elsewhere, whatever the page asks for."""
 GRACE_SECONDS = 1
 """How long requests may take after the signal to stop; an open page holds one for as long as it is open."""
 
@@ -63,7 +55,7 @@ def playground(config: PlaygroundConfig, *, say: Callable[[str], None] = lambda 
 def _is_fault(record: logging.LogRecord) -> bool:
     """Tell what is worth a line from the end of the request that an open page holds, which is cut off with the rest."""
     cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
-    return not (cut_off or record.msg.startswith("Cancel "))
+    return not (cut_off or str(record.msg).startswith("Cancel "))
 
 
 def create_app(config: PlaygroundConfig) -> FastAPI:
@@ -77,9 +69,7 @@ def create_app(config: PlaygroundConfig) -> FastAPI:
     check_corrections(config.corrections, checkpoint.task)
     served = Served.load(checkpoint, Runtime(config.device, config.dtype, config.backend))
     steps = Steps(served, Form.of(checkpoint), config.corrections, config.max_text_characters)
-    app = mounted(create_page(steps, name=_name(config.checkpoint)))
-    app.add_middleware(Guard)
-    return app
+    return mounted(create_page(steps, name=_name(config.checkpoint)))
 
 
 def _name(source: str) -> str:
@@ -98,8 +88,8 @@ def check_corrections(path: Path, task: Task) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: expected a file in a folder that exists, found none. Make the folder first.")
     if path.is_symlink() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        found = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "one that cannot"
-        raise ConfigError(f"{path}: expected a file that can be written, found {found}. Name another file.")
+        kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "one that cannot"
+        raise ConfigError(f"{path}: expected a file that can be written, found {kind}. Name another file.")
     if not path.exists() or not path.stat().st_size:
         return
     try:
@@ -114,38 +104,3 @@ def check_corrections(path: Path, task: Task) -> None:
             f"{path}: expected rows for {task} with {', '.join(KEYS[task])}, to which more can be added, found "
             f"{f'rows without {lacking[0]}' if lacking else f'rows for {found}'}. Name another file with --corrections."
         )
-
-
-class Guard:
-    """ASGI middleware around the page: pages of elsewhere that are open in the same browser cannot use it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
-            await send(message)
-
-        if _is_ours(Headers(scope=scope)):
-            await self._app(scope, receive, with_policy)
-        else:
-            refusal = (
-                "Expected a request of this page, on this machine, found another. Open the address as it was said."
-            )
-            await PlainTextResponse(refusal, 403)(scope, receive, send)
-
-
-def _is_ours(headers: Headers) -> bool:
-    """Say whether a request names this machine, and comes from the page itself if from any."""
-    try:
-        host, origin = urlsplit(f"//{headers.get('host', '')}"), urlsplit(headers.get("origin", ""))
-        return host.hostname in HOSTS and origin.netloc in ("", host.netloc) and origin.path != "null"
-    except ValueError:
-        return False
