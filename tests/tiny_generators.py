@@ -5,8 +5,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from transformers import BartConfig, BartForConditionalGeneration, MarianConfig, MarianMTModel, MarianTokenizer
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
+    MarianTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from lc_finetune.testing import SENTENCES, tiny_tokenizer
 
@@ -16,8 +23,12 @@ POSITIONS = 64
 """Of BART and Marian; T5's are relative."""
 
 
-def tiny_generator(folder: Path, family: Family = "bart", *, width: int = 32, seed: int = 0) -> Path:
-    """Write one; T5 and BART read bytes, Marian the pieces of a few sentences. Returns the folder."""
+def tiny_generator(folder: Path, family: Family = "bart", *, spread: float = 0.02, seed: int = 0) -> Path:
+    """Write one; T5 and BART read bytes, Marian the pieces of a few sentences. Returns the folder.
+
+    With a wide `spread` of the weights, what BART and Marian write depends on the text.
+    """
+    width = 32
     folder.mkdir(parents=True)
     tokenizer: Any = _marian_tokenizer(folder) if family == "marian" else tiny_tokenizer("bytelevel", max_length=512)
     special = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "d_model": width,
@@ -35,7 +46,7 @@ def tiny_generator(folder: Path, family: Family = "bart", *, width: int = 32, se
         model = built(
             kind(**special, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
                  encoder_ffn_dim=2 * width, decoder_ffn_dim=2 * width, max_position_embeddings=POSITIONS,
-                 bos_token_id=tokenizer.bos_token_id, decoder_start_token_id=start, forced_eos_token_id=None)
+                 bos_token_id=tokenizer.bos_token_id, decoder_start_token_id=start, init_std=spread)
         )  # fmt: skip
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
