@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakValueDictionary
 
 from lc_finetune.checkpoint import FETCHED, MANIFESTS, SEQ2SEQ, Manifest, check_files, loaded_signature, opened
@@ -37,6 +37,10 @@ class Generated:
 
     text: str
     complete: bool
+
+
+NOTHING = Generated("", complete=True)
+"""For a blank text."""
 
 
 class Generator:
@@ -128,19 +132,14 @@ class Generator:
             num_beams: In place of the model's own.
             max_new_tokens: Pieces that may be written, likewise.
         """
-        outcomes: list[Any] = [Generated("", complete=True)] * len(texts)
         asked = [row for row, text in enumerate(texts) if text.strip()]
         with self._lock:
             encoded = encode(self._tokenizer, [texts[row] for row in asked])
-            for row, one in zip(asked, encoded, strict=True):
-                outcomes[row] = one if isinstance(one, InputError) else self._too_long(one)
-            whole = [row for row in asked if not isinstance(outcomes[row], InputError)]
-            written = self.generate(
-                [outcomes[row] for row in whole], num_beams=num_beams, max_new_tokens=max_new_tokens
-            )
-        for row, one_written in zip(whole, written, strict=True):
-            outcomes[row] = one_written
-        return outcomes
+            read = {row: self._whole(ids) for row, ids in zip(asked, encoded, strict=True)}
+            whole = {row: ids for row, ids in read.items() if not isinstance(ids, InputError)}
+            written = self.generate(list(whole.values()), num_beams=num_beams, max_new_tokens=max_new_tokens)
+        outcomes = {**read, **dict(zip(whole, written, strict=True))}
+        return [cast("Generated | InputError", outcomes.get(row, NOTHING)) for row in range(len(texts))]
 
     def generate(
         self, rows: Sequence[Sequence[int]], *, num_beams: int | None = None, max_new_tokens: int | None = None
@@ -177,9 +176,9 @@ class Generator:
         ended = torch.isin(sequences[:, 1:], ends).any(dim=1)  # the first piece starts the decoder
         return [Generated(text, bool(end)) for text, end in zip(texts, ended, strict=True)]
 
-    def _too_long(self, ids: list[int]) -> list[int] | InputError:
+    def _whole(self, ids: list[int] | InputError) -> list[int] | InputError:
         """Refuse pieces beyond the limit."""
-        if len(ids) <= self.max_length:
+        if isinstance(ids, InputError) or len(ids) <= self.max_length:
             return ids
         return InputError(
             f"Expected a text of at most {self.max_length} pieces, found one of {len(ids)}, and nothing is cut "
@@ -245,7 +244,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers check themselves, each in its own way
-        if find_spec("sentencepiece") is None and list(folder.glob("*.spm")):
+        if find_spec("sentencepiece") is None and [*folder.glob("*.spm"), *folder.glob("*.model")]:
             raise MissingDependencyError(
                 f"{folder}: expected the package sentencepiece, which this tokenizer needs, found none. "
                 "Install it: pip install 'lc-finetune[generation]'."

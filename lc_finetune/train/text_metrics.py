@@ -34,7 +34,7 @@ def text_metrics(written: Sequence[str], targets: Sequence[str]) -> dict[str, fl
         `chrf`: chrF of the whole, from 0 to 100 (Popović 2015, "chrF: character n-gram F-score for automatic MT
         evaluation"), as sacrebleu has it. `rouge_l`: mean F1 of ROUGE-L, from 0 to 1, without stemming (Lin 2004,
         "ROUGE: A Package for Automatic Evaluation of Summaries"), as rouge-score has it; not there where `rouge_reads`
-        says that it would look at half of the text.
+        says that it would miss much of the text.
     """
     from sacrebleu.metrics import CHRF
 
