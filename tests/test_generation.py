@@ -32,6 +32,7 @@ from lc_finetune.rendering import to_html
 from lc_finetune.train import TrainConfig, fine_tune, train_generator
 from lc_finetune.train.samples import sample_files
 from lc_finetune.train.text_metrics import text_metrics
+from tests.test_readme import snippets
 from tests.tiny_generators import FAMILIES, POSITIONS, Family, tiny_generator
 
 TEXTS = ["My card is lost.", "Where is it?", "The cash machine kept my card and gave me no money.", "Oslo", "你好"]
@@ -394,6 +395,18 @@ def test_weights_are_shared_until_the_folder_changes(writer: Path, tmp_path: Pat
     shutil.rmtree(folder)
     tiny_generator(folder, spread=0.5, seed=1)
     assert TextGenerator.from_checkpoint(folder, device="cpu")._loaded() is not one._loaded()
+
+
+def test_the_page_on_it_runs(writer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code, as a reader types it."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "subjects").symlink_to(writer)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/generation.md"):
+        exec(snippet, namespace)
+
+    assert isinstance(namespace["answer"], Generation)
 
 
 # Folders of another kind.
