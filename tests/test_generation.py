@@ -9,7 +9,7 @@ import pytest
 import torch
 from langchain_core.messages import HumanMessage
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MBartTokenizer
 
 from lc_finetune import (
     Checkpoint,
@@ -420,6 +420,17 @@ def test_each_class_names_the_other(trained: Path, tiny_classifier: Checkpoint, 
     with pytest.raises(CheckpointError, match="found one for text-classification"):
         TextGenerator.from_checkpoint(tiny_classifier)
     assert main(["inspect", str(trained)]) == 2
+
+
+def test_a_model_that_is_told_the_languages_is_refused(writer: Path, tmp_path: Path) -> None:
+    """As mBART is, at each call: it would write in any of them."""
+    folder = shutil.copytree(writer, tmp_path / "mbart")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "mbart"}))
+    MBartTokenizer().save_pretrained(folder)
+
+    with pytest.raises(CheckpointError, match="one pair of languages"):
+        TextGenerator.from_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "model.safetensors"])

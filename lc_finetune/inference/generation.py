@@ -211,7 +211,7 @@ def encode(tokenizer: Any, texts: Sequence[str], *, targets: bool = False) -> li
 
 
 def check_writes(folder: Path, config: Any) -> None:
-    """Refuse a model that is no encoder-decoder of text, or must be told the languages at each call.
+    """Refuse a model that is no encoder-decoder.
 
     Args:
         folder: For messages.
