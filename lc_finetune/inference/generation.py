@@ -102,9 +102,10 @@ class Generator:
             check_files(folder, manifest)
         tokenizer = load_tokenizer(folder)
         model = load_model(folder, torch.bfloat16 if device.startswith("cuda") else torch.float32)
-        reads, writes = lengths_of(model.config)
-        model.generation_config = deterministic(model.generation_config, limit=writes or PLAIN_LENGTH)
-        longest = manifest.max_length if manifest else (reads or getattr(model.config, "n_positions", PLAIN_LENGTH))
+        model.generation_config = deterministic(
+            model.generation_config, limit=lengths_of(model.config)[1] or PLAIN_LENGTH
+        )
+        longest = manifest.max_length if manifest else text_limit(model.config)
         return cls(model.to(device).eval(), tokenizer, max_length=longest)
 
     def check(self, *, max_new_tokens: int | None) -> None:
@@ -291,6 +292,12 @@ def lengths_of(config: Any) -> tuple[int | None, int | None]:
         getattr(config, "max_encoder_position_embeddings", None) or shared,
         getattr(config, "max_decoder_position_embeddings", None) or shared,
     )
+
+
+def text_limit(config: Any) -> int:
+    """Say how long a text may be, unless told: the encoder's positions, or what T5 was trained on, or 512 pieces."""
+    limit: int = lengths_of(config)[0] or getattr(config, "n_positions", None) or PLAIN_LENGTH
+    return limit
 
 
 def deterministic(given: GenerationConfig, *, limit: int) -> GenerationConfig:

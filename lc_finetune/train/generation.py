@@ -27,6 +27,7 @@ from lc_finetune.inference.generation import (
     lengths_of,
     load_model,
     load_tokenizer,
+    text_limit,
 )
 from lc_finetune.remote import is_url
 from lc_finetune.train import recipe
@@ -232,7 +233,7 @@ def read_corpus(config: TrainConfig, base: BaseModel) -> tuple[Corpus, Any]:
     encoder = encoder_config(base, pieces=len(tokenizer))
     check_writes(base.folder, encoder.to_dict())
     reads, writes = lengths_of(encoder)
-    longest = _limit("max_length", config.max_length, reads, reads or getattr(encoder, "n_positions", PLAIN_LENGTH))
+    longest = _limit("max_length", config.max_length, reads, text_limit(encoder))
     encoded = {part: _encoded(tokenizer, examples) for part, examples in parts.items()}
     seen = max(len(row["labels"]) for part in ("train", "validation") for row in encoded[part])
     cap = writes or PLAIN_LENGTH
