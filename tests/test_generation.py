@@ -153,7 +153,7 @@ def test_rows_that_are_too_long_are_counted_and_not_cut(bart: Path, tmp_path: Pa
     """Of text or target; what to do is said."""
     lines = [f"text number {i},target {i}" for i in range(8)]
     (tmp_path / "rows.csv").write_text(
-        "\n".join(["text,target", *lines, f"{'card ' * 60},short", f"short,{'long ' * 20}"])
+        "\n".join(["text,target", *lines, f"{'card ' * 100},short", f"short,{'long ' * 20}"])
     )
     said: list[str] = []
     train_generator(
@@ -289,7 +289,7 @@ def test_texts_are_compared_with_their_targets() -> None:
 def test_rouge_is_left_out_where_it_cannot_read() -> None:
     """Its tokenizer drops Chinese: a perfect answer would count as nothing."""
     assert text_metrics(["你好"], ["你好"]) == {"chrf": pytest.approx(100)}
-    assert set(text_metrics(["naïve card"], ["naïve card"])) == {"chrf", "rouge_l"}
+    assert set(text_metrics(["the naïve card"], ["the naïve card"])) == {"chrf", "rouge_l"}
 
 
 # Answering.
@@ -308,6 +308,7 @@ def test_a_text_alone_and_among_others_gives_the_same(writer: Path) -> None:
 def test_it_writes_what_transformers_writes(writer: Path) -> None:
     """Greedy search, and beams, of a plain folder; sampling is off, whatever the folder says."""
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(writer), AutoTokenizer.from_pretrained(writer)
+    model.generation_config.forced_eos_token_id = None  # else the last piece is an end, cut off or not
     for beams in (1, 3):
         given = tokenizer(TEXTS[0], return_tensors="pt")
         expected = model.generate(**given, do_sample=False, num_beams=beams, max_new_tokens=12)
