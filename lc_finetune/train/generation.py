@@ -244,8 +244,9 @@ def read_corpus(config: TrainConfig, base: BaseModel) -> tuple[Corpus, Any]:
     }
     for part, rows in features.items():
         if not rows:
+            source = getattr(config, f"{part}_file") or config.train_file
             raise DataError(
-                f"{config.train_file}: expected {part} rows of at most {longest} pieces, and targets of at most "
+                f"{source}: expected {part} rows of at most {longest} pieces, and targets of at most "
                 f"{longest_target}, found none. Raise --max-length or --max-target-length, or shorten them."
             )
     pieces = [piece for rows in features.values() for row in rows for piece in (*row["input_ids"], *row["labels"])]
