@@ -128,6 +128,8 @@ def _train(arguments: argparse.Namespace) -> None:
     with one_speaker():
         if config.task == "mlm":
             _pre_train(config)
+        elif config.task == "seq2seq":
+            _train_generator(config)
         else:
             _fine_tune(config)
     part_ways()
@@ -141,6 +143,21 @@ def _pre_train(config: TrainConfig) -> None:
     print(
         f"\nWritten to {model.path}. Fine-tune it on labelled rows:\n\n"
         f"    python -m lc_finetune.train --base-model {model.path} --train-file …"
+    )
+
+
+def _train_generator(config: TrainConfig) -> None:
+    from lc_finetune.train.generation import generation_table, train_generator
+
+    generator = train_generator(config, say=print)
+    print(generation_table(generator.metrics))
+    if config.train_file is None:
+        print("\nThe bundled sample shows how things work; its figures say nothing of quality.")
+    print(
+        f"\nWritten to {generator.path}. Load it in Python:\n\n"
+        "    from lc_finetune import TextGenerator\n"
+        f'    model = TextGenerator.from_checkpoint("{generator.path}")\n'
+        '    model.invoke("…").text'
     )
 
 
