@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         QuestionAnswerer,
         RelationClassifier,
         TextClassifier,
+        TextGenerator,
         TextRegressor,
     )
     from lc_finetune.schemas import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Classification,
         Entity,
         Explanation,
+        Generation,
         IntentAndEntities,
         Mention,
         MultiLabelClassification,
@@ -68,6 +70,7 @@ _HOMES = {
         "QuestionAnswerer",
         "RelationClassifier",
         "TextClassifier",
+        "TextGenerator",
         "TextRegressor",
     ),
     "schemas": (
@@ -75,6 +78,7 @@ _HOMES = {
         "Classification",
         "Entity",
         "Explanation",
+        "Generation",
         "IntentAndEntities",
         "Mention",
         "MultiLabelClassification",
@@ -119,6 +123,7 @@ __all__ = [
     "EntityTagger",
     "Explanation",
     "FanOut",
+    "Generation",
     "InputError",
     "IntentAndEntities",
     "IntentAndEntityTagger",
@@ -145,6 +150,7 @@ __all__ = [
     "Scores",
     "Tagging",
     "TextClassifier",
+    "TextGenerator",
     "TextRegressor",
 ]
 

@@ -75,6 +75,8 @@ RUNNABLES: dict[Task, str] = {
 """The public class that serves each task."""
 PRETRAINING: Literal["mlm"] = "mlm"
 """Masked-language-model pre-training, whose result is a base model: it has no labels, and no class serves it."""
+SEQ2SEQ: Literal["seq2seq"] = "seq2seq"
+"""Text for a text, such as its summary or translation: `TextGenerator` serves it, and there are no labels."""
 EDGES = ("start", "end")
 """What a question answerer gives each piece two logits for: that the answer begins, or ends, with it."""
 MULTI_LABEL = "multi_label_classification"
@@ -97,6 +99,10 @@ LOADED = (
     "merges.txt",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "source.spm",
+    "target.spm",
+    "target_vocab.json",
+    "generation_config.json",
     "chat_template.jinja",
 )
 EXPORTS = ("onnx", "onnx-fp16", "onnx-int8", "openvino", "openvino-fp16")
@@ -161,7 +167,7 @@ class Ancestor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str = Field(description="Of its folder.")
-    task: Literal["mlm", Task]
+    task: Literal["mlm", "seq2seq", Task]
     base_model: str | None = Field(default=None, description="What it started from.")
     base_revision: str | None = None
     data_fingerprint: str | None = None
@@ -251,7 +257,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     format_version: int = FORMAT_VERSION
-    task: Literal["mlm", Task]
+    task: Literal["mlm", "seq2seq", Task]
     max_length: int = Field(gt=2, description="Pieces in one window, special tokens included, as in training.")
     stride: int = Field(ge=0, description="Pieces shared by neighbouring windows of a longer text.")
     tag_unit: TagUnit | None = Field(
@@ -360,11 +366,7 @@ class Checkpoint:
             if revision is not None:
                 raise CheckpointError(f"Expected no revision for the URL {safe(source)}, found one. Leave it out.")
             return cached(os.fspath(source), cls.load, wanted=FETCHED, keys=MANIFESTS)
-        folder = _local_folder(source, revision)
-        _check_whole(folder)
-        manifest = read_manifest(folder)
-        config = _read_json(folder / "config.json", folder)
-        _check_weights(folder)
+        folder, manifest, config = opened(source, revision)
         _check_tokenizer(folder)
         task = _served_task(manifest, folder) if manifest else _task_of(config, folder)
         if manifest:
@@ -376,6 +378,22 @@ class Checkpoint:
             _check_per_label(folder, manifest, labels)
         tags = _tags(config.get("tag_names"), folder) if task == JOINT else None
         return cls(folder, manifest, config, task, labels, tags)
+
+
+def opened(source: str | os.PathLike[str], revision: str | None = None) -> tuple[Path, Manifest | None, dict[str, Any]]:
+    """Find a folder, or fetch one from the Hub; returns it with its manifest and the content of its `config.json`.
+
+    Its files are not yet checked against their digests.
+
+    Raises:
+        CheckpointError: If there is none, it is half-written, or holds no safetensors.
+    """
+    folder = _local_folder(source, revision)
+    _check_whole(folder)
+    manifest = read_manifest(folder)
+    config = _read_json(folder / "config.json", folder)
+    _check_weights(folder)
+    return folder, manifest, config
 
 
 def before_first(model_type: str | None) -> int:
@@ -608,6 +626,11 @@ def _served_task(manifest: Manifest, folder: Path) -> Task:
             f"{folder}: expected a checkpoint that answers, found a base model, pre-trained on unlabelled "
             f"text. Fine-tune it: python -m lc_finetune.train --base-model {folder} --train-file …"
         )
+    if manifest.task == SEQ2SEQ:
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint of an encoder that answers, found one that generates text. Load it with "
+            "TextGenerator."
+        )
     return manifest.task
 
 
@@ -692,9 +715,10 @@ def _task_of(config: Mapping[str, Any], folder: Path) -> Task:
         if "tag_names" in config:
             return JOINT
         return "regression" if len(config.get("id2label") or {}) == 1 else "text-classification"
+    hint = " Load it with TextGenerator if it generates text." if config.get("is_encoder_decoder") else ""
     raise CheckpointError(
         f"{folder}: expected a model for sequence or token classification, or question answering, found "
-        f"{architectures or 'no architecture'}."
+        f"{architectures or 'no architecture'}.{hint}"
     )
 
 

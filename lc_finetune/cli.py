@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, get_args, get_origin
 
 from lc_finetune.errors import ConfigError, LCFinetuneError, MissingDependencyError, did_you_mean
 from lc_finetune.train.processes import follows, one_speaker, part_ways
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lc_finetune.data import Example, Loaded
     from lc_finetune.schemas import Input
     from lc_finetune.train.config import TrainConfig
+
+C = TypeVar("C", bound="BaseModel")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -92,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_label(commands)
     _add_explain(commands)
     _add_serve(commands)
+    _add_playground(commands)
     return parser
 
 
@@ -125,6 +128,8 @@ def _train(arguments: argparse.Namespace) -> None:
     with one_speaker():
         if config.task == "mlm":
             _pre_train(config)
+        elif config.task == "seq2seq":
+            _train_generator(config)
         else:
             _fine_tune(config)
     part_ways()
@@ -138,6 +143,21 @@ def _pre_train(config: TrainConfig) -> None:
     print(
         f"\nWritten to {model.path}. Fine-tune it on labelled rows:\n\n"
         f"    python -m lc_finetune.train --base-model {model.path} --train-file …"
+    )
+
+
+def _train_generator(config: TrainConfig) -> None:
+    from lc_finetune.train.generation import generation_table, train_generator
+
+    generator = train_generator(config, say=print)
+    print(generation_table(generator.metrics))
+    if config.train_file is None:
+        print("\nThe bundled sample shows how things work; its figures say nothing of quality.")
+    print(
+        f"\nWritten to {generator.path}. Load it in Python:\n\n"
+        "    from lc_finetune import TextGenerator\n"
+        f'    model = TextGenerator.from_checkpoint("{generator.path}")\n'
+        '    model.invoke("…").text'
     )
 
 
@@ -567,17 +587,39 @@ def _add_serve(commands: Any) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from pydantic import ValidationError
-
     from lc_finetune.serving import ServeConfig, serve
 
+    serve(_validated(ServeConfig, arguments), say=lambda line: print(line, flush=True))
+
+
+def _add_playground(commands: Any) -> None:
+    from lc_finetune.playground import PlaygroundConfig
+
+    page = commands.add_parser(
+        "playground", help="a page to try a checkpoint on, and to correct its answers", allow_abbrev=False,
+        description="Open a page on this machine: type a text, see the answer and what speaks for it, correct it. "
+        "Corrections are added to a file that training reads. Needs the extra playground.",
+    )  # fmt: skip
+    _add_fields(page, PlaygroundConfig, positional="checkpoint", metavars={"checkpoint": "CHECKPOINT"})
+    page.set_defaults(run=_playground, goes_on="what was added to the corrections is kept")
+
+
+def _playground(arguments: argparse.Namespace) -> None:
+    from lc_finetune.playground import PlaygroundConfig, playground
+
+    playground(_validated(PlaygroundConfig, arguments), say=lambda line: print(line, flush=True))
+
+
+def _validated(config: type[C], arguments: argparse.Namespace) -> C:
+    """Make a configuration of the options that are its fields."""
+    from pydantic import ValidationError
+
     try:
-        config = ServeConfig.model_validate({name: getattr(arguments, name) for name in ServeConfig.model_fields})
+        return config.model_validate({name: getattr(arguments, name) for name in config.model_fields})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
         raise ConfigError(f"{flag}: {first['msg']}, found {first['input']!r}.") from error
-    serve(config, say=lambda line: print(line, flush=True))
 
 
 def _add_fields(

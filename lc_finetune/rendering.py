@@ -23,6 +23,7 @@ from lc_finetune.schemas import (
     Classification,
     Entity,
     Explanation,
+    Generation,
     Mention,
     MultiLabelClassification,
     Neighbour,
@@ -198,6 +199,13 @@ def _entity_bars(entities: Sequence[Entity]) -> list[Part]:
         for one in entities
     ]
     return [Bars(rows)] if rows else []
+
+
+@parts_of.register
+def _(shown: Generation) -> Iterable[Part]:
+    ended = "ended by the model" if shown.complete else "cut off by the limit on its length"
+    passages = Passage(shown.text, caption="text"), Passage(shown.input, caption="input")
+    return [Headline("generated text", [ended, *_source(shown)]), *passages]
 
 
 @parts_of.register

@@ -47,7 +47,7 @@ def batch(
     """
     if not inputs:
         return []
-    if not unwatched(config):
+    if not _unwatched_batch(config, len(inputs)):
         return runnable._batch_with_config(  # what LangChain's own Runnables call
             answer, inputs, config, return_exceptions=return_exceptions, **kwargs
         )
@@ -70,7 +70,7 @@ async def abatch(
     """As `batch`, without blocking the event loop."""
     if not inputs:
         return []
-    if not unwatched(config):
+    if not _unwatched_batch(config, len(inputs)):
         return await runnable._abatch_with_config(answer, inputs, config, return_exceptions=return_exceptions, **kwargs)
     runs = _unwatched_runs(answer, config, len(inputs), AsyncCallbackManagerForChainRun)
     try:
@@ -87,6 +87,11 @@ def unwatched(config: Configs) -> bool:
     around = (var_child_runnable_config.get() or {}).get("callbacks")
     configs = config if isinstance(config, list | tuple) else [config or {}]
     return not any(one.get("run_id") or _handlers(one.get("callbacks") or around) for one in configs)
+
+
+def _unwatched_batch(config: Configs, number: int) -> bool:
+    """Say so of as many configurations as there are inputs; of others LangChain says what is wrong."""
+    return unwatched(config) and (not isinstance(config, list | tuple) or len(config) == number)
 
 
 def _handlers(callbacks: Any) -> Sequence[Any]:

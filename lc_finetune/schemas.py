@@ -244,6 +244,14 @@ class QuestionAnswer(Result):
         return self.text
 
 
+class Generation(Result):
+    """A text that a model wrote for another one, such as a summary or a translation."""
+
+    text: str = Field(repr=False, description="The text that was generated; empty if the input is blank.")
+    input: str = Field(repr=False, description="The text as given, unchanged.")
+    complete: bool = Field(description="Whether the model ended the text; False if the limit on its length did.")
+
+
 class Mention(_Shown, BaseModel):
     """A part of a text that stands in a relation: `result.text[start:end] == text`, always."""
 

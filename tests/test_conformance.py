@@ -33,12 +33,14 @@ from lc_finetune import (
     QuestionAnswerer,
     RelationClassifier,
     TextClassifier,
+    TextGenerator,
     TextRegressor,
 )
 from lc_finetune.checkpoint import Task
 from lc_finetune.inference.export import export
 from lc_finetune.schemas import Result
 from lc_finetune.testing import tiny_checkpoint
+from tests.tiny_generators import tiny_generator
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ def _on_openvino(folder: Path) -> str:
     return str(export(copy, format="openvino").folder.parent)
 
 
+@cache
+def _writer(folder: Path) -> str:
+    """A plain encoder-decoder, beside the folder."""
+    return str(tiny_generator(folder.with_name("conformance-writer"), spread=0.5))
+
+
 def _router(*_: Any) -> LabelRouter:
     return LabelRouter(routes={"card": RunnableLambda(lambda result: result.label)})
 
@@ -88,6 +96,8 @@ CASES = [
     Case("ordinal", lambda c, _: OrdinalClassifier(checkpoint=_made(c.path, "ordinal-classification"), device="cpu"),
          "my card", 3),
     Case("regressor", lambda c, _: TextRegressor(checkpoint=_made(c.path, "regression"), device="cpu"), "my card", 3),
+    Case("generator", lambda c, _: TextGenerator(checkpoint=_writer(c.path), device="cpu", max_new_tokens=6),
+         "my card", 3),
     Case("openvino", lambda c, _: TextClassifier(checkpoint=_on_openvino(c.path), device="cpu", backend="openvino"),
          "my card", 3),
     Case("router", _router, Classification(text="x", label="card"), Classification(text="x", label="cash"),

@@ -42,6 +42,7 @@ from lc_finetune.schemas import Classification, Entity, MultiLabelClassification
 from lc_finetune.testing import LABELS, SENTENCES, tiny_checkpoint
 from lc_finetune.train import TrainConfig, fine_tune
 from lc_finetune.train.metrics import classification_figures, entity_figures, multi_label_figures, ordinal_figures
+from tests.chromium import BROWSER
 
 WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
 HISTORY = [
@@ -50,7 +51,6 @@ HISTORY = [
     {"loss": 1.0, "learning_rate": 5e-5, "epoch": 2.0, "step": 20},
     {"eval_loss": 1.25, "eval_accuracy": 0.75, "eval_runtime": 1.0, "epoch": 2.0, "step": 20},
 ]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 def some_texts(count: int) -> list[str]:

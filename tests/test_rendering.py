@@ -17,6 +17,7 @@ from lc_finetune.schemas import (
     Classification,
     Entity,
     Explanation,
+    Generation,
     Mention,
     MultiLabelClassification,
     Neighbour,
@@ -35,9 +36,9 @@ HOSTILE = "<script>alert(1)</script> \"q\" & 'a' \u202egnp.exe\u2066 \x1b[2J \x0
 SECRET = "4711-secret"
 TEXTLESS = (
     Result, Classification, PairClassification, MultiLabelClassification, Regression, Explanation, Attribution,
-    Neighbour,
+    Neighbour, Generation,
 )  # fmt: skip
-UNLABELLED = (Result, Regression, QuestionAnswer, Attribution)
+UNLABELLED = (Result, Regression, QuestionAnswer, Attribution, Generation)
 
 
 class _Page(HTMLParser):
@@ -86,6 +87,7 @@ def _every(text: str, label: str) -> list[Any]:
         Regression(text=text, value=4.0, low=3.0, high=5.0, coverage=0.9),
         Tagging(text=text, entities=(Entity(label=label, text=text, start=0, end=length, score=0.5),)),
         QuestionAnswer(text=text, question=text, answer=text, start=0, end=length),
+        Generation(text=text, input=text, complete=False),
         RelationClassification(text=text, **dict(relation)),
         Relations(text=text, relations=(relation,), too_far_apart=1),
         Entity(label=label, text=text, start=0, end=length),

@@ -51,7 +51,8 @@ from lc_finetune.inference import worker
 from lc_finetune.inference.predictor import Predictor
 from lc_finetune.serving import Limits, create_app, server
 from lc_finetune.serving.config import API_KEY
-from lc_finetune.serving.server import listener, named, read_questions
+from lc_finetune.serving.listening import listener
+from lc_finetune.serving.server import named, read_questions
 from lc_finetune.systemone import AnsweredBy
 from lc_finetune.testing import tiny_checkpoint
 from tests.test_readme import snippets

@@ -53,7 +53,9 @@ def documented() -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("package", ["", ".agents", ".bulk", ".data", ".inspection", ".serving", ".train"])
+@pytest.mark.parametrize(
+    "package", ["", ".agents", ".bulk", ".data", ".inspection", ".playground", ".serving", ".train"]
+)
 def test_every_public_class_and_function_is_in_the_reference(package: str) -> None:
     """Whatever `__all__` promises."""
     module = import_module(f"lc_finetune{package}")

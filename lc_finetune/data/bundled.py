@@ -16,6 +16,7 @@ SUFFIX = {
     "relations": "jsonl",
     "questions": "json",
     "intents": "jsonl",
+    "subjects": "jsonl",
 }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lc_finetune.checkpoint import Task
+from lc_finetune.checkpoint import QUESTIONS, Task
 from lc_finetune.data import (
+    Example,
     IntentExample,
     MultiLabelExample,
     PairExample,
@@ -17,10 +17,19 @@ from lc_finetune.data import (
     RegressionExample,
     RelationExample,
     TaggedExample,
-    TextExample,
 )
 from lc_finetune.evaluation.answering import Evaluation
-from lc_finetune.schemas import IntentAndEntities, Tagging
+from lc_finetune.records import json_lines
+from lc_finetune.schemas import (
+    Classification,
+    IntentAndEntities,
+    MultiLabelClassification,
+    QuestionAnswer,
+    Regression,
+    RelationClassification,
+    Result,
+    Tagging,
+)
 
 SUFFIXES: dict[Task, str] = {
     "text-classification": ".csv",
@@ -47,83 +56,52 @@ def errors_file(evaluation: Evaluation) -> str:
     of `text`, `label`, `entities`, `predicted` (both), `likely_label_error`; of
     questions, of `question`, `context`, `answers`, `predicted`, `score`. Training reads texts and labels, or answers.
     """
-    examples: Sequence[Any] = evaluation.examples
-    results, wrong = evaluation.results, sorted(evaluation.wrong)
     doubted = {answer.row for answer in evaluation.suspects}
-    if isinstance(examples[0], PairExample):
-        header = ["text", "text_pair", "label", "predicted", "score", "likely_label_error"]
-        return _table(header, [
-            [examples[row].text, examples[row].text_pair, examples[row].label, results[row].label, results[row].score,
-             row in doubted] for row in wrong
-        ])  # fmt: skip
-    if isinstance(examples[0], RelationExample):
-        return _lines(
-            {
-                "text": examples[row].text,
-                **{name: dict(zip(("start", "end"), getattr(examples[row], name), strict=True)) for name in ENDS},
-                "label": examples[row].label,
-                "predicted": results[row].label,
-                "score": results[row].score,
-                "likely_label_error": row in doubted,
-            }
-            for row in wrong
-        )
-    if isinstance(examples[0], RegressionExample):
-        header = ["text", "label", "predicted", "low", "high"]
-        return _table(header, [
-            [examples[row].text, examples[row].value, results[row].value, results[row].low, results[row].high]
-            for row in wrong
-        ])  # fmt: skip
-    if isinstance(examples[0], IntentExample):
-        return _lines(
-            {
-                "text": examples[row].text,
-                "label": examples[row].label,
-                "entities": _spans(examples[row]),
-                "predicted": {
-                    "label": results[row].label,
-                    "score": results[row].score,
-                    "entities": _found(results[row]),
-                },
-                "likely_label_error": row in doubted,
-            }
-            for row in wrong
-        )
-    if isinstance(examples[0], TextExample):
-        header = ["text", "label", "predicted", "score", "likely_label_error"]
-        return _table(header, [
-            [examples[row].text, examples[row].label, results[row].label, results[row].score, row in doubted]
-            for row in wrong
-        ])  # fmt: skip
-    if isinstance(examples[0], MultiLabelExample):
-        header = ["text", "labels", "predicted", "likely_label_error"]
-        return _table(header, [
-            [examples[row].text, str(list(examples[row].labels)), str(list(results[row].labels)), row in doubted]
-            for row in wrong
-        ])  # fmt: skip
-    if isinstance(examples[0], QuestionExample):
-        return _lines(
-            {
-                "question": examples[row].question,
-                "context": examples[row].context,
-                "answers": {
-                    "text": list(examples[row].answer_texts),
-                    "answer_start": [start for start, _ in examples[row].answers],
-                },
-                "predicted": results[row].answer,
-                "score": results[row].score,
-            }
-            for row in wrong
-        )
-    return _lines(
-        {
-            "text": examples[row].text,
-            "entities": _spans(examples[row]),
-            "predicted": _found(results[row]),
-            "likely_label_error": row in doubted,
-        }
-        for row in wrong
-    )
+    doubts = evaluation.task not in ("regression", QUESTIONS)
+
+    def written(row: int) -> dict[str, Any]:
+        own = row_of(evaluation.examples[row]) | found_of(evaluation.results[row])
+        return own | {"likely_label_error": row in doubted} if doubts else own
+
+    rows = [written(row) for row in sorted(evaluation.wrong)]
+    return _table(list(written(0)), rows) if SUFFIXES[evaluation.task] == ".csv" else json_lines(rows)
+
+
+def row_of(example: Example) -> dict[str, Any]:
+    """Write an example as the row of JSONL that training reads."""
+    if isinstance(example, QuestionExample):
+        starts = [start for start, _ in example.answers]
+        answers = {"text": list(example.answer_texts), "answer_start": starts}
+        return {"question": example.question, "context": example.context, "answers": answers}
+    if isinstance(example, MultiLabelExample):
+        return {"text": example.text, "labels": list(example.labels)}
+    if isinstance(example, RegressionExample):
+        return {"text": example.text, "label": example.value}
+    if isinstance(example, TaggedExample):
+        return {"text": example.text, "entities": _spans(example)}
+    if isinstance(example, IntentExample):
+        return {"text": example.text, "label": example.label, "entities": _spans(example)}
+    if isinstance(example, RelationExample):
+        mentions = {name: dict(zip(("start", "end"), getattr(example, name), strict=True)) for name in ENDS}
+        return {"text": example.text, **mentions, "label": example.label}
+    pair = {"text_pair": example.text_pair} if isinstance(example, PairExample) else {}
+    return {"text": example.text, **pair, "label": example.label}
+
+
+def found_of(result: Result) -> dict[str, Any]:
+    """Write what a model answered, as it stands beside an example in its row: `predicted`, and how sure it is."""
+    if isinstance(result, IntentAndEntities):
+        return {"predicted": {"label": result.label, "score": result.score, "entities": _found(result)}}
+    if isinstance(result, Tagging):
+        return {"predicted": _found(result)}
+    if isinstance(result, MultiLabelClassification):
+        return {"predicted": list(result.labels)}
+    if isinstance(result, Regression):
+        return {"predicted": result.value, "low": result.low, "high": result.high}
+    if isinstance(result, QuestionAnswer):
+        return {"predicted": result.answer, "score": result.score}
+    assert isinstance(result, Classification | RelationClassification)  # all the others have one label
+    return {"predicted": result.label, "score": result.score}
 
 
 def _spans(example: IntentExample | TaggedExample) -> list[dict[str, Any]]:
@@ -134,11 +112,9 @@ def _found(result: IntentAndEntities | Tagging) -> list[dict[str, Any]]:
     return [{"start": e.start, "end": e.end, "label": e.label, "score": e.score} for e in result.entities]
 
 
-def _lines(rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _table(header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write CSV; labels of one text as a list of Python, which a cell of training may hold."""
     table = io.StringIO(newline="")
-    csv.writer(table, lineterminator="\n").writerows([header, *rows])
+    cells = ([str(row[name]) if isinstance(row[name], list) else row[name] for name in header] for row in rows)
+    csv.writer(table, lineterminator="\n").writerows([header, *cells])
     return table.getvalue()

@@ -39,7 +39,6 @@ COMPANY_FORWARDS = 0.5
 """The same, as a multiple of the time that their forward took: waiting must not cost more than it can save."""
 PENDING_TEXTS = 8192
 """Texts that may wait in one worker's queue; further callers wait outside until there is room."""
-CLOSE_SECONDS = 5.0
 
 forked = False
 """Whether this process was forked from one that had imported the engine."""
@@ -399,13 +398,16 @@ class Worker:
                 self._wake.notify()
 
     def close(self) -> None:
-        """Stop after the running forward; waiting callers get an `EngineError`."""
+        """Stop after what is running, texts being read or one forward; waiting callers get an `EngineError`.
+
+        An interpreter that ended earlier would end the process with it: C++ does not survive the thread's end.
+        """
         with self._wake:
             self._closed = True
             self._wake.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(CLOSE_SECONDS)
+            thread.join()
 
     def _run(self) -> None:
         waves: deque[_Wave] = deque()

@@ -11,6 +11,7 @@ from lc_finetune.runnables.encoders import (
     TextRegressor,
 )
 from lc_finetune.runnables.fanout import FanOut, FanOutAssign
+from lc_finetune.runnables.generator import TextGenerator
 from lc_finetune.runnables.questions import QuestionAnswerer
 from lc_finetune.runnables.relations import RelationClassifier
 from lc_finetune.runnables.router import LabelRouter
@@ -28,5 +29,6 @@ __all__ = [
     "QuestionAnswerer",
     "RelationClassifier",
     "TextClassifier",
+    "TextGenerator",
     "TextRegressor",
 ]

@@ -1,8 +1,9 @@
-"""What classifiers and tagger share: the LangChain contract over one predictor."""
+"""What all models share: the LangChain contract over a checkpoint; and what classifiers and tagger share beyond it."""
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
@@ -23,16 +24,16 @@ from lc_finetune.inference.served import as_asked, check_served
 from lc_finetune.inference.worker import Completion
 from lc_finetune.runnables.fanout import FanOut
 from lc_finetune.runnables.inputs import awhole, text_of, whole
-from lc_finetune.schemas import Explanation, Input, MultiLabelClassification, Result
+from lc_finetune.schemas import Explanation, Generation, Input, MultiLabelClassification, Result
 
 R = TypeVar("R", bound=Result)
 
 
-class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R]):
-    """A fine-tuned encoder as a Runnable.
+class ModelRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R]):
+    """A checkpoint as a Runnable.
 
-    The constructor does no I/O: weights are loaded at the first call, or by `from_checkpoint` and `warm_up`. They are
-    shared by all Runnables of the process over the same checkpoint, device, dtype and backend.
+    The constructor does no I/O: weights are loaded at the first call, or by `from_checkpoint`. They are shared by all
+    Runnables of the process over the same checkpoint on the same device.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -40,24 +41,10 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
     checkpoint: str = Field(description="Checkpoint folder, URL, or Hub id.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a Hub id.")
     device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.")
-    dtype: Dtype = "auto"
-    backend: BackendName = "auto"
     input_key: str = Field(default="text", description="Where a mapping keeps its text.")
-    accept_score: float | None = Field(
-        default=None, ge=0, le=1, description="Score from which on an answer is accepted; None is the checkpoint's own."
-    )
 
-    _task: ClassVar[Task]
-    _example: ClassVar[Input] = "warm up"
-    _predictor: Predictor | None = PrivateAttr(default=None)
-
-    @field_validator("dtype", "backend", mode="before")
-    @classmethod
-    def _known(cls, value: Any, info: ValidationInfo) -> Any:
-        known = get_args({"dtype": Dtype, "backend": BackendName}[str(info.field_name)])
-        if value not in known:
-            raise ConfigError(f"Expected {info.field_name} {', '.join(map(repr, known))}, found {value!r}.")
-        return value
+    _task: ClassVar[str]
+    _predictor: Any = PrivateAttr(default=None)
 
     @property
     def InputType(self) -> Any:
@@ -68,39 +55,6 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         """Read one input; by default, as `text_of` does."""
         return text_of(value, self.input_key)
 
-    @classmethod
-    def from_checkpoint(
-        cls,
-        checkpoint: Any,
-        *,
-        revision: str | None = None,
-        device: str = "auto",
-        dtype: Dtype = "auto",
-        backend: BackendName = "auto",
-        input_key: str = "text",
-        accept_score: float | None = None,
-    ) -> Self:
-        """Validate and load at once.
-
-        Args:
-            checkpoint: A folder, a URL (`s3://…`), a Hub id, or the `Checkpoint` that training returned.
-            revision: Branch, tag or commit of a Hub id.
-            device: `"auto"` takes CUDA, then MPS, then CPU.
-            dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA; int8 is never chosen unasked.
-            backend: `"auto"` is the fastest that the folder holds: exports are made by `lc-finetune export`.
-            input_key: Where a mapping keeps its text.
-            accept_score: Score from which on an answer is accepted, in place of the checkpoint's own thresholds.
-
-        Raises:
-            CheckpointError: If the folder is incomplete, altered, unsafe, for another task, or holds no such export.
-            ConfigError: If the device, dtype or backend is not to be had.
-            MissingDependencyError: If the backend's package is not installed.
-        """
-        return cls(
-            checkpoint=source_of(checkpoint), revision=revision, device=device, dtype=dtype, backend=backend,
-            input_key=input_key, accept_score=accept_score,
-        ).warm_up()  # fmt: skip
-
     @property
     def _keys(self) -> tuple[str, ...]:
         """Where a mapping keeps what is answered."""
@@ -108,30 +62,9 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
 
     # Loading.
 
-    def warm_up(self) -> Self:
-        """Load now and run once for one text and once for two, so that the first real call is as fast as the others."""
-        for texts in ([self._example], [self._example] * 2):
-            predictor = self._loaded()
-            for outcome in predictor.predict(texts, self._complete(predictor)):
-                if isinstance(outcome, Exception):
-                    raise outcome
-        return self
-
     def close(self) -> None:
         """Let go of the weights; they leave memory when no other Runnable uses them. The next call loads again."""
         self._predictor = None
-
-    def _loaded(self) -> Predictor:
-        if self._predictor is None:
-            checkpoint = as_asked(validated(self.checkpoint, self.revision), self._task)
-            check_served(checkpoint, self._task)
-            self._predictor = Predictor.load(checkpoint, device=self.device, dtype=self.dtype, backend=self.backend)
-        return self._predictor
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels this model can answer."""
-        return self._loaded().checkpoint.labels.names
 
     # One call.
 
@@ -183,46 +116,6 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         async for result in self._atransform_stream_with_config(input, self._aeach, described, **kwargs):
             yield result
 
-    # Explaining.
-
-    def explain(self, input: Any, *, target: str | None = None, neighbours: int = 5) -> Explanation:
-        """Say which parts of a text speak for a label, and which training rows are most like it.
-
-        Needs the torch weights, in float32, whatever serves the checkpoint: they are loaded at the first call, and stay
-        as long as the model does. Takes some hundred times as long as an answer. See `docs/explaining.md`.
-
-        Args:
-            input: As `invoke` takes it.
-            target: The label that is explained; None for the most probable one.
-            neighbours: Training rows that are given, at most, of those that `--keep-neighbours` kept in the checkpoint.
-
-        Raises:
-            CheckpointError: If the weights, or the rows that were kept, cannot be read.
-            ConfigError: If this is no classifier of single texts, or has no such label.
-            InputError: If the input cannot be read.
-            MissingDependencyError: If captum is not installed: the extra `explain`.
-        """
-        if self._task not in EXPLAINED:
-            able = " or ".join(RUNNABLES[task] for task in EXPLAINED)
-            raise ConfigError(f"Expected a {able} to explain answers of, found a {type(self).__name__}.")
-        if neighbours < 0:
-            raise ConfigError(f"neighbours: expected 0 or more, found {neighbours}.")
-        if target is not None and target not in self.labels:
-            raise ConfigError(
-                f"target: expected a label of the checkpoint, found {target!r}{did_you_mean(target, self.labels)}."
-            )
-        from lc_finetune.inference.explain import explainer_of
-        from lc_finetune.inference.neighbours import read_neighbourhood
-
-        explainer = explainer_of(self._loaded())
-        neighbourhood = read_neighbourhood(validated(self.checkpoint, self.revision))  # of this folder, not of an equal
-        answered: Any = self._one(input)
-        likeliest = max(answered.scores, key=answered.scores.__getitem__)
-        label = target or (likeliest if isinstance(answered, MultiLabelClassification) else answered.label)
-        return explainer.explain(
-            answered.text, label, score=answered.scores[label], neighbourhood=neighbourhood, neighbours=neighbours
-        )
-
     def _described(self, config: RunnableConfig | None) -> RunnableConfig:
         """Say in the run's metadata which model answers, as LangChain's own models do."""
         if config is None or config.get("metadata") is None:  # then those of the surrounding run count
@@ -243,32 +136,13 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         result: R = raised((await self._amany([value]))[0])
         return result
 
+    @abstractmethod
     def _many(self, values: Sequence[Any]) -> list[Any]:
-        slots, texts = self._read(values)
-        if not texts:
-            return slots
-        predictor = self._loaded()
-        return _filled(slots, self._judged(predictor.predict(texts, self._complete(predictor))))
+        """Answer each value, or give in its place the exception that it caused."""
 
+    @abstractmethod
     async def _amany(self, values: Sequence[Any]) -> list[Any]:
-        slots, texts = self._read(values)
-        predictor = self._predictor
-        if predictor is None:
-            predictor = await run_in_executor(None, self._loaded)
-        if not texts:
-            return slots
-        return _filled(slots, self._judged(await predictor.apredict(texts, self._complete(predictor))))
-
-    def _complete(self, predictor: Predictor) -> Completion | None:
-        """Make what adds to each result what these fields ask for beyond others."""
-        return None
-
-    def _judged(self, outcomes: list[Any]) -> list[Any]:
-        """Let `accept_score` decide what is accepted."""
-        if self.accept_score is None:
-            return outcomes
-        confidence = replace(self._loaded().confidence, thresholds=Thresholds(score=self.accept_score))
-        return [one if isinstance(one, Exception) else confidence.judged(one) for one in outcomes]
+        """As `_many`."""
 
     def _read(self, values: Sequence[Any]) -> tuple[list[Exception | None], list[Input]]:
         slots: list[Exception | None] = []
@@ -299,7 +173,7 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         """Copy; one that is changed loads what it needs, one that is not shares the weights, also if deep."""
         copied = super().model_copy(update=update)
         if update:
-            copied._predictor = None
+            copied.close()
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -365,17 +239,168 @@ class EncoderRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R
         return ["lc_finetune", "runnables"]
 
 
+class EncoderRunnable(ModelRunnable[R], Generic[R]):
+    """A fine-tuned encoder as a Runnable.
+
+    The constructor does no I/O: weights are loaded at the first call, or by `from_checkpoint` and `warm_up`. They are
+    shared by all Runnables of the process over the same checkpoint, device, dtype and backend.
+    """
+
+    dtype: Dtype = "auto"
+    backend: BackendName = "auto"
+    accept_score: float | None = Field(
+        default=None, ge=0, le=1, description="Score from which on an answer is accepted; None is the checkpoint's own."
+    )
+
+    _task: ClassVar[Task]
+    _example: ClassVar[Input] = "warm up"
+    _predictor: Predictor | None = PrivateAttr(default=None)
+
+    @field_validator("dtype", "backend", mode="before")
+    @classmethod
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        known = get_args({"dtype": Dtype, "backend": BackendName}[str(info.field_name)])
+        if value not in known:
+            raise ConfigError(f"Expected {info.field_name} {', '.join(map(repr, known))}, found {value!r}.")
+        return value
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Any,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        backend: BackendName = "auto",
+        input_key: str = "text",
+        accept_score: float | None = None,
+    ) -> Self:
+        """Validate and load at once.
+
+        Args:
+            checkpoint: A folder, a URL (`s3://…`), a Hub id, or the `Checkpoint` that training returned.
+            revision: Branch, tag or commit of a Hub id.
+            device: `"auto"` takes CUDA, then MPS, then CPU.
+            dtype: `"auto"` is fp32 on CPU and MPS, bf16 on CUDA; int8 is never chosen unasked.
+            backend: `"auto"` is the fastest that the folder holds: exports are made by `lc-finetune export`.
+            input_key: Where a mapping keeps its text.
+            accept_score: Score from which on an answer is accepted, in place of the checkpoint's own thresholds.
+
+        Raises:
+            CheckpointError: If the folder is incomplete, altered, unsafe, for another task, or holds no such export.
+            ConfigError: If the device, dtype or backend is not to be had.
+            MissingDependencyError: If the backend's package is not installed.
+        """
+        return cls(
+            checkpoint=source_of(checkpoint), revision=revision, device=device, dtype=dtype, backend=backend,
+            input_key=input_key, accept_score=accept_score,
+        ).warm_up()  # fmt: skip
+
+    # Loading.
+
+    def warm_up(self) -> Self:
+        """Load now and run once for one text and once for two, so that the first real call is as fast as the others."""
+        for texts in ([self._example], [self._example] * 2):
+            predictor = self._loaded()
+            for outcome in predictor.predict(texts, self._complete(predictor)):
+                if isinstance(outcome, Exception):
+                    raise outcome
+        return self
+
+    def _loaded(self) -> Predictor:
+        if self._predictor is None:
+            checkpoint = as_asked(validated(self.checkpoint, self.revision), self._task)
+            check_served(checkpoint, self._task)
+            self._predictor = Predictor.load(checkpoint, device=self.device, dtype=self.dtype, backend=self.backend)
+        return self._predictor
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels this model can answer."""
+        return self._loaded().checkpoint.labels.names
+
+    # Explaining.
+
+    def explain(self, input: Any, *, target: str | None = None, neighbours: int = 5) -> Explanation:
+        """Say which parts of a text speak for a label, and which training rows are most like it.
+
+        Needs the torch weights, in float32, whatever serves the checkpoint: they are loaded at the first call, and stay
+        as long as the model does. Takes some hundred times as long as an answer. See `docs/explaining.md`.
+
+        Args:
+            input: As `invoke` takes it.
+            target: The label that is explained; None for the most probable one.
+            neighbours: Training rows that are given, at most, of those that `--keep-neighbours` kept in the checkpoint.
+
+        Raises:
+            CheckpointError: If the weights, or the rows that were kept, cannot be read.
+            ConfigError: If this is no classifier of single texts, or has no such label.
+            InputError: If the input cannot be read.
+            MissingDependencyError: If captum is not installed: the extra `explain`.
+        """
+        if self._task not in EXPLAINED:
+            able = " or ".join(RUNNABLES[task] for task in EXPLAINED)
+            raise ConfigError(f"Expected a {able} to explain answers of, found a {type(self).__name__}.")
+        if neighbours < 0:
+            raise ConfigError(f"neighbours: expected 0 or more, found {neighbours}.")
+        if target is not None and target not in self.labels:
+            raise ConfigError(
+                f"target: expected a label of the checkpoint, found {target!r}{did_you_mean(target, self.labels)}."
+            )
+        from lc_finetune.inference.explain import explainer_of
+        from lc_finetune.inference.neighbours import read_neighbourhood
+
+        explainer = explainer_of(self._loaded())
+        neighbourhood = read_neighbourhood(validated(self.checkpoint, self.revision))  # of this folder, not of an equal
+        answered: Any = self._one(input)
+        likeliest = max(answered.scores, key=answered.scores.__getitem__)
+        label = target or (likeliest if isinstance(answered, MultiLabelClassification) else answered.label)
+        return explainer.explain(
+            answered.text, label, score=answered.scores[label], neighbourhood=neighbourhood, neighbours=neighbours
+        )
+
+    def _many(self, values: Sequence[Any]) -> list[Any]:
+        slots, texts = self._read(values)
+        if not texts:
+            return slots
+        predictor = self._loaded()
+        return filled(slots, self._judged(predictor.predict(texts, self._complete(predictor))))
+
+    async def _amany(self, values: Sequence[Any]) -> list[Any]:
+        slots, texts = self._read(values)
+        predictor = self._predictor
+        if predictor is None:
+            predictor = await run_in_executor(None, self._loaded)
+        if not texts:
+            return slots
+        return filled(slots, self._judged(await predictor.apredict(texts, self._complete(predictor))))
+
+    def _complete(self, predictor: Predictor) -> Completion | None:
+        """Make what adds to each result what these fields ask for beyond others."""
+        return None
+
+    def _judged(self, outcomes: list[Any]) -> list[Any]:
+        """Let `accept_score` decide what is accepted."""
+        if self.accept_score is None:
+            return outcomes
+        confidence = replace(self._loaded().confidence, thresholds=Thresholds(score=self.accept_score))
+        return [one if isinstance(one, Exception) else confidence.judged(one) for one in outcomes]
+
+
 def source_of(checkpoint: Any) -> str:
     """Name a folder or Hub id, or the folder of a `Checkpoint`."""
     return str(checkpoint.path if isinstance(checkpoint, Checkpoint) else checkpoint)
 
 
 def answer(result: Result) -> str:
-    """Write a result as the JSON that a tool answers: everything but the texts, which the caller has."""
-    return json.dumps(result.model_dump(mode="json", exclude={"text", "text_pair", "question"}), ensure_ascii=False)
+    """Write a result as the JSON that a tool answers: everything but the texts that the caller has."""
+    given = {"input"} if isinstance(result, Generation) else {"text", "text_pair", "question"}
+    return json.dumps(result.model_dump(mode="json", exclude=given), ensure_ascii=False)
 
 
-def _filled(slots: Sequence[Exception | None], outcomes: Sequence[Any]) -> list[Any]:
+def filled(slots: Sequence[Exception | None], outcomes: Sequence[Any]) -> list[Any]:
+    """Put outcomes where no slot is taken by the exception of an input that could not be read."""
     answered = iter(outcomes)
     return [next(answered) if slot is None else slot for slot in slots]
 

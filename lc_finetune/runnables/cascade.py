@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from numbers import Real
@@ -21,6 +19,7 @@ from lc_finetune.composition import ResultRunnable
 from lc_finetune.errors import ConfigError, InputError
 from lc_finetune.inference.scope import SIGNIFICANCE
 from lc_finetune.labels import LabelSet
+from lc_finetune.records import append_rows
 from lc_finetune.runnables.dispatch import Dispatcher, child, children, one_of, schema_of
 from lc_finetune.runnables.fanout import FanOut, as_branch, shape_of
 from lc_finetune.runnables.large import LargeModel
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnError = Literal["small", "raise"]
-
-_recording = threading.Lock()
 
 
 class Cascade(ResultRunnable[Classification], Dispatcher):
@@ -270,7 +267,7 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
         """Find a file that cannot be written before anything is asked, and paid for."""
         if self.record is not None:
             try:
-                _append(self.record, b"")
+                append_rows(self.record, ())
             except OSError as error:
                 raise ConfigError(
                     f"{self.record}: expected a file that can be written, found: {error.strerror}. Name another record."
@@ -292,10 +289,8 @@ class Cascade(ResultRunnable[Classification], Dispatcher):
             for small, large in zip(results, answers, strict=True)
             if isinstance(large, Classification)
         ]
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
-            # A lone surrogate becomes its escape, which is how JSON writes one.
-            _append(self.record, lines.encode(errors="backslashreplace"))
+            append_rows(self.record, rows)
         except OSError as error:  # the answers are there, and paid for
             logger.error("%s: %d escalations could not be recorded: %s.", self.record, len(rows), error.strerror)
 
@@ -323,21 +318,3 @@ def _texts(results: Sequence[Classification]) -> list[str]:
 def _put(outcomes: list[Any], positions: Sequence[int], others: Sequence[Any]) -> None:
     for i, other in zip(positions, others, strict=True):
         outcomes[i] = other
-
-
-def _append(path: str, content: bytes) -> None:
-    """Add whole lines to a private file; of several threads or processes, none cuts into another's.
-
-    A last line without an end, as an editor or a full disk leaves it, gets one.
-    """
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    with _recording:
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            if content and (size := os.fstat(descriptor).st_size):
-                os.lseek(descriptor, size - 1, os.SEEK_SET)
-                content = content if os.read(descriptor, 1) == b"\n" else b"\n" + content
-            while content:
-                content = content[os.write(descriptor, content) :]
-        finally:
-            os.close(descriptor)

@@ -1,13 +1,10 @@
-"""The server process: an address, the key, an orderly end."""
+"""The server process: what it serves, and the key."""
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,12 +12,11 @@ from pydantic import ValidationError
 from lc_finetune.errors import ConfigError
 from lc_finetune.serving.app import create_app  # says what is missing of the extra
 from lc_finetune.serving.config import API_KEY, ServeConfig
+from lc_finetune.serving.listening import listener, run
 from lc_finetune.systemone import AnsweredBy
 
 GRACE_SECONDS = 60
 """How long requests under way may take after the signal to stop."""
-BACKLOG = 2048
-"""Connections that wait to be taken."""
 
 
 def serve(config: ServeConfig, *, say: Callable[[str], None] = lambda _: None) -> None:
@@ -34,8 +30,6 @@ def serve(config: ServeConfig, *, say: Callable[[str], None] = lambda _: None) -
         CheckpointError: If a checkpoint cannot be served.
         ConfigError: If the address cannot be had, or lies beyond this machine and there is no key.
     """
-    import uvicorn
-
     key = os.environ.get(API_KEY)
     sources = named(config.checkpoints)
     questions = read_questions(config.questions) if config.questions is not None else {}
@@ -44,16 +38,11 @@ def serve(config: ServeConfig, *, say: Callable[[str], None] = lambda _: None) -
             sources, questions=questions, api_key=key, limits=config,
             device=config.device, dtype=config.dtype, backend=config.backend,
         )  # fmt: skip
-        host, port = bound.getsockname()[:2]
-        with _address_faults(config.host, config.port):  # another server may have been loading, too
-            bound.listen(BACKLOG)
-        say(f"Serving {', '.join(sources)} on http://{f'[{host}]' if ':' in host else host}:{port}. Ctrl-C stops it.")
-        # No access log: a path may hold what somebody mistook for a parameter.
-        settings = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, ws="none",
-            timeout_graceful_shutdown=GRACE_SECONDS, backlog=BACKLOG,
-        )  # fmt: skip
-        uvicorn.Server(settings).run(sockets=[bound])
+
+        def started(url: str) -> None:
+            say(f"Serving {', '.join(sources)} on {url}. Ctrl-C stops it.")
+
+        run(app, bound, started, grace=GRACE_SECONDS)
 
 
 def named(checkpoints: Sequence[str]) -> dict[str, str]:
@@ -97,40 +86,3 @@ def read_questions(path: Path) -> dict[str, AnsweredBy]:
         raise ConfigError(
             f"{path}: expected classifier, labels and reads of each question, found another {where} ({first['type']})."
         ) from error
-
-
-def listener(host: str, port: int, *, beyond: bool) -> socket.socket:
-    """Take an address; connections are refused until the server listens.
-
-    Args:
-        host: Name or address.
-        port: 0 for a free one.
-        beyond: Whether it may be one that other machines reach.
-
-    Raises:
-        ConfigError: If the address cannot be had, or must not.
-    """
-    with _address_faults(host, port):
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        if not beyond and not ipaddress.ip_address(address[0]).is_loopback:
-            raise ConfigError(
-                f"Expected an address of this machine alone, found {host}, which others reach, and no key. "
-                f"Set {API_KEY}, or let anybody ask with --without-key."
-            )
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-        except OSError:
-            bound.close()
-            raise
-    return bound
-
-
-@contextmanager
-def _address_faults(host: str, port: int) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:  # a name that is none is a ValueError
-        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        raise ConfigError(f"Expected an address to listen on, found {host!r}, port {port}: {why}.") from error

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from lc_finetune.checkpoint import PRETRAINING, Task
+from lc_finetune.checkpoint import PRETRAINING, SEQ2SEQ, Task
 from lc_finetune.errors import ConfigError, DataError, did_you_mean, shown
 from lc_finetune.remote import is_url
 from lc_finetune.train.fields import check_together
@@ -48,8 +48,10 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal["auto", "mlm", Task] = Field(
-        default="auto", description="What to train; auto goes by the data; mlm is pre-training on unlabelled text."
+    task: Literal["auto", "mlm", "seq2seq", Task] = Field(
+        default="auto",
+        description="What to train; auto goes by the data; mlm is pre-training on unlabelled text; seq2seq writes a "
+        "text for a text.",
     )
     train_file: str | None = Field(
         default=None,
@@ -65,6 +67,9 @@ class TrainConfig(BaseModel):
         default=None, description="Column of the second text of a pair; recognised if unmistakable, or with --task."
     )
     label_column: str | None = Field(default=None, description="Column of the label, likewise.")
+    target_column: str | None = Field(
+        default=None, description="With --task seq2seq: column of the text to write; recognised if omitted."
+    )
     label_names: tuple[str, ...] = Field(
         default=(),
         description="Names of integer labels 0, 1, …, comma-separated, or a file with one a line; labels with an "
@@ -124,6 +129,18 @@ class TrainConfig(BaseModel):
     )
     batch_size: int = Field(default=32, ge=1, le=4096, description="Rows of a batch; several processes share them.")
     max_length: int | None = Field(default=None, ge=8, description="Pieces in one window, special tokens included.")
+    max_target_length: int | None = Field(
+        default=None,
+        ge=2,
+        description="With --task seq2seq: pieces of a text to write, special tokens included. Default: as many as the "
+        "longest target has.",
+    )
+    num_beams: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="With --task seq2seq: beams by which texts are written, 1 for greedy. Default: the base model's.",
+    )
     patience: int = Field(default=3, ge=1, description="Epochs without a better validation metric before it stops.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of splits, initial weights and order.")
     resume: bool = Field(default=False, description="Continue a run that was interrupted.")
@@ -341,8 +358,10 @@ class TrainConfig(BaseModel):
         """What labelled rows are for.
 
         Raises:
-            ConfigError: If the task is pre-training, which reads none.
+            ConfigError: If the task reads none.
         """
+        if self.task == SEQ2SEQ:
+            raise ConfigError(f"task: expected one of labelled rows, found {SEQ2SEQ}. Call train_generator for it.")
         if self.task == PRETRAINING:
             raise ConfigError(f"task: expected one of labelled rows, found {PRETRAINING}. Call pre_train for it.")
         return self.task

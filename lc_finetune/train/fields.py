@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lc_finetune.checkpoint import EXPLAINED
+from lc_finetune.checkpoint import EXPLAINED, SEQ2SEQ
 from lc_finetune.errors import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ OF_EPOCHS = (
 """Fields of a fine-tuning in epochs, which few rows do not get."""
 WITHOUT_LABELS = ("token-classification", "question-answering")
 """Tasks whose rows have no label of their own."""
+OF_GENERATION = ("target_column", "max_target_length", "num_beams")
+"""Fields of texts that are written, which no other task has."""
 OF_WARM_UP = ("use_cpu", "bf16", "dataloader_pin_memory")
 """Fields of TrainingArguments that the warm-up takes."""
 
@@ -29,6 +31,9 @@ def check_together(config: TrainConfig) -> None:
     Raises:
         ValueError: In the words of a field's own error.
     """
+    for name in OF_GENERATION:
+        if getattr(config, name) is not None and config.task != SEQ2SEQ:
+            raise ValueError(f"{name}: expected task {SEQ2SEQ} beside it, found {config.task}. Leave one of them out")
     _check_adapter(config)
     _check_continued(config)
     if config.class_weights == "balanced" and config.balanced_sampling:

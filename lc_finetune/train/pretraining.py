@@ -7,9 +7,7 @@ import json
 import logging
 import math
 import os
-import random
 import shutil
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 
 from lc_finetune.checkpoint import MANIFEST, PRETRAINING, Manifest, refuse_existing, staged_folder, write_manifest
 from lc_finetune.data.duplicates import groups
-from lc_finetune.data.split import LARGE
+from lc_finetune.data.split import hold_out
 from lc_finetune.data.summary import UNKNOWN_WARNING
 from lc_finetune.data.texts import read_texts
 from lc_finetune.errors import ConfigError, DataError
@@ -226,7 +224,12 @@ def read_corpus(config: TrainConfig, base: BaseModel) -> Corpus:
     check_maskable(base, tokenizer)
     group_of = groups(parts["train"])
     if "validation" not in parts:
-        parts["train"], parts["validation"] = _hold_out(config, parts["train"], group_of)
+        if len(set(group_of)) < 2:
+            raise DataError(
+                f"{config.train_file}: expected at least two different texts, found one, so that none can be held out. "
+                "Write a text, such as a paragraph, on a line of its own, or give --validation-file."
+            )
+        parts["train"], parts["validation"] = hold_out(parts["train"], group_of, seed=config.seed)
     encoder = Encoder(base.folder, offsets=True)
     blocks = {
         part: pack(texts, encoder, max_length=length, source=getattr(config, f"{part}_file") or str(config.train_file))
@@ -246,34 +249,6 @@ def read_corpus(config: TrainConfig, base: BaseModel) -> Corpus:
         order=_digest([*parts["train"], "", *parts["validation"]]),
         notes=tuple(notes),
     )
-
-
-def _hold_out(
-    config: TrainConfig, texts: Sequence[str], group_of: Sequence[int]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Take 10 % of the texts, 5 % from 5,000 up, for validation; near duplicates stay on one side."""
-    members: dict[int, int] = defaultdict(int)
-    for group in group_of:
-        members[group] += 1
-    if len(members) < 2:
-        raise DataError(
-            f"{config.train_file}: expected at least two different texts, found one, so that none can be held out. "
-            "Write a text, such as a paragraph, on a line of its own, or give --validation-file."
-        )
-    order = list(members)
-    random.Random(config.seed).shuffle(order)
-    wanted = len(texts) * (0.05 if len(texts) >= LARGE else 0.1)
-    held: set[int] = set()
-    taken = 0
-    for group in order[:-1]:  # one stays in training
-        if taken and taken + members[group] > wanted:
-            continue
-        held.add(group)
-        taken += members[group]
-        if taken >= wanted:
-            break
-    pairs = list(zip(texts, group_of, strict=True))
-    return tuple(t for t, group in pairs if group not in held), tuple(t for t, group in pairs if group in held)
 
 
 def _digest(texts: Sequence[str]) -> str:

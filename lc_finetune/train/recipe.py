@@ -54,6 +54,7 @@ STEPS = {
     "token-classification": 430,
     "question-answering": 1_400,
     "mlm": 2_000,
+    "seq2seq": 1_400,
     "relation-classification": 1_400,
     "intent-and-entities": 1_400,
 }
