@@ -274,15 +274,17 @@ def test_the_page_on_adapters_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert namespace["model"].config.id2label == {0: "a", 1: "b"}
 
 
-def test_the_page_on_searching_runs() -> None:
+def test_the_page_on_searching_runs(tmp_path: Path) -> None:
     """In Python the space is the mapping of the page's file."""
     namespace: dict[str, Any] = {}
     for snippet in snippets("docs/hyper-parameter-search.md"):
         exec(snippet, namespace)
     page = (ROOT / "docs" / "hyper-parameter-search.md").read_text(encoding="utf-8")
     (file,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "space.yaml").write_text(file)
+    read = TrainConfig.of({"search": 20, "search_space": str(tmp_path / "space.yaml")})
 
-    assert namespace["config"].search_space["batch_size"] == yaml.safe_load(file)["batch_size"]
+    assert namespace["config"].search_space["batch_size"] == read.search_space["batch_size"]
 
 
 LEFT_OUT = {

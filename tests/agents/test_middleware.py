@@ -423,6 +423,26 @@ def test_a_turn_with_tool_calls_is_classified_once() -> None:
     assert model.offered == [["find_order"], ["find_order"]]
 
 
+def test_a_turn_that_goes_on_with_other_labels_is_offered_all() -> None:
+    """As where the agent was deployed anew while a person looked at a tool call."""
+
+    def plan(messages: list[BaseMessage]) -> AIMessage:
+        if isinstance(messages[-1], ToolMessage):
+            return AIMessage("Done.")
+        return AIMessage("", tool_calls=[{"name": "find_order", "args": {"number": "1"}, "id": "1"}])
+
+    model, saver = PlannedModel(plan=plan), InMemorySaver()
+    config: Any = {"configurable": {"thread_id": "1"}}
+    tools = [find_order, pay_back]
+    before = create_agent(model, tools, middleware=[selector()], checkpointer=saver, interrupt_before=["tools"])
+    say(before, "Hi")
+    other = ToolSelectorMiddleware(TOPIC, tools={"refund": [pay_back]})
+    state = create_agent(model, tools, middleware=[other], checkpointer=saver).invoke(None, config)
+
+    assert state["messages"][-1].content == "Done."
+    assert model.offered == [["find_order"], ["find_order", "pay_back"]]
+
+
 # Classifier and tagger as tools, and as LangChain's own detector.
 
 
