@@ -257,6 +257,17 @@ def test_monitor_counts_surges_and_false_alarms(tmp_path: Path) -> None:
     assert 1 <= monitor.false_alarms(0.3, 100, monitor.SurgeConfig(alpha=0.5), 20, seed=0) <= 20
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("surge", ["share", "count"])
+def test_the_monitor_sees_surges_and_keeps_quiet(surge: monitor.Surge) -> None:
+    """As the page on results says: 100 messages a window, 15 % negative before; the draws are seeded."""
+    config = monitor.SurgeConfig()
+    delays = [monitor.delay(0.15, 100, config, seed, 0.0, surge) for seed in range(100)]
+
+    assert sum(windows <= 1 for windows in delays) >= 95
+    assert monitor.false_alarms(0.15, 100, config, 5_000, seed=0) <= 5
+
+
 def test_customer_service_is_timed_beside_its_models(
     exported: Checkpoint, tiny_tagger: Checkpoint, tmp_path: Path
 ) -> None:
