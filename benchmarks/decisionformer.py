@@ -132,14 +132,14 @@ def libraries() -> tuple[Any, Any]:
     Raises:
         MissingDependencyError: If decisionformer is not installed, or langchain-core is older than 1.8.
     """
-    from lc_finetune import decisions
-
     try:
         import decisionformer
     except ImportError as error:
         raise MissingDependencyError(
             f"Expected decisionformer, found no package {error.name!r}. docs/performance.md says how to install it."
         ) from error
+    from lc_finetune import decisions
+
     return decisions, decisionformer
 
 
