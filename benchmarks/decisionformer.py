@@ -108,13 +108,17 @@ def planned(arguments: argparse.Namespace) -> Task:
     rows = [row for i, row in enumerate(drawn) if i % each < arguments.rows]
     calibration = [row for i, row in enumerate(drawn) if i % each >= arguments.rows]
     folder: Path = arguments.output_dir
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: expected a folder, or a place for one, found a file. Change --output-dir.")
     config = TrainConfig.of(
         {
             "train_file": str(folder / "rows.csv"), "base_model": arguments.base_model, "epochs": arguments.epochs,
             "seed": arguments.seed, "baseline": False, "output_dir": str(folder / "ours"),
         }
     )  # fmt: skip
-    run = json.dumps({"config": config.model_dump(mode="json", exclude_none=True), "rows": drawn})
+    run = json.dumps(
+        {"config": config.model_dump(mode="json", exclude_none=True), "rows": rows, "calibration": calibration}
+    )
     kept = folder / "run.json"
     if kept.is_file() and kept.read_text(encoding="utf-8") != run:
         raise ConfigError(f"{folder}: expected a folder of these rows and options, found others. Change --output-dir.")
@@ -163,7 +167,7 @@ def ours(task: Task, decisions: Any) -> Decider:
             raise LCFinetuneError(f"{folder}: expected a calibration, found exit status {status}.")
         checkpoint = Checkpoint.load(folder)
     model = decisions.FineTunedDecisionModel.from_checkpoints({QUESTION: checkpoint}, device="cpu")
-    questions = {QUESTION: Choice(instructions=INSTRUCTIONS, criteria=dict.fromkeys(checkpoint.labels))}
+    questions = {QUESTION: Choice(instructions=INSTRUCTIONS, criteria=dict.fromkeys(checkpoint.labels.names))}
 
     def ask(texts: Sequence[str]) -> list[Answer]:
         responses = model.batch([{"state": text, "questions": questions} for text in texts])
