@@ -178,7 +178,7 @@ def ours(task: Task, decisions: Any) -> Decider:
 
 
 def peer(task: Task, decisionformer: Any) -> Decider:
-    """Train decisionformer, unless it is there: its recipe for encoders, with our rows, epochs and learning rates.
+    """Train decisionformer, unless it is there: the head of its recipe for encoders, our rows, epochs and rates.
 
     Its prompt names every option. So that it fits the positions of a small encoder, options are numbered.
     """
