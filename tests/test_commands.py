@@ -6,6 +6,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def test_a_command_is_understood(page: str, command: str, tmp_path: Path, monkey
     match shlex.split(command):
         case ["make", target]:
             assert target in TARGETS
-        case ["pip", "install", *what]:
+        case ["pip", "install", *what] | ["python", "-m", "pip", "install", *what]:
+            assert all((ROOT / file).is_file() for option, file in pairwise(what) if option in ("-c", "-r"))
             assert {extra for word in what for extra in re.findall(r"\[([\w-]+)\]", word)} <= set(EXTRAS)
         case ["lc-finetune", *arguments]:
             assert understood(main, arguments, monkeypatch)
