@@ -143,9 +143,11 @@ def flags(given: dict[str, Any]) -> list[str]:
 
 
 def wait_for(pattern: str, process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Wait until a file is there, or the process has ended."""
-    deadline = time.monotonic() + 120
-    while not list(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
+    """Wait until a file is there, while the process runs."""
+    deadline = time.monotonic() + 600
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
