@@ -246,7 +246,9 @@ def encoder_states(base: Path, texts: Sequence[str], max_length: int) -> list[tu
     from transformers import AutoModel
 
     with quiet():
-        model: Any = AutoModel.from_pretrained(base, use_safetensors=True, trust_remote_code=False).eval()
+        model: Any = AutoModel.from_pretrained(
+            base, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        ).eval()
     encoder = Encoder(base, offsets=True)
     frame = encoder.frame
     room = max_length - len(frame)
