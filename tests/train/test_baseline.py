@@ -52,3 +52,16 @@ def test_a_base_model_in_half_precision_is_run_in_whole(tmp_path: Path) -> None:
 
     assert AutoModel.from_pretrained(folder).dtype == torch.bfloat16
     assert states.dtype == np.float32
+
+
+def test_states_come_in_the_order_of_the_texts(base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few at a time, so that many texts need no more memory; whatever is read together is the same."""
+    texts = ["my card", "cash " * 90, "", "where is my card", "no"]
+    together = list(baseline.encoder_states(base_model, texts, 32))
+    monkeypatch.setattr(baseline, "AT_ONCE", 2)
+    apart = list(baseline.encoder_states(base_model, texts, 32))
+
+    assert [encoding for encoding, _ in apart] == [encoding for encoding, _ in together]
+    for (encoding, one), (_, other) in zip(apart, together, strict=True):
+        assert one.shape == (len(encoding.ids[:30]) or 1, 32)
+        assert np.abs(one - other).max() < 1e-5
