@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
-from uuid import uuid4
 
 from langchain_core.callbacks import BaseCallbackManager, CallbackManager
 from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
-from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list, var_child_runnable_config
 from langchain_core.runnables.utils import accepts_config
-
-from lc_finetune.errors import raised
+from langchain_core.utils.uuid import uuid7
 
 T = TypeVar("T")
-Configs = RunnableConfig | list[RunnableConfig] | None
+Configs = RunnableConfig | Sequence[RunnableConfig] | None
 """What `Runnable.batch` takes: a configuration for all inputs, or one for each."""
 M = TypeVar("M", CallbackManagerForChainRun, AsyncCallbackManagerForChainRun)
 
@@ -47,14 +45,14 @@ def batch(
     """
     if not inputs:
         return []
-    if not _unwatched_batch(config, len(inputs)):
-        return runnable._batch_with_config(  # what LangChain's own Runnables call
-            answer, inputs, config, return_exceptions=return_exceptions, **kwargs
-        )
-    try:
-        outcomes = answer(inputs, **_unwatched_runs(answer, config, len(inputs), CallbackManagerForChainRun), **kwargs)
-    except Exception as error:
-        outcomes = [error] * len(inputs)
+    if unwatched(config):
+        within = _unwatched_runs(answer, config, len(inputs), CallbackManagerForChainRun)
+        try:
+            outcomes = answer(inputs, **within, **kwargs)
+        except Exception as error:
+            outcomes = [error] * len(inputs)
+    else:  # what LangChain's own Runnables call
+        outcomes = runnable._batch_with_config(answer, inputs, config, return_exceptions=return_exceptions, **kwargs)
     return _given(outcomes, return_exceptions)
 
 
@@ -70,13 +68,16 @@ async def abatch(
     """As `batch`, without blocking the event loop."""
     if not inputs:
         return []
-    if not _unwatched_batch(config, len(inputs)):
-        return await runnable._abatch_with_config(answer, inputs, config, return_exceptions=return_exceptions, **kwargs)
-    runs = _unwatched_runs(answer, config, len(inputs), AsyncCallbackManagerForChainRun)
-    try:
-        outcomes = await answer(inputs, **runs, **kwargs)
-    except Exception as error:
-        outcomes = [error] * len(inputs)
+    if unwatched(config):
+        within = _unwatched_runs(answer, config, len(inputs), AsyncCallbackManagerForChainRun)
+        try:
+            outcomes = await answer(inputs, **within, **kwargs)
+        except Exception as error:
+            outcomes = [error] * len(inputs)
+    else:
+        outcomes = await runnable._abatch_with_config(
+            answer, inputs, config, return_exceptions=return_exceptions, **kwargs
+        )
     return _given(outcomes, return_exceptions)
 
 
@@ -85,13 +86,12 @@ def unwatched(config: Configs) -> bool:
     if CallbackManager.configure().handlers:  # tracers and debugging of the environment, handlers of the context
         return False
     around = (var_child_runnable_config.get() or {}).get("callbacks")
-    configs = config if isinstance(config, list | tuple) else [config or {}]
-    return not any(one.get("run_id") or _handlers(one.get("callbacks") or around) for one in configs)
+    configs = config if isinstance(config, Sequence) else [config]
+    return not any(_watched(one or {}, around) for one in configs)
 
 
-def _unwatched_batch(config: Configs, number: int) -> bool:
-    """Say so of as many configurations as there are inputs; of others LangChain says what is wrong."""
-    return unwatched(config) and (not isinstance(config, list | tuple) or len(config) == number)
+def _watched(config: RunnableConfig, around: Any) -> bool:
+    return bool(config.get("run_id") or _handlers(config.get("callbacks") or around))
 
 
 def _handlers(callbacks: Any) -> Sequence[Any]:
@@ -100,33 +100,47 @@ def _handlers(callbacks: Any) -> Sequence[Any]:
     return callbacks or ()
 
 
-def _given(outcomes: list[T | Exception], return_exceptions: bool) -> list[T]:
-    return cast(list[T], outcomes) if return_exceptions else [raised(outcome) for outcome in outcomes]
+def _given(outcomes: Sequence[T | BaseException], return_exceptions: bool) -> list[T]:
+    """Raise the first failure, unless failures are asked for; and always what ends the task or the program.
+
+    LangChain gives a cancellation or an interrupt in the place of each answer, and the caller would go on with it.
+    """
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not (return_exceptions and isinstance(outcome, Exception)):
+            raise outcome
+    return cast(list[T], outcomes)
 
 
 def _unwatched_runs(answer: Callable[..., Any], config: Configs, number: int, kind: type[M]) -> dict[str, Any]:
     """Make the runs of a batch that nobody watches.
 
     A handler may still watch what runs within, and finds there the tags, the metadata and the parents that it would.
+
+    Raises:
+        ValueError: If there are configurations for another number of inputs.
     """
-    if not accepts_config(answer):
+    if not accepts_config(answer) and not (isinstance(config, Sequence) and len(config) != number):
         return {}
-    configs = get_config_list(config, number) if isinstance(config, list | tuple) else [ensure_config(config)] * number
+    configs = get_config_list(config, number)  # where the number is another, this is what says so
     for one in configs:
         one.pop("run_name", None)  # it is the name of these runs alone
-    return {"run_manager": [_manager(one.get("callbacks"), kind) for one in configs], "config": configs}
+        one.pop("run_id", None)
+    return {"run_manager": [_manager(one, kind) for one in configs], "config": configs}
 
 
-def _manager(above: Any, kind: type[M]) -> M:
-    """Make the manager of a run without handlers, below another."""
-    inherited = above if isinstance(above, BaseCallbackManager) else CallbackManager(handlers=[])
+def _manager(config: RunnableConfig, kind: type[M]) -> M:
+    """Make the manager of a run without handlers, which hands on what its configuration and those above say."""
+    above = config.get("callbacks")
+    handed = above.copy() if isinstance(above, BaseCallbackManager) else CallbackManager(handlers=[])
+    handed.add_tags(config["tags"])
+    handed.add_metadata(config["metadata"])
     return kind(
-        run_id=uuid4(),
+        run_id=uuid7(),
         handlers=[],
         inheritable_handlers=[],
-        parent_run_id=inherited.parent_run_id,
-        tags=inherited.tags,
-        inheritable_tags=inherited.inheritable_tags,
-        metadata=inherited.metadata,
-        inheritable_metadata=inherited.inheritable_metadata,
+        parent_run_id=handed.parent_run_id,
+        tags=handed.tags,
+        inheritable_tags=handed.inheritable_tags,
+        metadata=handed.metadata,
+        inheritable_metadata=handed.inheritable_metadata,
     )

@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import json
 import queue
 import shutil
+import signal
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -188,6 +191,25 @@ def test_a_text_that_breaks_the_tokenizer_fails_alone(tiny_classifier: Checkpoin
     assert isinstance(bad, InputError)
 
 
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_a_text_at_which_the_tokenizer_panics_fails_alone(task: Any, tmp_path: Path) -> None:
+    """What a tokenizer's Rust raises is no Exception, and would end the worker and every caller's wait."""
+    path = tiny_checkpoint(tmp_path / "checkpoint", task=task).path / "tokenizer.json"
+    tokenizer = json.loads(path.read_bytes())
+    endless = {"type": "Split", "pattern": {"Regex": "(a+)+b"}, "behavior": "Isolated", "invert": False}
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [endless, tokenizer["pre_tokenizer"]]}
+    path.write_text(json.dumps(tokenizer))
+    (path.parent / MANIFEST).unlink()  # which knows the other one
+    predictor = Predictor.load(Checkpoint.load(path.parent), device="cpu")
+
+    good, bad, other = predictor.predict(["where is my card", "a" * 100, "no cash"])
+
+    assert isinstance(bad, InputError)
+    assert "PanicException" in str(bad)
+    assert bad.__cause__ is None, "a panic may quote the text"
+    assert (good.text, other.text) == ("where is my card", "no cash")
+
+
 def test_a_megabyte_is_read_whole(tiny_tagger: Checkpoint) -> None:
     """In windows, none cut off: the last word can be an entity as well as the first."""
     text = "card " * 200_000
@@ -226,6 +248,33 @@ def test_batches_hold_every_window_within_the_budget(lengths: list[int], budget:
 
     assert list(range(len(lengths))) == sorted(position for batch in cut for position in batch)
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in cut)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda predictor, texts: predictor.predict(texts), lambda predictor, texts: [*predictor.predict_stream([texts])]],
+)
+def test_an_interrupted_caller_leaves_the_queue(
+    tiny_classifier: Checkpoint, ask: Callable[[Predictor, list[str]], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the waiting, and what was waited for is not computed."""
+    predictor = Predictor.load(tiny_classifier, device="cpu")
+    begun, forward, gone = list[int](), predictor.backend.forward, threading.Event()
+
+    def interrupting(batch: Batch) -> Outputs:
+        if not begun:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        begun.append(len(batch.input_ids))
+        gone.wait(30)
+        return forward(batch)
+
+    monkeypatch.setattr(predictor.backend, "forward", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        ask(predictor, ["where is my card"] * 1000)
+    gone.set()
+
+    assert predictor.predict(["no cash"])[0].label
+    assert len(begun) == 2
 
 
 class SlowModel:

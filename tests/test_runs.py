@@ -8,12 +8,18 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler, CallbackManager
+from langchain_core.callbacks import (
+    AsyncCallbackHandler,
+    BaseCallbackHandler,
+    BaseCallbackManager,
+    CallbackManager,
+)
 from langchain_core.globals import set_debug
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableSerializable
 from langchain_core.tracers.context import register_configure_hook
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langsmith.run_helpers import tracing_context
+from pydantic import Field
 
 from lc_finetune import Checkpoint, FanOut, InputError, LabelRouter, TextClassifier
 from lc_finetune.runs import unwatched
@@ -168,9 +174,103 @@ async def test_failures_are_those_of_langchain(
     assert runnable.batch([], config) == await runnable.abatch([], config) == []
 
 
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("over", [lambda one: one, lambda one: FanOut(one=one)])
+async def test_what_langchain_takes_is_taken(
+    classifier: TextClassifier, over: Callable[[Any], Runnable[Any, Any]], watched: bool
+) -> None:
+    """Watched or not: configurations as any sequence, None among them; as many as inputs, which have a length."""
+    runnable: Any = over(classifier)
+    one: RunnableConfig = {"callbacks": [Watching()]} if watched else {"tags": ["mine"]}
+    expected = runnable.batch(TEXTS)
+    for configs in ((one, {}), [one, None]):
+        assert runnable.batch(TEXTS, configs) == await runnable.abatch(TEXTS, configs) == expected
+    for return_exceptions in (False, True):
+        with pytest.raises(ValueError, match="same length as inputs"):
+            runnable.batch(TEXTS, [one], return_exceptions=return_exceptions)
+        with pytest.raises(ValueError, match="same length as inputs"):
+            await runnable.abatch(TEXTS, [one], return_exceptions=return_exceptions)
+    with pytest.raises(TypeError, match=r"no len\(\)"):
+        runnable.batch((text for text in TEXTS), one)
+    with pytest.raises(TypeError, match=r"no len\(\)"):
+        await runnable.abatch((text for text in TEXTS), one)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+async def test_what_ends_the_program_or_the_task_is_no_answer(watched: bool, end: type[BaseException]) -> None:
+    """It is raised, though exceptions are asked for."""
+
+    def ending(value: Any) -> Any:
+        raise end
+
+    config: RunnableConfig = {"callbacks": [Watching()]} if watched else {}
+    fan_out = FanOut(one=RunnableLambda(ending))
+    with pytest.raises(end):
+        fan_out.batch(TEXTS, config, return_exceptions=True)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+async def test_a_cancelled_batch_is_cancelled(watched: bool) -> None:
+    """A timeout of the caller's is a timeout, not a list of answers."""
+
+    async def waiting(value: Any) -> Any:
+        await asyncio.sleep(60)
+
+    config: RunnableConfig = {"callbacks": [Watching()]} if watched else {}
+    fan_out = FanOut(one=RunnableLambda(waiting))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await fan_out.abatch(TEXTS, config, return_exceptions=True)
+
+
+class Handing(RunnableSerializable[Any, Any]):
+    """Keeps whole batches, notes in each run's metadata what it is about, and hands on the callbacks alone."""
+
+    inner: Any
+    seen: list[Any] = Field(default_factory=list)
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        return self.batch([input], config)[0]
+
+    def batch(self, inputs: list[Any], config: Any = None, **kwargs: Any) -> list[Any]:
+        for value, one in zip(inputs, config, strict=True):
+            one["metadata"][value] = True
+            self.seen.append(dict(one["metadata"]))
+        return list(self.inner.batch(inputs, [{"callbacks": one["callbacks"]} for one in config]))
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_each_run_has_a_configuration_of_its_own(classifier: TextClassifier, watched: bool) -> None:
+    """What a branch writes into one input's stays there, and its callbacks bear the tags and the metadata."""
+    handler = Watching()
+    handing = Handing(inner=classifier if watched else classifier.with_config(callbacks=[handler]))
+    config: RunnableConfig = {"tags": ["mine"], "metadata": {"tenant": 7}, "run_name": "all"}
+    FanOut(one=handing).batch(TEXTS, {**config, "callbacks": [handler]} if watched else config)
+    assert handing.seen == [{"tenant": 7, text: True} for text in TEXTS]
+    inner = [one for one in handler.begun if one["name"] == "TextClassifier"]
+    assert [(one["metadata"]["tenant"], "mine" in one["tags"]) for one in inner] == [(7, True)] * 2
+    assert config == {"tags": ["mine"], "metadata": {"tenant": 7}, "run_name": "all"}
+
+
+def test_instruments_of_the_environment_watch(classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenInference, OpenLLMetry and MLflow add their handler to each manager that is made."""
+    handler, made = Watching(), BaseCallbackManager.__init__
+
+    def instrumented(self: BaseCallbackManager, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        if handler not in self.inheritable_handlers:
+            self.add_handler(handler, inherit=True)
+
+    monkeypatch.setattr(BaseCallbackManager, "__init__", instrumented)
+    classifier.invoke(TEXTS[0])
+    classifier.batch(TEXTS)
+    assert len(handler.begun) == 1 + 2
+
+
 def test_the_limits_of_a_surrounding_run_hold(classifier: TextClassifier) -> None:
     """`max_concurrency` of a run that nobody watches reaches the branches within."""
-    seen: list[Any] = []
+    seen: list[Any] = Field(default_factory=list)
 
     def note(value: Any, config: RunnableConfig) -> Any:
         seen.append((config.get("max_concurrency"), config.get("configurable")))

@@ -135,7 +135,9 @@ class Encoder:
         with self._lock:
             try:
                 return list(self._encode_batch(texts))
-            except Exception:  # one text broke the call: find out which
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:  # one text broke the call, and a panic in Rust is no Exception: find out which
                 return [self._encode_alone(text) for text in texts]
 
     def encode_pairs(
@@ -195,12 +197,15 @@ class Encoder:
     def _encode_alone(self, text: str) -> Encoding | InputError:
         try:
             return self._encode_batch([text])[0]
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             refusal = InputError(
                 "Expected a text of valid Unicode, found one that the tokenizer cannot read "
                 f"({type(error).__name__}; lone surrogates are the usual cause). Clean it before the call."
             )
-            refusal.__cause__ = None if isinstance(error, UnicodeError) else error
+            quotes = isinstance(error, UnicodeError) or not isinstance(error, Exception)  # the text, or a part of it
+            refusal.__cause__ = None if quotes else error
             return refusal
 
 

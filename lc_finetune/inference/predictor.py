@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -228,13 +229,18 @@ class Predictor:
             complete: Adds to each result what this call asks for beyond others.
         """
         results: list[Any] = []
-        ahead: Future[list[Any]] | None = None
-        for chunk in _chunks(texts):
-            future = self._submit(chunk, complete)
-            if ahead is not None:
-                results += ahead.result()
-            ahead = future
-        return results + (ahead.result() if ahead is not None else [])
+        running: deque[Future[list[Any]]] = deque()
+        try:
+            for chunk in _chunks(texts):
+                running.append(self._submit(chunk, complete))
+                if len(running) > 1:
+                    results += running[0].result()
+                    running.popleft()
+            for future in running:
+                results += future.result()
+        finally:
+            _leave(running)
+        return results
 
     async def apredict(self, texts: Sequence[Input], complete: worker.Completion | None = None) -> list[Any]:
         """As `predict`, without ever blocking the event loop."""
@@ -256,14 +262,16 @@ class Predictor:
         While one chunk is in the engine, the next is drawn from `chunks` and the last is with the caller. Never two at
         once: the batches of a forward, and with them the last digits of a score, follow from the chunks alone.
         """
-        running: Future[list[Any]] | None = None
-        for texts in chunks:
-            answered = running.result() if running is not None else None
-            running = self._submit(texts)
-            if answered is not None:
-                yield answered
-        if running is not None:
-            yield running.result()
+        running: deque[Future[list[Any]]] = deque()
+        try:
+            for texts in chunks:
+                answered = [future.result() for future in running]
+                running = deque([self._submit(texts)])
+                yield from answered
+            for future in running:
+                yield future.result()
+        finally:
+            _leave(running)
 
     @staticmethod
     async def _turn(owner: worker.Worker, turn: Future[None], texts: int) -> None:
@@ -426,6 +434,12 @@ def window_of(checkpoint: Checkpoint) -> tuple[int, int]:
         return manifest.max_length, manifest.stride
     length = min(checkpoint.positions or PLAIN_MAX_LENGTH, PLAIN_MAX_LENGTH)
     return length, length // 4
+
+
+def _leave(running: Iterable[Future[list[Any]]]) -> None:
+    """Take out of the queue what a caller who was interrupted no longer waits for."""
+    for future in running:
+        future.cancel()
 
 
 def _chunks(texts: Sequence[Input]) -> Iterator[Sequence[Input]]:

@@ -126,7 +126,7 @@ class ModelRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R])
     def _each_described(self, config: runs.Configs) -> runs.Configs:
         if runs.unwatched(config):
             return config
-        return [self._described(one) for one in config] if isinstance(config, list) else self._described(config)
+        return [self._described(one) for one in config] if isinstance(config, Sequence) else self._described(config)
 
     def _one(self, value: Any) -> R:
         result: R = raised(self._many([value])[0])
