@@ -270,7 +270,7 @@ def test_instruments_of_the_environment_watch(classifier: TextClassifier, monkey
 
 def test_the_limits_of_a_surrounding_run_hold(classifier: TextClassifier) -> None:
     """`max_concurrency` of a run that nobody watches reaches the branches within."""
-    seen: list[Any] = Field(default_factory=list)
+    seen: list[Any] = []
 
     def note(value: Any, config: RunnableConfig) -> Any:
         seen.append((config.get("max_concurrency"), config.get("configurable")))
