@@ -42,6 +42,9 @@ class Contestant:
         many: Texts → one answer for each: a label, or a tagger's entities.
         one: A text → its answer, as written for a single text; None where that is no way of its own.
         forwards: Counts the model's runs.
+        at_once: Texts → an answer for each, each asked for by itself, all at the same time; None where that is no way
+            of its own.
+        close: Ends what it runs in the background.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Contestant:
     many: Callable[[Sequence[str]], list[Any]]
     one: Callable[[str], Any] | None
     forwards: Forwards
+    at_once: Callable[[Sequence[str]], list[Any]] | None = None
+    close: Callable[[], None] = lambda: None
 
 
 class Unavailable(Exception):
@@ -101,10 +106,11 @@ def replaced(predictor: Predictor, backend: Backend) -> Iterator[None]:
         predictor._backend = own
 
 
-def contestants(checkpoint: Checkpoint, device: str) -> tuple[list[Contestant], dict[str, str]]:
-    """Load every contestant that can run here.
+@contextmanager
+def contestants(checkpoint: Checkpoint, device: str) -> Iterator[tuple[list[Contestant], dict[str, str]]]:
+    """Load every contestant that can run here, and close them at the end.
 
-    Returns:
+    Yields:
         The contestants, and for the others the reason why not.
     """
     folder, tagger = checkpoint.path, checkpoint.task == "token-classification"
@@ -133,16 +139,20 @@ def contestants(checkpoint: Checkpoint, device: str) -> tuple[list[Contestant], 
         )
     found: list[Contestant] = []
     missing: dict[str, str] = {}
-    for name, make in makers.items():
-        try:
-            found += make()
-        except ImportError as error:
-            missing[name] = f"{error.name} is not installed"
-        except (Unavailable, LCFinetuneError) as error:
-            missing[name] = str(error)
-        except Exception as error:  # a peer's fault must not end the run
-            missing[name] = f"it cannot load or run this folder ({type(error).__name__})"
-    return found, missing
+    try:
+        for name, make in makers.items():
+            try:
+                found += make()
+            except ImportError as error:
+                missing[name] = f"{error.name} is not installed"
+            except (Unavailable, LCFinetuneError) as error:
+                missing[name] = str(error)
+            except Exception as error:  # a peer's fault must not end the run
+                missing[name] = f"it cannot load or run this folder ({type(error).__name__})"
+        yield found, missing
+    finally:
+        for one in found:
+            one.close()
 
 
 def _pipelines(checkpoint: Checkpoint, device: str) -> list[Contestant]:
@@ -205,14 +215,33 @@ def _infinity(checkpoint: Checkpoint, device: str) -> list[Contestant]:
     )
     engine = AsyncEmbeddingEngine.from_args(arguments)
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(engine.astart())
 
-    def many(texts: Sequence[str]) -> list[str]:
-        predictions, _ = loop.run_until_complete(engine.classify(sentences=list(texts), raw_scores=False))
+    async def classify(texts: Sequence[str]) -> list[str]:
+        predictions, _ = await engine.classify(sentences=list(texts), raw_scores=False)
         return [max(scores, key=lambda score: score["score"])["label"] for scores in predictions]
 
-    many(["probe"])
-    return [Contestant("infinity", "infinity", False, many, lambda text: many([text])[0], Forwards())]
+    async def each(texts: Sequence[str]) -> list[str]:
+        return [label for [label] in await asyncio.gather(*(classify([text]) for text in texts))]
+
+    def many(texts: Sequence[str]) -> list[str]:
+        return loop.run_until_complete(classify(texts))
+
+    def close() -> None:  # its threads would keep the process from ending
+        loop.run_until_complete(engine.astop())
+        loop.close()
+
+    loop.run_until_complete(engine.astart())
+    try:
+        many(["probe"])
+    except BaseException:
+        close()
+        raise
+    return [
+        Contestant(
+            "infinity", "infinity", False, many, lambda text: many([text])[0], Forwards(),
+            at_once=lambda texts: loop.run_until_complete(each(texts)), close=close,
+        )
+    ]  # fmt: skip
 
 
 def _ours(

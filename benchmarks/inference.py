@@ -148,6 +148,11 @@ def concurrent(
         f"invoke, {LANGCHAIN_POOL} threads": Way(lambda: threads(LANGCHAIN_POOL), len(texts), forwards),
         f"invoke, {len(texts)} threads": Way(lambda: threads(len(texts)), len(texts), forwards),
     }
+    ways |= {
+        f"{one.name}, gather": Way(partial(one.at_once, texts), len(texts), one.forwards)
+        for one in found
+        if one.at_once is not None
+    }
     return _compared("concurrent", ways, classifier, found, texts, rounds)
 
 
@@ -205,7 +210,8 @@ def _compared(
     rate = {name: way.answers / seconds[name] for name, way in every.items()}
     best = max(rate[name] for name in loops) if loops else None
     rows = {
-        name: (way.answers, rate[name], rate[name] / best if best else None, taken[name]) for name, way in every.items()
+        name: (way.answers, rate[name], rate[name] / best if best else None, taken[name] or None)
+        for name, way in every.items()
     }
     notes = [
         f"{len(texts):,} texts; an answer is one text through the model once.",
@@ -242,7 +248,8 @@ def long(
 
 def ner(checkpoint: Checkpoint, texts: Sequence[str], device: str, rounds: int) -> Table:
     """Tag all texts in one call."""
-    table = bulk(*contestants(checkpoint, device), texts, rounds, title="ner")
+    with contestants(checkpoint, device) as (found, missing):
+        table = bulk(found, missing, texts, rounds, title="ner")
     notes = [
         *table.notes,
         "Raw loops stop at the tags of the pieces. The pipeline's `simple` aggregation joins pieces and not words, so "
@@ -346,21 +353,21 @@ def _tables(arguments: argparse.Namespace) -> Iterator[Table]:
     if classifying:
         checkpoint = Checkpoint.load(arguments.checkpoint)
         texts = read_texts(arguments.texts, arguments.texts_limit)
-        found, missing = contestants(checkpoint, device)
-        few = texts[:CALLERS]
-        run: dict[str, Callable[[], Table]] = {
-            "bulk": lambda: bulk(found, missing, texts, rounds),
-            "single": lambda: single(found, texts[: arguments.single_texts], rounds),
-            "concurrent": lambda: concurrent(checkpoint, found, few, device, rounds),
-            "fan-out": lambda: fan_out(checkpoint, found, few, device, rounds),
-            "long": lambda: long(
-                checkpoint, found, texts, rounds, count=arguments.long_texts, most=arguments.long_pieces
-            ),
-            "overhead": lambda: overhead(checkpoint, texts, device, rounds),
-        }
-        for mode in classifying:
-            _say(mode)
-            yield run[mode]()
+        with contestants(checkpoint, device) as (found, missing):
+            few = texts[:CALLERS]
+            run: dict[str, Callable[[], Table]] = {
+                "bulk": lambda: bulk(found, missing, texts, rounds),
+                "single": lambda: single(found, texts[: arguments.single_texts], rounds),
+                "concurrent": lambda: concurrent(checkpoint, found, few, device, rounds),
+                "fan-out": lambda: fan_out(checkpoint, found, few, device, rounds),
+                "long": lambda: long(
+                    checkpoint, found, texts, rounds, count=arguments.long_texts, most=arguments.long_pieces
+                ),
+                "overhead": lambda: overhead(checkpoint, texts, device, rounds),
+            }
+            for mode in classifying:
+                _say(mode)
+                yield run[mode]()
     if "ner" in modes and arguments.tagger:
         if not arguments.tagger_texts:
             raise ConfigError("Expected texts for the tagger, found none. Name a labelled file with --tagger-texts.")

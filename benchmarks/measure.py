@@ -24,6 +24,7 @@ LIBRARIES = (
     "openvino",
     "sentence-transformers",
     "infinity-emb",
+    "decisionformer",
 )
 
 

@@ -34,7 +34,7 @@ from lc_finetune import (
     Tagging,
     TextClassifier,
 )
-from lc_finetune.runnables.dispatch import Dispatcher, children
+from lc_finetune.runnables.dispatch import Dispatcher, aoutcomes_of, children, outcomes_of
 from lc_finetune.runnables.inputs import text_of
 
 logger = logging.getLogger(__name__)
@@ -124,8 +124,14 @@ def build_chain(
         answer cites) and `error` (None, or why there is no better answer).
 
     Raises:
-        ConfigError: If a template has a brace that belongs to no field, or a label has both a template and the FAQ.
+        ConfigError: If a template has a brace that belongs to no field, a label has both a template and the FAQ, or a
+            pattern is no regular expression.
     """
+    for name, pattern in patterns.items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"Expected a regular expression for {name!r}, found a fault in it: {error}.") from None
     for label, template in templates.items():
         if re.search(r"[{}]", _FIELD.sub("", template)):
             raise ConfigError(
@@ -400,45 +406,43 @@ class FaqAnswer(Dispatcher):
         self, values: Sequence[Item], run_manager: Sequence[Any], config: Sequence[RunnableConfig], **kwargs: Any
     ) -> list[Any]:
         configs = children(config, run_manager)
-        found = self.retriever.batch([_query(item) for item in values], configs, return_exceptions=True)
+        found = outcomes_of(self.retriever, [_query(item) for item in values], configs)
         asked = self._asked(found)
-        said: Sequence[Any] = []
-        if self.chat is not None and asked:
-            prompts = [_prompt(values[i], found[i]) for i in asked]
-            said = self.chat.batch(prompts, [configs[i] for i in asked], return_exceptions=True)
+        said = (
+            []
+            if self.chat is None
+            else outcomes_of(self.chat, [_prompt(values[i], found[i]) for i in asked], [configs[i] for i in asked])
+        )
         answered = _answered(values, found, dict(zip(asked, said, strict=False)))
         left = [i for i, item in enumerate(answered) if item["reason"] is not None]
-        if left:
-            others = self.otherwise.batch(
-                [answered[i] for i in left], [configs[i] for i in left], return_exceptions=True
-            )
-            for i, other in zip(left, others, strict=True):
-                answered[i] = other
-        return answered
+        others = outcomes_of(self.otherwise, [answered[i] for i in left], [configs[i] for i in left])
+        return _replaced(answered, dict(zip(left, others, strict=True)))
 
     async def _amany(
         self, values: Sequence[Item], run_manager: Sequence[Any], config: Sequence[RunnableConfig], **kwargs: Any
     ) -> list[Any]:
         configs = children(config, run_manager)
-        found = await self.retriever.abatch([_query(item) for item in values], configs, return_exceptions=True)
+        found = await aoutcomes_of(self.retriever, [_query(item) for item in values], configs)
         asked = self._asked(found)
-        said: Sequence[Any] = []
-        if self.chat is not None and asked:
-            prompts = [_prompt(values[i], found[i]) for i in asked]
-            said = await self.chat.abatch(prompts, [configs[i] for i in asked], return_exceptions=True)
+        said = (
+            []
+            if self.chat is None
+            else await aoutcomes_of(
+                self.chat, [_prompt(values[i], found[i]) for i in asked], [configs[i] for i in asked]
+            )
+        )
         answered = _answered(values, found, dict(zip(asked, said, strict=False)))
         left = [i for i, item in enumerate(answered) if item["reason"] is not None]
-        if left:
-            others = await self.otherwise.abatch(
-                [answered[i] for i in left], [configs[i] for i in left], return_exceptions=True
-            )
-            for i, other in zip(left, others, strict=True):
-                answered[i] = other
-        return answered
+        others = await aoutcomes_of(self.otherwise, [answered[i] for i in left], [configs[i] for i in left])
+        return _replaced(answered, dict(zip(left, others, strict=True)))
 
     @staticmethod
     def _asked(found: Sequence[Any]) -> list[int]:
         return [i for i, passages in enumerate(found) if not isinstance(passages, Exception) and passages]
+
+
+def _replaced(answered: Sequence[Any], others: Mapping[int, Any]) -> list[Any]:
+    return [others.get(i, item) for i, item in enumerate(answered)]
 
 
 def _query(item: Item) -> str:
@@ -505,7 +509,7 @@ def read_answer(said: Any, passages: int) -> tuple[str, list[int]]:
     text = said.text if isinstance(said, BaseMessage) else said
     if not isinstance(text, str) or not text.strip():
         raise AnswerError("Expected an answer in words, found none. The best passage answers.")
-    if text.strip(" .\"'*\n") == NO_ANSWER:
+    if _CITATION.sub("", text).strip(" .\"'*\n").upper() == NO_ANSWER:
         return text, []
     # Python refuses to read very long numbers, and nine digits of one are more than there are passages.
     numbers = list(dict.fromkeys(int(number[:9]) for number in _CITATION.findall(text)))

@@ -1,7 +1,8 @@
 """Finance monitor: messages with timestamps → sentiment by topic → windowed share of negatives → alerts.
 
 Run `python -m chains.finance_monitor` after `make demo` has trained `runs/demo/sentiment` and `runs/demo/entities`. It
-replays the bundled sample on a seeded synthetic clock, with a surge in it; `--file` or `--folder` reads yours.
+replays the bundled sample on a seeded synthetic clock, with a surge in it; `--replay` does so with labelled texts of
+yours, `--file` and `--folder` read messages that have their times.
 
 An alert is a window whose share of negatives departs from its topic's baseline: `chains.surges` says by which test.
 """
@@ -15,10 +16,11 @@ import json
 import logging
 import os
 import random
+import re
 import sys
 import tempfile
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +32,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from chains.surges import Event, SurgeConfig, Windows, WindowsState
 from lc_finetune import (
+    CheckpointError,
     Classification,
     ConfigError,
     DataError,
@@ -40,6 +43,11 @@ from lc_finetune import (
     Tagging,
     TextClassifier,
 )
+from lc_finetune.data import TextExample, read_examples, sample_file
+from lc_finetune.errors import shown
+from lc_finetune.labels import LabelSet
+from lc_finetune.runnables.dispatch import aoutcomes_of
+from lc_finetune.schemes import TagSet
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,6 +58,8 @@ EVERYTHING = "all"
 """The one topic where there is no classifier of topics."""
 BATCH = 64
 """Messages for one call of the models, at most; fewer when fewer are waiting."""
+
+_SECONDS = re.compile(r"(?!\d{8}$)\d+(\.\d*)?")
 
 
 class MonitorConfig(SurgeConfig):
@@ -106,6 +116,8 @@ class Row(NamedTuple):
 def read_time(value: Any, zone: str = "UTC") -> datetime:
     """Read a timestamp: ISO 8601, a `datetime`, or seconds since 1970. Without a zone of its own it is in `zone`.
 
+    Eight digits are a date, as `20260105`; of any other number the digits are seconds.
+
     Raises:
         InputError: If it is none of these.
 
@@ -115,7 +127,8 @@ def read_time(value: Any, zone: str = "UTC") -> datetime:
     """
     try:
         if isinstance(value, str):
-            value = float(value) if value.strip().replace(".", "", 1).isdigit() else datetime.fromisoformat(value)
+            text = value.strip()
+            value = float(text) if _SECONDS.fullmatch(text) else datetime.fromisoformat(text)
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = datetime.fromtimestamp(value, UTC)
         if isinstance(value, datetime):
@@ -270,9 +283,12 @@ class Monitor:
             now: The time, which no message is later than.
 
         Raises:
-            DataError: If the state cannot be read, or speaks of more events than there are.
+            DataError: If the state cannot be read, speaks of more events than there are, or a file has no folder.
             ConfigError: If it was kept with windows of another length.
         """
+        for file in (events, state):
+            if file is not None and (file.is_dir() or not file.parent.is_dir()):
+                raise DataError(f"{file}: expected a file in a folder that exists, found none. Make the folder first.")
         self.chain = chain
         self.config = config or MonitorConfig()
         self._events, self._state, self._now = events, state, now
@@ -300,7 +316,7 @@ class Monitor:
             else:
                 times.append(time)
                 texts.append(text)
-        outcomes = iter(await self.chain.abatch(texts, return_exceptions=True) if texts else [])
+        outcomes = iter(await aoutcomes_of(self.chain, texts))
         events: list[Event] = []
         for row, read in zip(batch, times, strict=True):
             source = row.source if isinstance(row, Row) else ""
@@ -475,14 +491,13 @@ async def _show(monitor: Monitor, rows: AsyncIterator[Any], shown: int = 20) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Follow a replay, a file or a folder; returns the exit status."""
-    from lc_finetune.data.bundled import sample_file
-
     parser = argparse.ArgumentParser(
         prog="python -m chains.finance_monitor", description=(__doc__ or "").split("\n")[0]
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--file", type=Path, help="read this CSV or JSONL file with the columns text and timestamp")
     source.add_argument("--folder", type=Path, help="watch this folder")
+    source.add_argument("--replay", help="give the labelled texts of this file a seeded clock, with a surge in it")
     parser.add_argument("--sentiment", default="runs/demo/sentiment", metavar="CHECKPOINT")
     parser.add_argument("--topic", metavar="CHECKPOINT", help="count by the labels of this classifier")
     parser.add_argument("--tagger", metavar="CHECKPOINT", help="name who the negative messages of an alert speak of")
@@ -492,30 +507,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--events", type=Path, metavar="FILE", help="add events to this JSONL file")
     parser.add_argument("--state", type=Path, metavar="FILE", help="go on from this file, and keep the state in it")
     arguments = parser.parse_args(argv)
-    replayed = arguments.file is None and arguments.folder is None
+    bundled = arguments.file is None and arguments.folder is None and arguments.replay is None
     options: dict[str, Any] = {"window_seconds": arguments.window}
     if arguments.negative:
         options["negative_labels"] = frozenset(label.lower() for label in arguments.negative)
-    if arguments.names or replayed:
+    if arguments.names or bundled:
         options["name_labels"] = frozenset(arguments.names or ["PRODUCT"])
-    tagger = arguments.tagger or ("runs/demo/entities" if replayed else None)
+    tagged_by = arguments.tagger or ("runs/demo/entities" if bundled else None)
     try:
-        chain = build_chain(
-            TextClassifier.from_checkpoint(arguments.sentiment),
-            topic=TextClassifier.from_checkpoint(arguments.topic) if arguments.topic else None,
-            tagger=EntityTagger.from_checkpoint(tagger) if tagger else None,
-        )
-        monitor = Monitor(chain, MonitorConfig(**options), events=arguments.events, state=arguments.state)
+        config = _configured(options)
+        sentiment = TextClassifier.from_checkpoint(arguments.sentiment)
+        topic = TextClassifier.from_checkpoint(arguments.topic) if arguments.topic else None
+        tagger = EntityTagger.from_checkpoint(tagged_by) if tagged_by else None
+        _check_named("--negative", config.negative_labels, [label.lower() for label in sentiment.labels])
+        if tagger is not None:
+            _check_named("--names", config.name_labels, TagSet.from_labels(LabelSet(tagger.labels)).types)
+        chain = build_chain(sentiment, topic=topic, tagger=tagger)
+        monitor = Monitor(chain, config, events=arguments.events, state=arguments.state)
         if arguments.file is not None:
             rows: AsyncIterator[Any] = file_rows(arguments.file, monitor.state.positions)
         elif arguments.folder is not None:
             rows = folder_rows(arguments.folder, monitor.state.positions)
         else:
-            rows = _replayed(sample_file("sentiment", "test"), monitor.state.positions.get("", 0))
+            texts = _texts_by_mood(arguments.replay or str(sample_file("sentiment", "test")), config.negative_labels)
+            rows = _replayed(texts, monitor.state.positions.get("", 0))
         asyncio.run(_show(monitor, rows))
-    except LCFinetuneError as error:
+    except (LCFinetuneError, OSError) as error:
         print(f"chains.finance_monitor: error: {error}", file=sys.stderr)
-        if replayed:
+        if isinstance(error, CheckpointError) and bundled:
             print("Run `make demo` first: it trains both models.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -523,12 +542,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _replayed(file: Path, start: int) -> AsyncIterator[dict[str, Any]]:
-    rows: list[Mapping[str, str]] = [row.value for row in read_rows(file)]
+def _configured(options: Mapping[str, Any]) -> MonitorConfig:
+    try:
+        return MonitorConfig(**options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(f"{first['loc'][0]}: {first['msg']}, found {first['input']!r}.") from None
+
+
+def _check_named(flag: str, named: Collection[str], known: Collection[str]) -> None:
+    if not set(named) & set(known):
+        raise ConfigError(f"Expected {flag} to name labels of the model, which are {shown(known)}, found none of them.")
+
+
+def _texts_by_mood(file: str, negative_labels: Collection[str]) -> dict[bool, list[str]]:
+    """Read labelled texts: those with a label that counts, and the others."""
+    examples = [example for example in read_examples(file).examples if isinstance(example, TextExample)]
     texts = {
-        negative: [row["text"] for row in rows if (row["label"] == "negative") is negative]
+        negative: [one.text for one in examples if (one.label.lower() in negative_labels) is negative]
         for negative in (True, False)
     }
+    if not (texts[True] and texts[False]):
+        raise DataError(f"{file}: expected texts with a label that --negative names, and others, found no such two.")
+    return texts
+
+
+async def _replayed(texts: Mapping[bool, Sequence[str]], start: int) -> AsyncIterator[dict[str, Any]]:
     for number, row in enumerate(replay(texts)):
         if number >= start:
             yield row

@@ -19,7 +19,8 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, Field
 
 from lc_finetune import Classification, InputError, LCFinetuneError, PairClassifier
-from lc_finetune.runnables.dispatch import Dispatcher, child
+from lc_finetune.errors import reason
+from lc_finetune.runnables.dispatch import Dispatcher, aoutcomes_of, child, outcomes_of
 
 Request = Mapping[str, Any]
 """`history`, a text, and `items`: texts, or mappings with a `text` and, if there are any, `features`: name → number."""
@@ -83,17 +84,14 @@ class Recommender(Dispatcher):
     ) -> list[Any]:
         requests = [_read(value) for value in values]
         pairs, configs = _asked(requests, config, run_manager)
-        return self._ranked(
-            values, requests, self.classifier.batch(pairs, configs, return_exceptions=True) if pairs else []
-        )
+        return self._ranked(values, requests, outcomes_of(self.classifier, pairs, configs))
 
     async def _amany(
         self, values: list[Any], run_manager: Sequence[Any], config: Sequence[RunnableConfig], **kwargs: Any
     ) -> list[Any]:
         requests = [_read(value) for value in values]
         pairs, configs = _asked(requests, config, run_manager)
-        answers = await self.classifier.abatch(pairs, configs, return_exceptions=True) if pairs else []
-        return self._ranked(values, requests, answers)
+        return self._ranked(values, requests, await aoutcomes_of(self.classifier, pairs, configs))
 
     def _ranked(
         self, values: Sequence[Any], requests: Sequence[_Read | InputError], answers: Sequence[Any]
@@ -119,7 +117,7 @@ class Recommender(Dispatcher):
         if answer is None:
             return Ranked(candidate.item, score=others)
         if isinstance(answer, Exception):
-            return Ranked(candidate.item, error=f"{type(answer).__name__}: {answer}")
+            return Ranked(candidate.item, error=reason(answer))
         interest = _interest(answer, self.interested)
         if interest is None:
             return Ranked(candidate.item, error=f"Expected a probability of {self.interested!r}, found none.")
@@ -301,13 +299,13 @@ def main(embeddings: Embeddings | None = None) -> int:
 
     try:
         classifier = PairClassifier.from_checkpoint("runs/demo/interest")
+        embedded = embeddings or _minilm()
     except LCFinetuneError as error:
         print(f"{error}\nRun `make demo` first: it trains the model.", file=sys.stderr)
         return 2
     requests, wanted = sample_requests()
     ranked = build_chain(classifier, weights=WEIGHTS).batch(list(requests))
     alone = build_chain(classifier).batch(list(requests))
-    embedded = embeddings or _minilm()
     items = [[item["text"] for item in request["items"]] for request in requests]
     popularity = [[item["features"]["popularity"] for item in request["items"]] for request in requests]
     rankings = {

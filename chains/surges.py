@@ -27,6 +27,8 @@ from lc_finetune import ConfigError, InputError
 Event = dict[str, Any]
 """A line of the events file: `event` is `window`, `alert` or `rejected`."""
 
+FIRST = datetime.min.replace(tzinfo=UTC).timestamp()
+"""The earliest second that a `datetime` can name: some systems write it where a time is missing."""
 SHOWN_NAMES = 3
 """Names that an alert carries."""
 
@@ -36,13 +38,15 @@ class SurgeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    window_seconds: float = Field(default=3600, gt=0, description="Length of a window.")
+    window_seconds: float = Field(default=3600, gt=0, allow_inf_nan=False, description="Length of a window.")
     least_count: int = Field(default=30, ge=1, description="Messages of a topic below which a window is not tested.")
     baseline_windows: int = Field(default=48, ge=1, description="Latest quiet windows that make the baseline.")
     least_baseline: int = Field(default=300, ge=1, description="Messages the baseline needs before anything is tested.")
     alpha: float = Field(default=0.0005, gt=0, lt=1, description="Chance of an alert in a quiet window, at most.")
     adopt_after: int = Field(default=12, ge=1, description="Alerts in a row after which their level is the baseline.")
-    lateness_seconds: float = Field(default=300, ge=0, description="How long a window waits for messages of its time.")
+    lateness_seconds: float = Field(
+        default=300, ge=0, allow_inf_nan=False, description="How long a window waits for messages of its time."
+    )
 
 
 def surge_p_value(negatives: int, messages: int, baseline_negatives: int, baseline_messages: int) -> float:
@@ -144,10 +148,12 @@ class Windows:
         """Count one message; gives the events of the windows that it closes, in their order.
 
         Raises:
-            InputError: If the window of its time is closed.
+            InputError: If the window of its time is closed, or begins before the year 1.
         """
         seconds = time.timestamp()
         number = math.floor(seconds / self.config.window_seconds)
+        if number * self.config.window_seconds < FIRST:
+            raise InputError("Expected a time whose window begins in the year 1 or later, found an earlier one.")
         if number < self._closed():
             raise InputError(
                 f"Expected a message at most {self.config.lateness_seconds:g} s behind its window, found one that is "
@@ -162,7 +168,7 @@ class Windows:
             window.negatives += 1
             window.names.update(names)
         before = self._closed()
-        self.state.clock = max(seconds, self.state.clock or seconds)
+        self.state.clock = seconds if self.state.clock is None else max(seconds, self.state.clock)
         return self._close() if self._closed() > before else []
 
     def _closed(self) -> float:

@@ -82,6 +82,11 @@ def _like_a_name(name: str) -> bool:
     return 0 < len(name) <= 40 and name.isprintable() and len(name.split()) <= 4
 
 
+def reason(error: Exception) -> str:
+    """Say what went wrong without any text of the user's: our own messages hold none, others may."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, LCFinetuneError) else type(error).__name__
+
+
 def raised(outcome: Any) -> Any:
     """Raise an outcome that is an exception; return any other."""
     if isinstance(outcome, Exception):

@@ -45,6 +45,7 @@ def batch(
     """
     if not inputs:
         return []
+    outcomes: Sequence[T | Exception]
     if unwatched(config):
         within = _unwatched_runs(answer, config, len(inputs), CallbackManagerForChainRun)
         try:
@@ -52,7 +53,8 @@ def batch(
         except Exception as error:
             outcomes = [error] * len(inputs)
     else:  # what LangChain's own Runnables call
-        outcomes = runnable._batch_with_config(answer, inputs, config, return_exceptions=return_exceptions, **kwargs)
+        given: Any = config  # LangChain reads any sequence, and types a list
+        outcomes = runnable._batch_with_config(answer, inputs, given, return_exceptions=return_exceptions, **kwargs)
     return _given(outcomes, return_exceptions)
 
 
@@ -68,6 +70,7 @@ async def abatch(
     """As `batch`, without blocking the event loop."""
     if not inputs:
         return []
+    outcomes: Sequence[T | Exception]
     if unwatched(config):
         within = _unwatched_runs(answer, config, len(inputs), AsyncCallbackManagerForChainRun)
         try:
@@ -75,8 +78,9 @@ async def abatch(
         except Exception as error:
             outcomes = [error] * len(inputs)
     else:
+        given: Any = config  # LangChain reads any sequence, and types a list
         outcomes = await runnable._abatch_with_config(
-            answer, inputs, config, return_exceptions=return_exceptions, **kwargs
+            answer, inputs, given, return_exceptions=return_exceptions, **kwargs
         )
     return _given(outcomes, return_exceptions)
 
@@ -119,9 +123,9 @@ def _unwatched_runs(answer: Callable[..., Any], config: Configs, number: int, ki
     Raises:
         ValueError: If there are configurations for another number of inputs.
     """
-    configs = get_config_list(config, number)
-    if not accepts_config(answer):
+    if not accepts_config(answer) and not (isinstance(config, Sequence) and len(config) != number):
         return {}
+    configs = get_config_list(config, number)  # where the number is another, this is what says so
     for one in configs:
         one.pop("run_name", None)  # it is the name of these runs alone
         one.pop("run_id", None)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import sys
+import threading
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from benchmarks import (
     confidence,
     contestants,
     continual,
+    decisionformer,
     gpu,
     inference,
     interruption,
@@ -27,11 +31,11 @@ from benchmarks import (
     training,
     tune,
 )
-from benchmarks.contestants import PIPELINE
+from benchmarks.contestants import PIPELINE, contestants
 from benchmarks.texts import long_tailed
-from lc_finetune import Checkpoint, cli
+from lc_finetune import Checkpoint, ConfigError, cli
 from lc_finetune.data import TextExample, read_examples
-from lc_finetune.testing import SENTENCES, tiny_checkpoint
+from lc_finetune.testing import SENTENCES, tiny_base_model, tiny_checkpoint
 
 SAMPLES = Path(__file__).parent.parent / "lc_finetune" / "data" / "samples"
 SUPPORT, ENTITIES = str(SAMPLES / "support" / "test.csv"), str(SAMPLES / "entities" / "test.jsonl")
@@ -92,6 +96,34 @@ def test_inference_prints_markdown(exported: Checkpoint, capsys: pytest.CaptureF
 
     assert "| batch, one callback handler |" in output.read_text()
     assert output.read_text().strip() == capsys.readouterr().out.strip()
+
+
+def test_a_missing_peer_is_named(exported: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason; the others run without it."""
+    for package in ("infinity_emb", "sentence_transformers"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with contestants(exported, "cpu") as (found, missing):
+        names = {one.name for one in found}
+
+    assert missing["infinity"] == "infinity_emb is not installed"
+    assert missing["CrossEncoder"] == "sentence_transformers is not installed"
+    assert {"pipeline(texts)", "ours, auto"} < names
+
+
+def test_infinity_answers_as_torch_and_ends(exported: Checkpoint) -> None:
+    """In one call and in many at the same time; its threads are gone afterwards."""
+    pytest.importorskip("infinity_emb")
+    texts = SENTENCES[:3]
+    with contestants(exported, "cpu") as (found, _):
+        by_name = {one.name: one for one in found}
+        infinity, expected = by_name["infinity"], by_name["ours, torch"].many(texts)
+
+        assert infinity.many(texts) == expected
+        assert infinity.at_once is not None
+        assert infinity.at_once(texts) == expected
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+        assert threads
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_scope_compares_detectors(base_model: Path, tmp_path: Path) -> None:
@@ -271,6 +303,17 @@ def test_monitor_counts_surges_and_false_alarms(tmp_path: Path) -> None:
     assert 1 <= monitor.false_alarms(0.3, 100, monitor.SurgeConfig(alpha=0.5), 20, seed=0) <= 20
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("surge", ["share", "count"])
+def test_the_monitor_sees_surges_and_keeps_quiet(surge: monitor.Surge) -> None:
+    """As the page on results says: 100 messages a window, 15 % negative before; the draws are seeded."""
+    config = monitor.SurgeConfig()
+    delays = [monitor.delay(0.15, 100, config, seed, 0.0, surge) for seed in range(100)]
+
+    assert sum(windows <= 1 for windows in delays) >= 95
+    assert monitor.false_alarms(0.15, 100, config, 5_000, seed=0) <= 5
+
+
 def test_customer_service_is_timed_beside_its_models(
     exported: Checkpoint, tiny_tagger: Checkpoint, tmp_path: Path
 ) -> None:
@@ -411,6 +454,71 @@ def test_going_on_is_measured_beside_training_on_all(base_model: Path, tmp_path:
     assert status == int(max(joint[part] - further[part] for part in joint) > continual.MOST_LOST)
     old, new = continual.divide([TextExample("a", label) for label in "abcde"], 3)
     assert (len(old), len(new), old & new) == (3, 2, set())
+
+
+def drawn(folder: Path, base_model: Path, **changed: Any) -> Namespace:
+    """Options of the benchmark beside decisionformer."""
+    options = {"rows": 3, "calibration_rows": 2, "epochs": 1, "seed": 0, **changed}
+    train = str(SAMPLES / "support" / "train.csv")
+    return Namespace(train_file=train, base_model=str(base_model), output_dir=folder, **options)
+
+
+def test_both_decision_models_learn_from_the_same_rows(base_model: Path, tmp_path: Path) -> None:
+    """As many of each class, those for calibration apart; a folder of other rows is not gone on with."""
+    task = decisionformer.planned(drawn(tmp_path / "out", base_model))
+    learnt = {one.text for one in (*task.plan.splits.train, *task.plan.splits.validation)}
+
+    assert len(learnt) == 3 * len(task.labels)
+    assert len(task.calibration) == 2 * len(task.labels)
+    assert not learnt & {one.text for one in task.calibration}
+    assert decisionformer.planned(drawn(tmp_path / "out", base_model)).plan.splits == task.plan.splits
+    with pytest.raises(ConfigError, match="--output-dir"):
+        decisionformer.planned(drawn(tmp_path / "out", base_model, rows=4))
+    with pytest.raises(ConfigError, match="--rows"):
+        decisionformer.planned(drawn(tmp_path / "other", base_model, rows=10_000))
+    assert not (tmp_path / "other").exists()
+
+
+def test_decisionformer_is_asked_for_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, with exit status 2, before anything is written."""
+    monkeypatch.setitem(sys.modules, "decisionformer", None)
+    status = decisionformer.main(
+        f"--train-file {SUPPORT} --test-file {SUPPORT} --output-dir {tmp_path / 'out'}".split()
+    )
+
+    assert status == 2
+    assert "expected decisionformer" in capsys.readouterr().err.lower()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_decisions_are_compared_with_decisionformer(tmp_path: Path) -> None:
+    """From one base, each a row in both tables; what is trained is not trained again."""
+    pytest.importorskip("langchain_core.decisions")
+    pytest.importorskip("decisionformer")
+    base, train, output = (
+        tiny_base_model(tmp_path / "base", max_length=256),
+        SAMPLES / "support" / "train.csv",
+        "r.json",
+    )
+    command = (
+        f"--train-file {train} --test-file {SUPPORT} --base-model {base} --output-dir {tmp_path / 'out'} --epochs 1"
+    )
+    short = f"--rows 4 --test-rows 12 --items 4 --rounds 1 --output {tmp_path / output}"
+    first = decisionformer.main([*command.split(), *short.split()])
+    tables = measured(tmp_path / output)
+    second = decisionformer.main([*command.split(), *short.split()])
+    again = measured(tmp_path / output)
+
+    assert first == second == 0
+    for rows in tables.values():
+        assert list(rows) == [decisionformer.OURS, decisionformer.PEER]
+    for name, row in tables["quality"].items():
+        assert row["CPU s of training"] > 0
+        assert again["quality"][name] == {**row, "CPU s of training": None}
+    assert tables["speed"][decisionformer.PEER]["× decisionformer, decide_many"] == 1
 
 
 @pytest.mark.slow

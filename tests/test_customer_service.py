@@ -45,6 +45,7 @@ from lc_finetune import (
 from lc_finetune.inference import Predictor
 from lc_finetune.testing import FakeClassifier, FakeTagger, tiny_base_model, tiny_checkpoint
 from lc_finetune.train.base_model import BaseModel
+from tests.agents.chat_models import AllOrNothing
 
 LABELS = ("small_talk", *TEMPLATES, *FAQ_LABELS)
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
@@ -240,24 +241,38 @@ async def test_where_the_chat_model_fails_the_faq_answers(retriever: FaqRetrieve
     assert [failed, fine] == await chain.abatch(["bulb?", "password?"])
 
 
-def test_what_the_faq_does_not_answer_goes_to_a_person(retriever: FaqRetriever) -> None:
+async def test_a_chat_model_whose_batch_fails_as_a_whole_fails_no_message(retriever: FaqRetriever) -> None:
+    """Each has its passage."""
+    chain = chain_of(retriever=retriever, chat=AllOrNothing(fail))
+    items = chain.batch(["bulb?", "password?", "Where is it?"])
+
+    assert [item["answer"] for item in items[:2]] == ["Included.", "Ask for a link."]
+    assert [item["error"] for item in items] == ["The chat model raised OSError."] * 2 + [None]
+    assert items == await chain.abatch(["bulb?", "password?", "Where is it?"])
+
+
+@pytest.mark.parametrize("answer", ["NONE.", "None", "**none**", "NONE [1]."])
+def test_what_the_faq_does_not_answer_goes_to_a_person(retriever: FaqRetriever, answer: str) -> None:
     """No passage is near enough, or the chat model says so."""
-    chain = chain_of(retriever=retriever, chat=Chat(answer_of={"bulb?": "NONE."}))
+    chain = chain_of(retriever=retriever, chat=Chat(answer_of={"bulb?": answer}))
     items = chain.batch(["weather?", "bulb?"])
 
     assert [item["route"] for item in items] == ["person", "person"]
     assert [item["reason"] for item in items] == ["not in the FAQ"] * 2
 
 
-def test_a_retriever_that_fails_hands_over() -> None:
+def fail(query: Any) -> Any:
+    raise OSError("secret")
+
+
+@pytest.mark.parametrize("kind", [RunnableLambda, AllOrNothing])
+async def test_a_retriever_that_fails_hands_over(kind: type[Any]) -> None:
     """The name of the exception is all that is told."""
-
-    def fail(query: str) -> list[Document]:
-        raise OSError("secret")
-
-    item = chain_of(retriever=RunnableLambda(fail)).invoke("bulb?")
+    chain = chain_of(retriever=kind(fail))
+    item = chain.invoke("bulb?")
 
     assert (item["route"], item["reason"], item["error"]) == ("person", "the FAQ failed", "OSError")
+    assert item == await chain.ainvoke("bulb?")
 
 
 @pytest.mark.parametrize(
@@ -388,9 +403,10 @@ def test_a_template_is_filled_with_entities_or_otherwise() -> None:
     [
         ({"templates": {"track_order": "Find {ORDER ID}."}}, "found another brace"),
         ({"templates": {"account_login": "Hello."}}, "found a template and the FAQ"),
+        ({"patterns": {"ORDER_ID": "(#"}}, "Expected a regular expression for 'ORDER_ID'"),
     ],
 )
-def test_faulty_templates_are_found_at_once(options: dict[str, Any], message: str) -> None:
+def test_faulty_templates_and_patterns_are_found_at_once(options: dict[str, Any], message: str) -> None:
     """When the chain is built."""
     with pytest.raises(ConfigError, match=message):
         chain_of(**options)

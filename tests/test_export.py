@@ -26,6 +26,7 @@ from lc_finetune.inference.parity import BelowParity, sample_texts, shortfall
 from lc_finetune.labels import Span
 from lc_finetune.schemas import MultiLabelClassification
 from lc_finetune.testing import tiny_checkpoint
+from tests.test_readme import snippets
 
 SERVED = [("onnx", "float32"), ("onnx", "float16"), ("onnx", "int8"), ("openvino", "float32"), ("openvino", "float16")]
 TASKS = ["text-classification", "multi-label-classification", "token-classification"]
@@ -405,3 +406,18 @@ def test_a_mistake_is_one_line_and_status_2(
     message = capsys.readouterr().err
     assert expected in message
     assert len(message.splitlines()) == 1
+
+
+def test_the_page_on_exports_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a file of labelled rows."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "runs" / "support", labels=("other", "track_order"))
+    rows = [
+        f"{text} {i},{label}" for i in range(20) for text, label in (("where is it", "track_order"), ("hi", "other"))
+    ]
+    (tmp_path / "held_out.csv").write_text("\n".join(["text,label", *rows]))
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/exports.md"):
+        exec(snippet, namespace)
+
+    assert namespace["made"].folder == Path("runs/support/onnx-int8")

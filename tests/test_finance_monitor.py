@@ -26,6 +26,7 @@ from chains.finance_monitor import (
 from chains.surges import Baseline, Count, SurgeConfig, Windows, surge_p_value
 from lc_finetune import ConfigError, DataError, InputError
 from lc_finetune.testing import FakeClassifier, FakeTagger, tiny_checkpoint
+from tests.agents.chat_models import AllOrNothing
 
 BEGIN = datetime(2026, 1, 5, 9, tzinfo=UTC)
 BAD, GOOD = "Acme misses", "Acme beats"
@@ -186,6 +187,12 @@ def test_times_are_read_in_their_zone(value: Any) -> None:
     assert read_time(value, "Europe/Berlin") == BEGIN
 
 
+@pytest.mark.parametrize("value", ["2026-01-05", "20260105", " 2026-01-05 ", "2026-W02-1"])
+def test_a_date_is_its_first_moment(value: str) -> None:
+    """Eight digits are a date too, and not some seconds of 1970."""
+    assert read_time(value) == datetime(2026, 1, 5, tzinfo=UTC)
+
+
 @pytest.mark.parametrize("value", ["soon", True, float("nan"), 1e30, [], "2026-13-01"])
 def test_what_is_no_time_is_refused(value: Any) -> None:
     """Without quoting it."""
@@ -238,6 +245,28 @@ async def test_a_missing_time_is_the_latest_seen() -> None:
     await events_of(monitor, [message(0), message(69), {"text": BAD}, {"text": BAD, "timestamp": ""}])
 
     assert [(window.messages, window.negatives) for window in monitor.state.open] == [(1, 0), (3, 2)]
+
+
+async def test_a_time_of_the_year_1_stops_nothing() -> None:
+    """Some systems write it for none; its window may begin earlier, where no time can be named."""
+    config = MonitorConfig(window_seconds=7 * 24 * 3600)
+    events = await events_of(monitor_of(config=config), [message(0) | {"timestamp": "0001-01-01T00:00:00Z"}, *QUIET])
+
+    assert [event["event"] for event in events] == ["rejected"]
+    assert "the year 1 or later" in events[0]["reason"]
+
+
+async def test_models_that_fail_as_a_whole_stop_nothing() -> None:
+    """As where a checkpoint is gone: each message is rejected."""
+
+    def fail(text: str) -> Any:
+        raise OSError("secret")
+
+    events = await events_of(monitor_of(chain=build_chain(AllOrNothing(fail))), QUIET)
+    later = await events_of(monitor_of(chain=AllOrNothing(fail)), QUIET)
+
+    assert [event["reason"] for event in events] == ["Expected an answer of the models, found OSError."] * len(QUIET)
+    assert events == later
 
 
 def test_an_unknown_zone_is_refused() -> None:
@@ -446,3 +475,52 @@ def test_the_demonstration_shows_the_surge(
     lines = (tmp_path / "events.jsonl").read_text()
     assert finance_monitor.main(arguments) == 0
     assert lines == (tmp_path / "events.jsonl").read_text()
+
+
+def test_labelled_texts_are_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of any file, with the labels that count in it; its texts need no times."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "mood", labels=("0", "1"))
+    (tmp_path / "tweets.csv").write_text(f"text,label\n{BAD},0\n{GOOD},1\n")
+    truth = FakeClassifier(labels=("1", "0"), label_of={BAD: "0"})
+    monkeypatch.setattr(finance_monitor, "build_chain", lambda *_, **__: build_chain(truth))
+
+    assert finance_monitor.main(["--replay", "tweets.csv", "--sentiment", "mood", "--negative", "0"]) == 0
+    assert capsys.readouterr().out.count("ALERT") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--window 0", "window_seconds: Input should be greater than 0, found 0.0."),
+        ("--window nan", "window_seconds"),
+        ("--window inf", "window_seconds"),
+        ("--file none.csv", "found FileNotFoundError"),
+        ("--file rows.txt", "expected a .csv or .jsonl file"),
+        ("--folder none", "Expected a folder to watch"),
+        ("--file rows.csv --events none/events.jsonl", "none/events.jsonl: expected a file in a folder that exists"),
+        ("--file rows.csv --state none/state.json", "none/state.json: expected a file in a folder that exists"),
+        ("--file rows.csv --state .", "expected a file in a folder that exists"),
+        ("--file rows.csv --negative bad", "Expected --negative to name labels of the model, which are negative, "),
+        ("--file rows.csv --tagger tagger", "Expected --names to name labels of the model, which are PRODUCT, "),
+        ("--file rows.csv --topic none", "none"),
+        ("--replay labelled.csv --negative angry negative", "expected texts with a label that --negative names"),
+        ("--replay rows.csv", "rows.csv"),
+    ],
+)
+def test_what_cannot_be_followed_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: str, said: str
+) -> None:
+    """With exit status 2, and not when the first window closes."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "mood", labels=("negative", "neutral"))
+    tiny_checkpoint(tmp_path / "tagger", task="token-classification", labels=("PRODUCT",))
+    (tmp_path / "rows.csv").write_text(csv_of(minute(0, 1)))
+    (tmp_path / "rows.txt").touch()
+    (tmp_path / "labelled.csv").write_text("text,label\nGood,positive\n")
+
+    assert finance_monitor.main(["--sentiment", "mood", *arguments.split()]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chains.")]
+    assert said in line

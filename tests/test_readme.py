@@ -272,3 +272,36 @@ def test_the_page_on_adapters_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         exec(snippet, namespace)
 
     assert namespace["model"].config.id2label == {0: "a", 1: "b"}
+
+
+def test_the_page_on_searching_runs(tmp_path: Path) -> None:
+    """In Python the space is the mapping of the page's file."""
+    namespace: dict[str, Any] = {}
+    for snippet in snippets("docs/hyper-parameter-search.md"):
+        exec(snippet, namespace)
+    page = (ROOT / "docs" / "hyper-parameter-search.md").read_text(encoding="utf-8")
+    (file,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "space.yaml").write_text(file)
+    read = TrainConfig.of({"search": 20, "search_space": str(tmp_path / "space.yaml")})
+
+    assert namespace["config"].search_space["batch_size"] == read.search_space["batch_size"]
+
+
+LEFT_OUT = {
+    "CONTRIBUTING.md": "pieces of code, to show a style",
+    "README.zh-CN.md": "the code of README.md, as another test says",
+}
+
+
+def test_no_page_with_code_is_left_out() -> None:
+    """Each is named where its code is run; code in fences of another form would not be seen."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    fences = {
+        page.relative_to(ROOT).as_posix(): re.findall(r"^ *```(py.*)$", page.read_text(encoding="utf-8"), re.M)
+        for page in pages
+    }
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    run = set(re.findall(r'snippets\(\s*"([^"]+)"', tests))
+
+    assert {page for page, found in fences.items() if found} == run | set(LEFT_OUT)
+    assert {page for page, found in fences.items() if set(found) - {"python"}} == {"docs/coming-from.md"}

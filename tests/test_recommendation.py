@@ -17,6 +17,7 @@ from chains.recommendation import average_precision, build_chain, compare, ndcg,
 from lc_finetune import Checkpoint, InputError, PairClassification, PairClassifier
 from lc_finetune.schemas import Scores
 from lc_finetune.testing import tiny_checkpoint
+from tests.agents.chat_models import AllOrNothing
 
 LIKED = {"rye flour": 0.9, "a bread knife": 0.7, "a shaver": 0.1}
 
@@ -121,8 +122,23 @@ def test_an_item_that_cannot_be_judged_comes_last_and_says_why(knowing: Knowing,
     (*others, last) = chain.invoke({"history": "bakes", "items": [item, "a shaver", "rye flour"]})["ranking"]
 
     assert [one.item for one in others] == ["rye flour", "a shaver"]
+    assert last.error is not None
     assert error in last.error
+    assert "poison" not in last.error
     assert (last.item, last.interest) == (item, None)
+
+
+async def test_a_classifier_that_fails_as_a_whole_fails_items_only() -> None:
+    """Each says why, without what the exception says."""
+
+    def fail(pair: Any) -> Any:
+        raise OSError("secret")
+
+    chain = build_chain(AllOrNothing(fail))
+    answer = chain.invoke({"history": "bakes", "items": ["a shaver", "rye flour"]})
+
+    assert [(one.item, one.error) for one in answer["ranking"]] == [("a shaver", "OSError"), ("rye flour", "OSError")]
+    assert answer == await chain.ainvoke({"history": "bakes", "items": ["a shaver", "rye flour"]})
 
 
 @pytest.mark.parametrize(

@@ -409,6 +409,18 @@ def test_as_a_tool_it_takes_words_and_answers_json(relations: RelationClassifier
     assert "text" not in answer
 
 
+async def test_a_tool_answers_what_it_cannot_read_with_an_error(relations: RelationClassifier) -> None:
+    """As JSON, so that the language model can ask better, and without the words."""
+    tool = relations.as_tool(name="relation", description="d")
+    args = {"text": ANN["text"], "head": "secret", "tail": "shop"}
+    call = {"type": "tool_call", "name": "relation", "args": args, "id": "1"}
+
+    for message in (tool.invoke(call), await tool.ainvoke(call)):
+        assert message.status == "error"
+        assert json.loads(message.content)["error"].startswith("Expected ")
+        assert "secret" not in message.content
+
+
 def test_results_are_frozen_and_hashable(relations: RelationClassifier) -> None:
     """And survive JSON."""
     for value in (ANN, Tagging(text="Ann met Bo.", entities=TAGGED.invoke("Ann met Bo.").entities)):

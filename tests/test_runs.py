@@ -121,7 +121,8 @@ async def test_a_handler_of_a_branch_sees_tags_metadata_and_siblings(classifier:
     config: RunnableConfig = {"tags": ["mine"], "metadata": {"tenant": 7}, "run_name": "all"}
     expected = classifier.batch(TEXTS)
     for answered in (asyncio.to_thread(fan_out.batch, TEXTS, config), fan_out.abatch(TEXTS, config)):
-        assert await answered == [{"one": result, "two": result} for result in expected]
+        labels = [{name: result.label for name, result in row.items()} for row in await answered]
+        assert labels == [dict.fromkeys(("one", "two"), result.label) for result in expected]
         siblings = [str(one["parent"]) for one in handler.begun]
         assert sorted(map(siblings.count, set(siblings))) == [2, 2]
         assert {frozenset(one["tags"]) for one in handler.begun} == {
@@ -166,6 +167,10 @@ async def test_failures_are_those_of_langchain(
         runnable.batch([*fine, 7], config)
     with pytest.raises(InputError, match="Expected a"):
         await runnable.abatch([*fine, 7], config)
+    with pytest.raises(ValueError, match="same length as inputs"):
+        runnable.batch(fine, [config])
+    with pytest.raises(ValueError, match="same length as inputs"):
+        await runnable.abatch(fine, [config])
     assert runnable.batch([], config) == await runnable.abatch([], config) == []
 
 
@@ -265,7 +270,7 @@ def test_instruments_of_the_environment_watch(classifier: TextClassifier, monkey
 
 def test_the_limits_of_a_surrounding_run_hold(classifier: TextClassifier) -> None:
     """`max_concurrency` of a run that nobody watches reaches the branches within."""
-    seen: list[Any] = Field(default_factory=list)
+    seen: list[Any] = []
 
     def note(value: Any, config: RunnableConfig) -> Any:
         seen.append((config.get("max_concurrency"), config.get("configurable")))

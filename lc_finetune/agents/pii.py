@@ -18,7 +18,8 @@ def pii_detector(
     """Make the detector of a `PIIMiddleware` out of a tagger.
 
     `PIIMiddleware` changes the state for good and restores nothing; see `EntityRedactionMiddleware` for that. It calls
-    its detector synchronously, and on streams with `apply_to_output=True` again for each piece that arrives.
+    its detector synchronously, and on streams with `apply_to_output=True` again for each piece that arrives. A tagger
+    that raises ends the run: what could not be tagged goes no further.
 
     Args:
         tagger: Text → entities.

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import Runnable
 
-from lc_finetune.errors import ConfigError, InputError, LCFinetuneError, did_you_mean, shown
+from lc_finetune.errors import ConfigError, InputError, did_you_mean, shown
 from lc_finetune.labels import LabelSet
+from lc_finetune.runnables.dispatch import aoutcomes_of, outcomes_of
 from lc_finetune.runnables.inputs import text_of
 from lc_finetune.schemas import Classification
 from lc_finetune.schemes import TagSet
@@ -42,22 +43,6 @@ async def aclassified(
     return _filled(texts, await aoutcomes_of(classifier, known))
 
 
-def outcomes_of(model: Runnable[Any, Any], texts: list[str]) -> list[Any]:
-    """Ask a model about texts in one call; each has its answer or exception, also where the call fails as a whole."""
-    try:
-        return model.batch(texts, return_exceptions=True) if texts else []
-    except Exception as error:  # a checkpoint that cannot be loaded, for instance
-        return [error] * len(texts)
-
-
-async def aoutcomes_of(model: Runnable[Any, Any], texts: list[str]) -> list[Any]:
-    """As `outcomes_of`, without blocking the event loop."""
-    try:
-        return await model.abatch(texts, return_exceptions=True) if texts else []
-    except Exception as error:
-        return [error] * len(texts)
-
-
 OnError = Literal["block", "pass"]
 
 
@@ -72,11 +57,6 @@ def checked(on_error: Any) -> OnError:
     if on_error == "pass":
         return "pass"
     raise ConfigError(f"Expected on_error 'block' or 'pass', found {on_error!r}.")
-
-
-def reason(error: Exception) -> str:
-    """Say what went wrong without any text of the user's: our own messages hold none, others may."""
-    return f"{type(error).__name__}: {error}" if isinstance(error, LCFinetuneError) else type(error).__name__
 
 
 def check_types(tagger: Runnable[Any, Any], named: Collection[str]) -> None:

@@ -23,11 +23,12 @@ from langgraph.types import Command
 
 from lc_finetune.agents.masking import Markers, check_pools
 from lc_finetune.agents.messages import Kind, rewritten
-from lc_finetune.agents.reading import OnError, aoutcomes_of, check_types, checked, outcomes_of, reason
+from lc_finetune.agents.reading import OnError, check_types, checked
 from lc_finetune.agents.restoring import RestoringChatModel, restored_message
 from lc_finetune.agents.sentiment import with_line
-from lc_finetune.errors import InputError
+from lc_finetune.errors import InputError, reason
 from lc_finetune.labels import Span
+from lc_finetune.runnables.dispatch import aoutcomes_of, outcomes_of
 from lc_finetune.schemas import Tagging
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from langchain_core.runnables import Runnable, RunnableLambda
 from langgraph.types import Command
 
-from lc_finetune.agents.reading import check_labels, reason
+from lc_finetune.agents.reading import check_labels
+from lc_finetune.errors import reason
 from lc_finetune.schemas import Classification
 
 logger = logging.getLogger(__name__)

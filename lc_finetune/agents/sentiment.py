@@ -21,8 +21,8 @@ from langchain_core.runnables import Runnable
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
-from lc_finetune.agents.reading import aclassified, check_labels, classified, human, reason, unanswered
-from lc_finetune.errors import ConfigError
+from lc_finetune.agents.reading import aclassified, check_labels, classified, human, unanswered
+from lc_finetune.errors import ConfigError, reason
 from lc_finetune.schemas import Classification
 
 logger = logging.getLogger(__name__)

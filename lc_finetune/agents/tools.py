@@ -11,8 +11,8 @@ from langchain.agents.middleware.types import PrivateStateAttr
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
-from lc_finetune.agents.reading import aclassified, check_labels, classified, human, reason
-from lc_finetune.errors import ConfigError
+from lc_finetune.agents.reading import aclassified, check_labels, classified, human
+from lc_finetune.errors import ConfigError, reason
 from lc_finetune.schemas import Classification
 
 logger = logging.getLogger(__name__)
@@ -98,12 +98,12 @@ class ToolSelectorMiddleware(AgentMiddleware[ToolSelectorState, Any, Any]):
         if outcome.accepted is False:
             return None
         others = (label for label, score in outcome.scores.items() if score >= self.least_score)
-        fitting = list(dict.fromkeys([outcome.label, *others]))
-        return fitting if all(label in self.names_of for label in fitting) else None
+        return list(dict.fromkeys([outcome.label, *others]))
 
     def _narrowed(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         fitting: list[str] | None = request.state.get("fitting_labels")  # type: ignore[assignment]
-        if fitting is None:
+        # Asked here, since a turn may go on with another middleware than the one it began with.
+        if fitting is None or not all(label in self.names_of for label in fitting):
             return request
         offered = frozenset[str]().union(*(self.names_of[label] for label in fitting))
         left_out = frozenset[str]().union(*self.names_of.values()) - offered

@@ -16,10 +16,9 @@ from lc_finetune.agents.reading import (
     check_labels,
     checked,
     classified,
-    reason,
     unanswered,
 )
-from lc_finetune.errors import ConfigError
+from lc_finetune.errors import ConfigError, reason
 from lc_finetune.schemas import Classification
 
 logger = logging.getLogger(__name__)

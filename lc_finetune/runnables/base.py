@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable, ensure_config
 from langchain_core.runnables.config import run_in_executor
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, create_model, field_validator
 
 from lc_finetune import runs
 from lc_finetune.checkpoint import EXPLAINED, RUNNABLES, Checkpoint, Task
 from lc_finetune.composition import ResultRunnable
 from lc_finetune.confidence import Thresholds
-from lc_finetune.errors import ConfigError, did_you_mean, raised
+from lc_finetune.errors import ConfigError, InputError, did_you_mean, raised
 from lc_finetune.inference.backends import BackendName, Dtype
 from lc_finetune.inference.predictor import Predictor, validated
 from lc_finetune.inference.served import as_asked, check_served
@@ -195,7 +195,11 @@ class ModelRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R])
         description: str | None = None,
         arg_types: Mapping[str, type] | None = None,
     ) -> BaseTool:
-        """Make a tool that takes a text, or a pair of texts, and answers JSON."""
+        """Make a tool that takes a text, or a pair of texts, and answers JSON.
+
+        What cannot be read is answered with `{"error": …}`, in a message whose status is `"error"`: a language model
+        may ask again, and its agent goes on.
+        """
         if arg_types is not None:
             raise ConfigError("Expected no arg_types: the tool takes the text, or both of a pair. Use args_schema.")
         named = name or self.get_name()
@@ -203,10 +207,16 @@ class ModelRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R])
         schema = args_schema or create_model(f"{type(self).__name__}Input", **dict.fromkeys(self._keys, text))
 
         def run(config: RunnableConfig, **arguments: Any) -> str:
-            return answer(self.invoke(arguments, config))
+            try:
+                return answer(self.invoke(arguments, config))
+            except InputError as error:
+                raise ToolException(str(error)) from error
 
         async def arun(config: RunnableConfig, **arguments: Any) -> str:
-            return answer(await self.ainvoke(arguments, config))
+            try:
+                return answer(await self.ainvoke(arguments, config))
+            except InputError as error:
+                raise ToolException(str(error)) from error
 
         return StructuredTool.from_function(
             func=run,
@@ -215,6 +225,7 @@ class ModelRunnable(ResultRunnable[R], RunnableSerializable[Any, R], Generic[R])
             description=description or _first_line(self),
             args_schema=schema,
             infer_schema=False,
+            handle_tool_error=lambda error: json.dumps({"error": str(error)}, ensure_ascii=False),
         )
 
     @classmethod

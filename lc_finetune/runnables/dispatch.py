@@ -137,6 +137,30 @@ def children(
     return [child(config, manager, tag) for config, manager in zip(configs, run_managers, strict=True)]
 
 
+def outcomes_of(
+    runnable: Runnable[Any, Any],
+    values: Sequence[Any],
+    config: RunnableConfig | list[RunnableConfig] | None = None,
+) -> list[Any]:
+    """Ask in one call; each value has its answer or exception, also where the call fails as a whole."""
+    try:
+        return runnable.batch(list(values), config, return_exceptions=True) if values else []
+    except Exception as error:  # a checkpoint that cannot be loaded, for instance
+        return [error] * len(values)
+
+
+async def aoutcomes_of(
+    runnable: Runnable[Any, Any],
+    values: Sequence[Any],
+    config: RunnableConfig | list[RunnableConfig] | None = None,
+) -> list[Any]:
+    """As `outcomes_of`, without blocking the event loop."""
+    try:
+        return await runnable.abatch(list(values), config, return_exceptions=True) if values else []
+    except Exception as error:
+        return [error] * len(values)
+
+
 def one_of(types: Sequence[Any]) -> Any:
     """Make the union of types; of one, that type."""
     return Union[tuple(types)]  # noqa: UP007  (of a tuple)

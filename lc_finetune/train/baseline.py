@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 from warnings import catch_warnings, simplefilter
@@ -46,6 +46,8 @@ ROWS = 10_000
 """Training texts used at most; a classifier's beyond these add little."""
 UNITS = 20_000
 """Training words used at most for a tagger."""
+AT_ONCE = 500
+"""Texts whose states are kept at a time: those of 25,000 long ones would take 10 GB."""
 
 
 def classification_baseline(base: Path, train: Sequence[Example], test: Sequence[Example], max_length: int) -> Figures:
@@ -240,14 +242,26 @@ def _pooled(base: Path, texts: Sequence[str], max_length: int) -> NDArray[np.flo
     return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True))
 
 
-def encoder_states(base: Path, texts: Sequence[str], max_length: int) -> list[tuple[Encoding, NDArray[np.float32]]]:
+def encoder_states(base: Path, texts: Sequence[str], max_length: int) -> Iterator[tuple[Encoding, NDArray[np.float32]]]:
     """Run the untouched encoder: for each text its encoding and states `(pieces, hidden)`, cut at one window."""
     import torch
     from transformers import AutoModel
 
     with quiet():
-        model: Any = AutoModel.from_pretrained(base, use_safetensors=True, trust_remote_code=False).eval()
+        model: Any = AutoModel.from_pretrained(
+            base, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        ).eval()
     encoder = Encoder(base, offsets=True)
+    for start in range(0, len(texts), AT_ONCE):
+        yield from _states_of(model, encoder, texts[start : start + AT_ONCE], max_length)
+
+
+def _states_of(
+    model: Any, encoder: Encoder, texts: Sequence[str], max_length: int
+) -> Iterator[tuple[Encoding, NDArray[np.float32]]]:
+    """Give what `encoder_states` does, of texts whose states have room in memory together."""
+    import torch
+
     frame = encoder.frame
     room = max_length - len(frame)
     encodings = [encoding if isinstance(encoding, Encoding) else Encoding(()) for encoding in encoder.encode(texts)]
@@ -262,4 +276,4 @@ def encoder_states(base: Path, texts: Sequence[str], max_length: int) -> list[tu
         for row, i in enumerate(batch):
             inside = slice(len(frame.before), len(rows[i]) - len(frame.after)) if encodings[i].ids else slice(0, 1)
             states[i] = hidden[row, inside]
-    return list(zip(encodings, states, strict=True))
+    return zip(encodings, states, strict=True)

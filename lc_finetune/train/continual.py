@@ -85,7 +85,8 @@ def go_on(config: TrainConfig) -> tuple[TrainConfig, Continued | None]:
         decided["max_length"] = manifest.max_length
     if config.keep_replay is None:
         decided["keep_replay"] = len(replay.train)
-    if replay.train and TASKS[checkpoint.task].one_class and config.class_weights is None:
+    weighed = config.class_weights is not None or "class_weights" in config.search_space
+    if replay.train and TASKS[checkpoint.task].one_class and not weighed:
         decided["balanced_sampling"] = True  # there are few kept rows of an old class, and many of a new one
     weight = recipe.DISTILLATION if config.distillation is None else config.distillation
     return config.model_copy(update=decided), Continued(_name(config.continue_from), checkpoint, replay, weight)

@@ -54,7 +54,9 @@ def _split_table(task: type[TrainingTask], split: str, figures: Mapping[str, Any
 
 def _confidence_in_words(confidence: Mapping[str, Any]) -> str:
     precision = confidence["accepted_precision"]
-    taken = f"{confidence['coverage']:.1%} accepted" + (f", {precision:.2%} of them right" if precision else "")
+    taken = f"{confidence['coverage']:.1%} accepted"
+    if precision is not None:
+        taken += f", {precision:.2%} of them right"
     return f"ECE {confidence['ece']:.4f} (perfect ones: 95 % at most {confidence['ece_perfect']:.4f}), {taken}"
 
 

@@ -423,6 +423,26 @@ def test_a_turn_with_tool_calls_is_classified_once() -> None:
     assert model.offered == [["find_order"], ["find_order"]]
 
 
+def test_a_turn_that_goes_on_with_other_labels_is_offered_all() -> None:
+    """As where the agent was deployed anew while a person looked at a tool call."""
+
+    def plan(messages: list[BaseMessage]) -> AIMessage:
+        if isinstance(messages[-1], ToolMessage):
+            return AIMessage("Done.")
+        return AIMessage("", tool_calls=[{"name": "find_order", "args": {"number": "1"}, "id": "1"}])
+
+    model, saver = PlannedModel(plan=plan), InMemorySaver()
+    config: Any = {"configurable": {"thread_id": "1"}}
+    tools = [find_order, pay_back]
+    before = create_agent(model, tools, middleware=[selector()], checkpointer=saver, interrupt_before=["tools"])
+    say(before, "Hi")
+    other = ToolSelectorMiddleware(TOPIC, tools={"refund": [pay_back]})
+    state = create_agent(model, tools, middleware=[other], checkpointer=saver).invoke(None, config)
+
+    assert state["messages"][-1].content == "Done."
+    assert model.offered == [["find_order"], ["find_order", "pay_back"]]
+
+
 # Classifier and tagger as tools, and as LangChain's own detector.
 
 
@@ -447,6 +467,34 @@ async def test_classifier_and_tagger_are_tools_that_answer_json(
 
         assert classifier.invoke("Where is my card?").label == intent["label"]
         assert len(tagger.invoke("Where is my card?").entities) == len(entities["entities"])
+
+
+async def test_what_a_tool_cannot_read_does_not_stop_the_agent(tiny_classifier: Checkpoint) -> None:
+    """The chat model is told, as JSON."""
+    tool = TextClassifier.from_checkpoint(tiny_classifier, device="cpu", backend="torch").as_tool(name="intent")
+
+    def plan(messages: list[BaseMessage]) -> AIMessage:
+        if isinstance(messages[-1], ToolMessage):
+            return AIMessage("Done.")
+        return AIMessage("", tool_calls=[{"name": "intent", "args": {"text": "half \ud83d"}, "id": "1"}])
+
+    agent = create_agent(PlannedModel(plan=plan), [tool])
+    asked = {"messages": [HumanMessage("Hi")]}
+    for state in (agent.invoke(asked), await agent.ainvoke(asked)):
+        told = state["messages"][-2]
+
+        assert (told.status, state["messages"][-1].content) == ("error", "Done.")
+        assert "surrogate" in json.loads(told.content)["error"]
+
+
+def test_a_detector_whose_tagger_raises_lets_nothing_pass() -> None:
+    """The run ends; the model is not called."""
+    model = saying("Fine.")
+    agent = create_agent(model, middleware=[PIIMiddleware("person", detector=pii_detector(BROKEN), strategy="redact")])
+    with pytest.raises(RuntimeError):
+        agent.invoke({"messages": [HumanMessage("Ann Lee")]})
+
+    assert model.seen == []
 
 
 def test_a_tagger_detects_for_langchains_own_middleware() -> None:

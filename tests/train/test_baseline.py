@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from transformers import AutoModel
 
 from lc_finetune.data import TaggedExample, TextExample
 from lc_finetune.labels import Span
 from lc_finetune.schemes import TagSet
+from lc_finetune.testing import tiny_base_model
 from lc_finetune.train import baseline
 
 
@@ -38,3 +42,26 @@ def test_texts_that_are_entities_and_nothing_else_have_one_tag(base_model: Path)
     figures = baseline.tagging_baseline(base_model, train, train, TagSet.of_types(["A"]), 32, "word")
 
     assert figures["f1"] == 1.0
+
+
+def test_a_base_model_in_half_precision_is_run_in_whole(tmp_path: Path) -> None:
+    """Decoders are published in bfloat16, which NumPy does not have."""
+    folder = tiny_base_model(tmp_path / "base", architecture="qwen2")
+    AutoModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
+    [(_, states)] = baseline.encoder_states(folder, ["my card"], 32)
+
+    assert AutoModel.from_pretrained(folder).dtype == torch.bfloat16
+    assert states.dtype == np.float32
+
+
+def test_states_come_in_the_order_of_the_texts(base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few at a time, so that many texts need no more memory; whatever is read together is the same."""
+    texts = ["my card", "cash " * 90, "", "where is my card", "no"]
+    together = list(baseline.encoder_states(base_model, texts, 32))
+    monkeypatch.setattr(baseline, "AT_ONCE", 2)
+    apart = list(baseline.encoder_states(base_model, texts, 32))
+
+    assert [encoding for encoding, _ in apart] == [encoding for encoding, _ in together]
+    for (encoding, one), (_, other) in zip(apart, together, strict=True):
+        assert one.shape == (len(encoding.ids[:30]) or 1, 32)
+        assert np.abs(one - other).max() < 1e-5

@@ -169,6 +169,14 @@ def test_one_new_label_is_enough(earlier: Checkpoint, tmp_path: Path) -> None:
     assert plan.config.balanced_sampling
 
 
+def test_rows_are_drawn_as_they_are_where_classes_are_weighed(earlier: Checkpoint, tmp_path: Path) -> None:
+    """In every trial of a search too, one of which may weigh them: both would balance twice."""
+    table = write(tmp_path / "new.csv", ("loan",))
+    for more in ({"class_weights": "balanced"}, {"search": 2, "search_space": {"class_weights": [None, "balanced"]}}):
+        given = options(table, tmp_path / "out", continue_from=str(earlier.path), **more)
+        assert not prepare(TrainConfig(**given))[0].config.balanced_sampling
+
+
 def test_a_renamed_label_is_said(earlier: Checkpoint, tmp_path: Path) -> None:
     """Both are labels; nobody else can know that they are one."""
     table = write(tmp_path / "new.csv", ("Cash", "loan"))

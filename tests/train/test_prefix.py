@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from lc_finetune import Checkpoint, CheckpointError, ConfigError, TextClassifier
-from lc_finetune.checkpoint import MANIFEST, PREFIX, Manifest, Task, write_manifest
+from lc_finetune.checkpoint import JOINT, MANIFEST, PREFIX, RELATIONS, Manifest, Task, write_manifest
 from lc_finetune.inference import Predictor
 from lc_finetune.inference.backends.torch import load_model
 from lc_finetune.inference.export import export
@@ -209,9 +209,9 @@ def test_a_prefix_leaves_room_for_a_text(base_model: Path, table: Path, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [task for task in CASES if task != "relation-classification"])
+@pytest.mark.parametrize("task", [task for task in CASES if task not in (RELATIONS, JOINT)])
 def test_every_task_takes_a_prefix(task: Task, base_model: Path, tmp_path: Path) -> None:
-    """But that of marked mentions, which takes no adapter; both backends answer alike."""
+    """But those of marked mentions and of two heads, which take no adapter; both backends answer alike."""
     case = CASES[task]
     rows = case.write(tmp_path / "rows")
     made = fine_tune(

@@ -3,11 +3,9 @@
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,8 @@ from lc_finetune.train.masking import WordMasking, masked_once
 from lc_finetune.train.packing import NO_WORD, pack, word_starts
 from lc_finetune.train.pretraining import PretrainedModel
 from lc_finetune.train.tokenization import IGNORED
+from tests.test_readme import snippets
+from tests.train.test_train import TRAIN, wait_for
 
 WORDS = ["card", "cash", "bank", "money", "account", "transfer", "password", "refund", "delay", "lost", "stolen"]
 
@@ -161,17 +161,14 @@ def test_the_page_on_it_runs(base_model: Path, lines: Path, tmp_path: Path, monk
     """Its code, as a reader types it, with a base model that is there."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "messages.txt").write_text(lines.read_text())
-    page = (Path(__file__).parents[2] / "docs" / "pre-training.md").read_text(encoding="utf-8")
     namespace: dict[str, Any] = {}
-    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+    for snippet in snippets("docs/pre-training.md"):
         exec(snippet.replace('task="mlm"', f'task="mlm", base_model="{base_model}", epochs=1'), namespace)
 
     assert namespace["domain"].path == Path("runs/domain")
 
 
 # Interruptions.
-
-TRAIN = "import sys; from lc_finetune.cli import main; sys.exit(main(['train', *sys.argv[1:]]))"
 
 
 def _started(given: dict[str, Any], **more: Any) -> tuple[list[str], subprocess.Popen[bytes]]:
@@ -180,18 +177,12 @@ def _started(given: dict[str, Any], **more: Any) -> tuple[list[str], subprocess.
     return command, subprocess.Popen(command, stdout=subprocess.DEVNULL, **more)
 
 
-def _wait_for(pattern: str, process: subprocess.Popen[bytes], folder: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not list(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(
     "moment",
     [
         "domain.work/checkpoint-*/trainer_state.json",
-        pytest.param("domain.work/checkpoint-*/optimizer.pt", marks=pytest.mark.slow),
-        pytest.param(".domain.writing-*", marks=pytest.mark.slow),
+        "domain.work/checkpoint-*/optimizer.pt",
+        ".domain.writing-*",
     ],
 )
 @pytest.mark.slow
@@ -200,7 +191,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
 ) -> None:
     """SIGKILL after the first epoch, while its state is written, while the folder is: words are hidden as before."""
     command, killed = _started(options(base_model, lines, tmp_path / "domain"), stderr=subprocess.DEVNULL)
-    _wait_for(moment, killed, tmp_path)
+    wait_for(moment, killed, tmp_path)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
 
@@ -217,7 +208,7 @@ def test_ctrl_c_leaves_nothing_half_written(base_model: Path, lines: Path, tmp_p
     """Status 130, one line that says how to go on, and what is done is kept for it."""
     given = options(base_model, lines, tmp_path / "domain", epochs=200)
     _, stopped = _started(given, stderr=subprocess.PIPE)
-    _wait_for("domain.work/checkpoint-*/trainer_state.json", stopped, tmp_path)
+    wait_for("domain.work/checkpoint-*/trainer_state.json", stopped, tmp_path)
     stopped.send_signal(signal.SIGINT)
     _, err = stopped.communicate(timeout=120)
 

@@ -143,9 +143,11 @@ def flags(given: dict[str, Any]) -> list[str]:
 
 
 def wait_for(pattern: str, process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Wait until a file is there, or the process has ended."""
-    deadline = time.monotonic() + 120
-    while not list(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
+    """Wait until a file is there, while the process runs."""
+    deadline = time.monotonic() + 600
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
@@ -201,6 +203,17 @@ def test_training_ends_with_calibration(whole_run: Checkpoint) -> None:
     card = (whole_run.path / "README.md").read_text()
     assert "## Confidence" in card
     assert "fewer than 200 show little" in card
+
+
+@pytest.mark.parametrize(("precision", "said"), [(None, "0.0% accepted"), (0.0, "4.0% accepted, 0.00% of them right")])
+def test_what_is_accepted_is_said_however_little_is_right(precision: float | None, said: str) -> None:
+    """Nothing is said where nothing is accepted."""
+    share = 0.0 if precision is None else 0.04
+    confidence = {"ece": 0.1, "ece_perfect": 0.1, "coverage": share, "accepted_precision": precision}
+    figures = {**classification_figures(["a", "b"], ["a", "b"]), "confidence": confidence}
+    lines = report_table(TextClassification, {"test": figures}).splitlines()
+
+    assert [line.rpartition("), ")[2] for line in lines if "calibrated scores" in line] == [said]
 
 
 def test_rows_held_out_for_it_calibrate(
