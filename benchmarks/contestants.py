@@ -119,6 +119,9 @@ def contestants(checkpoint: Checkpoint, device: str) -> Iterator[tuple[list[Cont
         makers["CrossEncoder"] = partial(_cross_encoder, checkpoint, device)
         makers["infinity"] = partial(_infinity, checkpoint, device)
     makers["raw torch"] = partial(_raw, checkpoint, "torch", device, partial(_torch_forward, checkpoint, device))
+    if device.startswith("cuda"):  # where ours computes in bf16 unless told otherwise
+        half = partial(_torch_forward, checkpoint, device, "bfloat16")
+        makers["raw torch-bfloat16"] = partial(_raw, checkpoint, "torch-bfloat16", device, half)
     makers["ours, auto"] = partial(_ours, checkpoint, "ours, auto", device)
     makers["ours, torch"] = partial(_ours, checkpoint, "ours, torch", device, backend="torch")
     if device == "cpu":
@@ -250,13 +253,17 @@ def _ours(
     model = kind.from_checkpoint(checkpoint, device=device, **options)
     forwards = counted(model)
     config: RunnableConfig = {"callbacks": [Runs()]}
-    backend = model._loaded().backend
-    runtime = f"{backend.name}-int8" if backend.precision == "int8" else backend.name
+    runtime = runtime_of(model._loaded().backend)
 
     def many(texts: Sequence[str]) -> list[Any]:
         return [_answer(result) for result in model.batch(list(texts), config)]
 
     return [Contestant(name, runtime, False, many, lambda text: _answer(model.invoke(text, config)), forwards)]
+
+
+def runtime_of(backend: Backend) -> str:
+    """Name what a backend is compared with the raw loops of: a runtime, and its precision unless that is fp32."""
+    return backend.name if backend.precision == "float32" else f"{backend.name}-{backend.precision}"
 
 
 def _answer(result: Any) -> Any:
@@ -352,7 +359,7 @@ class RawLoop:
         return self._forward(ids, mask)
 
 
-def _torch_forward(checkpoint: Checkpoint, device: str) -> Forward:
+def _torch_forward(checkpoint: Checkpoint, device: str, dtype: str = "float32") -> Forward:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
@@ -361,12 +368,13 @@ def _torch_forward(checkpoint: Checkpoint, device: str) -> Forward:
         if checkpoint.task == "token-classification"
         else AutoModelForSequenceClassification
     )
-    model = load.from_pretrained(checkpoint.path, dtype=torch.float32).to(device).eval()
+    model = load.from_pretrained(checkpoint.path, dtype=getattr(torch, dtype)).to(device).eval()
 
     def forward(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.floating]:
         with torch.inference_mode():
             inputs = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-            found: NDArray[np.floating] = model(input_ids=inputs[0], attention_mask=inputs[1]).logits.cpu().numpy()
+            logits = model(input_ids=inputs[0], attention_mask=inputs[1]).logits
+            found: NDArray[np.floating] = logits.float().cpu().numpy()
             return found
 
     return forward

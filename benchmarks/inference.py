@@ -29,7 +29,7 @@ from langchain_core.runnables import (
     RunnablePassthrough,
 )
 
-from benchmarks.contestants import PIPELINE, Contestant, Runs, contestants, counted, replaced
+from benchmarks.contestants import PIPELINE, Contestant, Runs, contestants, counted, replaced, runtime_of
 from benchmarks.measure import Forwards, Table, cores, in_turns, machine, medians, percentile, write
 from benchmarks.texts import long_tailed, read_texts
 from lc_finetune import FanOut, LabelRouter, TextClassifier
@@ -190,7 +190,7 @@ def _compared(
     rounds: int,
 ) -> Table:
     """Compare ways of calling our model with the raw loops of its runtime, by answers per second."""
-    runtime = classifier._loaded().backend.name
+    runtime = runtime_of(classifier._loaded().backend)
     loops = {
         one.name: Way(partial(one.many, texts), len(texts), one.forwards)
         for one in found

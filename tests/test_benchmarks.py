@@ -30,6 +30,7 @@ from benchmarks import (
     training,
     tune,
 )
+from benchmarks import contestants as peers
 from benchmarks.contestants import PIPELINE, contestants
 from benchmarks.texts import long_tailed
 from lc_finetune import Checkpoint, ConfigError, cli
@@ -71,6 +72,19 @@ def test_inference_runs_every_mode(exported: Checkpoint, tiny_tagger: Checkpoint
     assert tables["fan-out"]["LabelRouter"]["answers"] == 48
     assert tables["concurrent"]["gather of ainvoke"]["forwards"] < 24
     assert {"pipeline(texts)", "ours, auto"} < set(tables["ner"])
+
+
+def test_a_model_in_bf16_is_compared_with_a_loop_in_bf16(exported: Checkpoint) -> None:
+    """As on CUDA, where a loop in fp32 would be a weak opponent; in fp32 a runtime has no other name."""
+    half, single = "bfloat16", "float32"
+    (ours,) = peers._ours(exported, "ours", "cpu", backend="torch", dtype=half)
+    (plain,) = peers._ours(exported, "ours", "cpu", backend="torch")
+    ids = np.ones((2, 8), dtype=np.int64)
+    logits = {name: peers._torch_forward(exported, "cpu", name)(ids, ids) for name in (half, single)}
+
+    assert (ours.runtime, plain.runtime) == ("torch-bfloat16", "torch")
+    assert logits[half].dtype == np.float32
+    assert 0 < np.abs(logits[half] - logits[single]).max() < 0.1
 
 
 @pytest.mark.slow
