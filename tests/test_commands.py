@@ -32,9 +32,9 @@ def blocks(language: str) -> Iterator[tuple[str, str]]:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Every command as its words, without the variables before it, with its page."""
+    """Every command as its words, without what is set before it, variables and cores, with its page."""
     for page, block in blocks("console"):
-        for line in block.replace("\\\n", " ").splitlines():
+        for line in re.sub(r"\\\n|\btaskset -c \d+ ", " ", block).splitlines():
             words = shlex.split(line, comments=True)
             yield page, words[next(i for i, word in enumerate(words) if not re.match(r"\w+=", word)) :]
 

@@ -5,11 +5,9 @@ import gc
 import json
 import queue
 import shutil
-import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -248,33 +246,6 @@ def test_batches_hold_every_window_within_the_budget(lengths: list[int], budget:
 
     assert list(range(len(lengths))) == sorted(position for batch in cut for position in batch)
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in cut)
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [lambda predictor, texts: predictor.predict(texts), lambda predictor, texts: [*predictor.predict_stream([texts])]],
-)
-def test_an_interrupted_caller_leaves_the_queue(
-    tiny_classifier: Checkpoint, ask: Callable[[Predictor, list[str]], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C ends the waiting, and what was waited for is not computed."""
-    predictor = Predictor.load(tiny_classifier, device="cpu")
-    begun, forward, gone = list[int](), predictor.backend.forward, threading.Event()
-
-    def interrupting(batch: Batch) -> Outputs:
-        if not begun:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        begun.append(len(batch.input_ids))
-        gone.wait(30)
-        return forward(batch)
-
-    monkeypatch.setattr(predictor.backend, "forward", interrupting)
-    with pytest.raises(KeyboardInterrupt):
-        ask(predictor, ["where is my card"] * 1000)
-    gone.set()
-
-    assert predictor.predict(["no cash"])[0].label
-    assert len(begun) == 2
 
 
 class SlowModel:

@@ -37,6 +37,25 @@ threading.Thread(target=lambda: classifier.batch(texts, return_exceptions=True),
 classifier.batch(["card"])
 print(0, True)
 """
+INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+predictor, texts, begun, gone = classifier._loaded(), ["where is my card"] * 1000, [], threading.Event()
+forward = predictor.backend.forward
+def interrupting(batch):
+    if not begun:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    begun.append(batch)
+    gone.wait(100)
+    return forward(batch)
+predictor.backend.forward = interrupting
+try:
+    {ask}
+except KeyboardInterrupt:
+    gone.set()
+    predictor.predict(["no cash"])
+    print(0, len(begun) == 2)
+"""
 
 
 @pytest.mark.parametrize("onnx", [False, True], ids=["torch", "onnx"])
@@ -50,6 +69,12 @@ def test_a_forked_child_can_predict(then: str, onnx: bool, tmp_path: Path) -> No
 def test_an_interpreter_ends_cleanly(then: str, tiny_classifier: Checkpoint) -> None:
     """With the worker waiting or at work: status 0, nothing on stderr, no hanging."""
     assert run(LOAD + then, tiny_classifier) == "0 True"
+
+
+@pytest.mark.parametrize("ask", ["predictor.predict(texts)", "list(predictor.predict_stream([texts]))"])
+def test_an_interrupted_caller_leaves_the_queue(ask: str, tiny_classifier: Checkpoint) -> None:
+    """Ctrl-C ends the waiting, and what was waited for is not computed."""
+    assert run(LOAD + INTERRUPTED.replace("{ask}", ask), tiny_classifier) == "0 True"
 
 
 def run(code: str, checkpoint: Checkpoint) -> str:
