@@ -260,6 +260,17 @@ def press(seen: Tab, name: str) -> None:
     seen.js(f"{found}.click()")
 
 
+def choose(seen: Tab, name: str, option: str) -> None:
+    """Choose an option of a list by its name, and wait until it is chosen."""
+    box = f"document.querySelector('input[aria-label={name}]')"
+    seen.until(box)
+    seen.js(f"{box}.focus()")
+    found = f"[...document.querySelectorAll('[role=option]')].find(one => one.innerText.includes({json.dumps(option)}))"
+    seen.until(found)
+    seen.js(f"{found}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
+    seen.until(f"{box}.value === {json.dumps(option)}")
+
+
 def asked(seen: Tab, address: str, text: str) -> None:
     """Open the page, and ask about a text."""
     seen.open(address)
@@ -289,8 +300,7 @@ def test_a_label_is_seen_explained_and_corrected(
         browser.until("document.querySelector('#explanation strong')")
         answer = browser.js("document.querySelector('#answer strong').innerText")
         right = next(label for label in tiny_classifier.labels.names if label != answer)
-        browser.type("input[aria-label=Label]", right)
-        browser.press("Enter", 13)
+        choose(browser, "Label", right)
         press(browser, "Add to rows.jsonl")
         browser.until("document.querySelector('#status').innerText.includes('Added to')")
         browser.picture(tmp_path / "page.png")
