@@ -469,7 +469,10 @@ def test_unknown_pieces_are_never_hidden(checkpoints: Path, encoders: dict[Token
 # Architectures.
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize(
+    "architecture",
+    [one if one in ("bert", "roberta") else pytest.param(one, marks=pytest.mark.slow) for one in ENCODERS],
+)
 def test_each_architecture_learns(architecture: Architecture, lines: Path, tmp_path: Path) -> None:
     """With a head tied to its embeddings; the loss of hidden pieces is that of the whole head; it comes back whole."""
     folder = tiny_base_model(tmp_path / "base", architecture=architecture)
